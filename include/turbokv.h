@@ -1,0 +1,216 @@
+/* TurboKV: compressed KV caches for large language models and attention computed on the
+ * compressed form. This is the one public header (C11, usable from C++).
+ *
+ * Conventions
+ * - Arrays are row-major; a shape [a][b] names the slowest index first.
+ * - Functions that can fail return a tkv_status and take a `tkv_error *error`, which may be NULL.
+ *   On failure it receives a message that says what was expected, what was found and where;
+ *   outputs are then unspecified unless the function says otherwise, and objects keep the state
+ *   that they had before the call.
+ * - The library never prints, never exits and has no mutable global state. */
+#ifndef TURBOKV_H
+#define TURBOKV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define TKV_API
+#else
+#define TKV_API __attribute__((visibility("default")))
+#endif
+
+#define TKV_VERSION_MAJOR 0
+#define TKV_VERSION_MINOR 1
+#define TKV_VERSION_PATCH 0
+
+/* Version of the bit format of rows and pages (docs/FORMAT.md). */
+#define TKV_FORMAT_VERSION 1
+
+/* "MAJOR.MINOR.PATCH" of the library that is running. Static storage. */
+TKV_API const char *tkv_version(void);
+
+/* ---- Errors ------------------------------------------------------------------------------- */
+
+typedef enum tkv_status {
+    TKV_OK = 0,
+    TKV_ERR_INVALID_ARGUMENT, /* an argument outside its documented range */
+    TKV_ERR_UNSUPPORTED,      /* valid, but this build or machine cannot do it */
+    TKV_ERR_OUT_OF_MEMORY,
+    TKV_ERR_NOT_FINITE, /* NaN or infinity where finite numbers are required */
+    TKV_ERR_IO,         /* a file could not be opened or read */
+    TKV_ERR_FORMAT,     /* a file's content is not what its format promises */
+    TKV_ERR_DEVICE      /* a GPU reported an error */
+} tkv_status;
+
+typedef struct tkv_error {
+    tkv_status status;
+    char message[384]; /* UTF-8, NUL-terminated, no newline */
+} tkv_error;
+
+/* Short lower-case name of a status, for example "out of memory". Static storage. */
+TKV_API const char *tkv_status_name(tkv_status status);
+
+/* ---- KV types ----------------------------------------------------------------------------- */
+
+typedef enum tkv_type {
+    TKV_TYPE_F16 = 0,
+    TKV_TYPE_TURBO8,
+    TKV_TYPE_TURBO4,
+    TKV_TYPE_TURBO3,
+    TKV_TYPE_TURBO2,
+    TKV_TYPE_COUNT
+} tkv_type;
+
+typedef struct tkv_type_info {
+    const char *name;        /* as on the command line: "turbo4" */
+    const char *description; /* one line for people */
+    int code_bits;           /* bits of one code; 16 for f16 */
+    int side_fields;         /* 16-bit fields stored with each row (scale, ...) */
+    double expected_nmse;    /* E|x-x'|^2 / E|x|^2 on Gaussian rows, head_dim 128 */
+} tkv_type_info;
+
+/* Facts about a type; NULL if `type` is not one. Static storage. */
+TKV_API const tkv_type_info *tkv_type_get_info(tkv_type type);
+
+/* Looks a type up by name. On failure the message lists the valid names. */
+TKV_API tkv_status tkv_type_from_name(const char *name, tkv_type *type, tkv_error *error);
+
+/* head_dim must be a multiple of 16 from TKV_MIN_HEAD_DIM to TKV_MAX_HEAD_DIM. */
+#define TKV_MIN_HEAD_DIM 32
+#define TKV_MAX_HEAD_DIM 1024
+TKV_API tkv_status tkv_check_head_dim(tkv_type type, int head_dim, tkv_error *error);
+
+/* Tokens in a page. */
+#define TKV_PAGE_TOKENS 64
+
+/* Bytes of one coded row, of one page (64 rows of one KV head), and bits a value, side fields
+ * included. 0 if the type or head_dim is not valid. */
+TKV_API size_t tkv_row_bytes(tkv_type type, int head_dim);
+TKV_API size_t tkv_page_bytes(tkv_type type, int head_dim);
+TKV_API double tkv_bits_per_value(tkv_type type, int head_dim);
+
+/* ---- Codec: rows and pages (docs/FORMAT.md) ----------------------------------------------- */
+
+/* Which way the code words of a page run: along the coordinates of a token (for keys: scores
+ * contract over coordinates) or along the tokens of a coordinate (for values). */
+typedef enum tkv_page_order { TKV_ORDER_KEY = 0, TKV_ORDER_VALUE = 1 } tkv_page_order;
+
+/* Rotates n_rows vectors in place into the domain in which codes live, or back: two rounds of
+ * sign flips and an orthonormal fast Walsh-Hadamard transform (docs/FORMAT.md section 3).
+ * x: [n_rows][head_dim]. */
+TKV_API tkv_status tkv_rotate(int head_dim, size_t n_rows, float *x, tkv_error *error);
+TKV_API tkv_status tkv_unrotate(int head_dim, size_t n_rows, float *x, tkv_error *error);
+
+/* Encodes n_rows vectors x [n_rows][head_dim] (not rotated) into consecutive row records of
+ * tkv_row_bytes each. A row that holds NaN or infinity becomes the record that decodes to NaN and
+ * the call returns TKV_ERR_NOT_FINITE naming the first such value; all rows are written. */
+TKV_API tkv_status tkv_encode_rows(tkv_type type, int head_dim, size_t n_rows, const float *x,
+                                   void *rows, tkv_error *error);
+
+/* Decodes n_rows records to x [n_rows][head_dim], rotated back to the original domain. */
+TKV_API tkv_status tkv_decode_rows(tkv_type type, int head_dim, size_t n_rows, const void *rows,
+                                   float *x, tkv_error *error);
+
+/* Encodes n_rows vectors x [n_rows][head_dim] into slots first_slot .. first_slot+n_rows-1 of a
+ * page of tkv_page_bytes; the other slots keep their content. NaN and infinity as for rows. */
+TKV_API tkv_status tkv_encode_page(tkv_type type, tkv_page_order order, int head_dim,
+                                   int first_slot, int n_rows, const float *x, void *page,
+                                   tkv_error *error);
+
+/* Decodes slots of a page to x [n_rows][head_dim], in the original domain. */
+TKV_API tkv_status tkv_decode_page(tkv_type type, tkv_page_order order, int head_dim,
+                                   int first_slot, int n_rows, const void *page, float *x,
+                                   tkv_error *error);
+
+/* ---- Context: the kernels in use and how many threads ------------------------------------- */
+
+typedef struct tkv_context tkv_context;
+
+typedef struct tkv_context_params {
+    int n_threads; /* 0: as many as the machine has cores */
+} tkv_context_params;
+
+/* params may be NULL for the defaults. The caller frees the context with tkv_context_free, after
+ * the caches that were created with it. */
+TKV_API tkv_status tkv_context_create(const tkv_context_params *params, tkv_context **context,
+                                      tkv_error *error);
+TKV_API void tkv_context_free(tkv_context *context);
+
+/* Name of the kernel set in use, for example "scalar". Lives as long as the context. */
+TKV_API const char *tkv_context_kernels(const tkv_context *context);
+TKV_API int tkv_context_threads(const tkv_context *context);
+
+/* ---- Cache -------------------------------------------------------------------------------- */
+
+typedef struct tkv_cache tkv_cache;
+
+typedef struct tkv_cache_params {
+    int n_layers;
+    int n_kv_heads;
+    int head_dim_k;
+    int head_dim_v;
+    int max_tokens;          /* append beyond it fails; memory is taken page by page as needed */
+    const tkv_type *types_k; /* [n_layers] */
+    const tkv_type *types_v; /* [n_layers] */
+} tkv_cache_params;
+
+/* Creates an empty cache. The arrays in params are copied. The context must outlive the cache. */
+TKV_API tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params,
+                                    tkv_cache **cache, tkv_error *error);
+TKV_API void tkv_cache_free(tkv_cache *cache);
+
+/* Appends n_tokens to one layer. k: [n_tokens][n_kv_heads][head_dim_k], v: [n_tokens][n_kv_heads]
+ * [head_dim_v], after RoPE and before any rotation of ours. On any error (cache full, NaN or
+ * infinity, out of memory) the layer is as it was. A cache has one writer at a time. */
+TKV_API tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const float *k,
+                                    const float *v, tkv_error *error);
+
+/* Drops all tokens of all layers from position n_tokens on. Layers that are shorter stay. */
+TKV_API tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error);
+
+/* Drops all tokens and returns the memory of the pages. */
+TKV_API void tkv_cache_clear(tkv_cache *cache);
+
+/* Tokens that a layer holds; 0 for a layer that does not exist. */
+TKV_API int tkv_cache_length(const tkv_cache *cache, int layer);
+
+/* Bytes of memory that the cache holds now: every page that is allocated (a page that is partly
+ * filled counts whole), page tables and the object itself. There is nothing else. */
+TKV_API size_t tkv_cache_bytes(const tkv_cache *cache);
+
+/* Decodes tokens first .. first+n_tokens-1 of one layer: k [n_tokens][n_kv_heads][head_dim_k]
+ * and v [n_tokens][n_kv_heads][head_dim_v]; either may be NULL. */
+TKV_API tkv_status tkv_cache_read(const tkv_cache *cache, int layer, int first, int n_tokens,
+                                  float *k, float *v, tkv_error *error);
+
+/* ---- Attention ---------------------------------------------------------------------------- */
+
+typedef struct tkv_attend_params {
+    int n_queries;       /* query tokens */
+    int n_heads;         /* query heads; a multiple of n_kv_heads (grouped-query attention) */
+    int first_position;  /* position of query 0; query i sees positions 0 .. first_position+i,
+                            which must be in the cache */
+    float scale;         /* of the logits; 0: 1/sqrt(head_dim_k) */
+    int window;          /* 0: none; w: query at position p sees only positions > p-w */
+    float logit_softcap; /* 0: none; c: logit := c*tanh(logit/c) */
+    const float *sinks;  /* NULL, or [n_heads] learned logits that join the softmax's sum only */
+} tkv_attend_params;
+
+/* Causal attention of queries q [n_queries][n_heads][head_dim_k] (after RoPE, not rotated by us)
+ * over one layer of the cache, straight from the codes: out [n_queries][n_heads][head_dim_v].
+ * Softmax is computed online (Milakov and Gimelshein, arXiv 1805.02867) and the context is split
+ * over the context's threads with a merge (flash decoding). Only reads the cache. */
+TKV_API tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params *params,
+                              const float *q, float *out, tkv_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,31 @@
+#include "common/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+tkv_status tkv_fail(tkv_error *error, tkv_status status, const char *format, ...)
+{
+    if (error) {
+        va_list args;
+        va_start(args, format);
+        error->status = status;
+        vsnprintf(error->message, sizeof error->message, format, args);
+        va_end(args);
+    }
+    return status;
+}
+
+const char *tkv_status_name(tkv_status status)
+{
+    switch (status) {
+    case TKV_OK: return "ok";
+    case TKV_ERR_INVALID_ARGUMENT: return "invalid argument";
+    case TKV_ERR_UNSUPPORTED: return "unsupported";
+    case TKV_ERR_OUT_OF_MEMORY: return "out of memory";
+    case TKV_ERR_NOT_FINITE: return "not finite";
+    case TKV_ERR_IO: return "input/output error";
+    case TKV_ERR_FORMAT: return "bad format";
+    case TKV_ERR_DEVICE: return "device error";
+    }
+    return "unknown status";
+}
