@@ -6,6 +6,10 @@ target_include_directories(tkv_options INTERFACE ${PROJECT_SOURCE_DIR}/src
 target_compile_options(
     tkv_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes
                           -Wmissing-prototypes -ffp-contract=off -fvisibility=hidden)
+find_package(OpenMP COMPONENTS C)
+if(NOT OpenMP_C_FOUND)
+    target_compile_options(tkv_options INTERFACE -Wno-unknown-pragmas)
+endif()
 if(TKV_WERROR)
     target_compile_options(tkv_options INTERFACE -Werror)
 endif()

@@ -1,0 +1,81 @@
+/* The table of kernels that a back end provides. Every table computes the same functions: encode
+ * and decode bit for bit as the scalar reference, scores and sums within the bounds that
+ * tests/conformance states. Kernels allocate nothing and report nothing; callers have checked the
+ * arguments. */
+#ifndef TKV_BACKEND_KERNELS_H
+#define TKV_BACKEND_KERNELS_H
+
+#include "turbokv.h"
+
+/* A run of slots of one page. */
+typedef struct tkv_page_span {
+    tkv_type type;
+    tkv_page_order order;
+    int head_dim;
+    int first_slot;
+    int n_rows;
+} tkv_page_span;
+
+/* What the softmax of one page needs to know about its rows. */
+typedef struct tkv_softmax_span {
+    int n_rows;
+    const int *first; /* [n_rows] first token of the page that the row sees */
+    const int *end;   /* [n_rows] one past the last; first >= end: none */
+    float scale;      /* of the logits */
+    float softcap;    /* 0: none */
+} tkv_softmax_span;
+
+typedef struct tkv_kernels {
+    const char *name;
+
+    /* Rotate n_rows vectors [n_rows][head_dim] in place, or back. */
+    void (*rotate)(int head_dim, int n_rows, float *x);
+    void (*unrotate)(int head_dim, int n_rows, float *x);
+
+    /* Rotates, quantises and packs rows into a page. Row i is x + i * row_stride. */
+    void (*encode)(const tkv_page_span *span, const float *x, size_t row_stride, void *page);
+
+    /* Unpacks rows into the original domain. Row i is x + i * row_stride. */
+    void (*decode)(const tkv_page_span *span, const void *page, float *x, size_t row_stride);
+
+    /* Bytes of the form in which `scores` takes n_rows queries. */
+    size_t (*query_bytes)(tkv_type type, int head_dim, int n_rows);
+
+    /* Brings n_rows queries [n_rows][head_dim], rotated if the type is, into that form. */
+    void (*prepare_queries)(tkv_type type, int head_dim, int n_rows, const float *queries,
+                            void *prepared);
+
+    /* Bytes of scratch that one call of `scores` or `accumulate` needs. */
+    size_t (*scratch_bytes)(int head_dim, int n_rows);
+
+    /* Inner products of all queries with the first n_tokens rows of a key page:
+     * scores[n_rows][TKV_PAGE_TOKENS]. The page is unpacked once for all queries. */
+    void (*scores)(tkv_type type, int head_dim, int n_rows, const void *prepared, int n_tokens,
+                   const void *page, float *scores, void *scratch);
+
+    /* One step of the online softmax (Milakov and Gimelshein, arXiv 1805.02867): scores
+     * [n_rows][TKV_PAGE_TOKENS] become the weights exp(logit - maximum), 0 where the row does not
+     * see the token; maximum and sum [n_rows] are brought up to date, rescale [n_rows] is the
+     * factor for what was summed before. A row starts with maximum -infinity and sum 0. */
+    void (*softmax)(const tkv_softmax_span *span, float *scores, float *maximum, float *sum,
+                    float *rescale);
+
+    /* sums[r][j] = rescale[r] * sums[r][j] + sum over tokens of weights[r][t] * value[t][j], in the
+     * domain of the codes. weights [n_rows][TKV_PAGE_TOKENS] are >= 0 and 0 from n_tokens on. */
+    void (*accumulate)(tkv_type type, int head_dim, int n_rows, const float *weights,
+                       const float *rescale, int n_tokens, const void *page, float *sums,
+                       void *scratch);
+} tkv_kernels;
+
+/* The reference: portable C, the specification in code. */
+extern const tkv_kernels tkv_kernels_scalar;
+
+/* The best table for this machine. */
+const tkv_kernels *tkv_kernels_select(void);
+
+struct tkv_context {
+    const tkv_kernels *kernels;
+    int n_threads;
+};
+
+#endif
