@@ -5,10 +5,8 @@
 #define TKV_MODEL_MODEL_H
 
 #include "model/gguf.h"
+#include "model/rope.h"
 #include "turbokv.h"
-
-/* Which coordinates RoPE turns together: (2i, 2i+1), or (i, i + rope_dim/2). */
-typedef enum tkv_rope_pairing { TKV_ROPE_INTERLEAVED, TKV_ROPE_HALF_SPLIT } tkv_rope_pairing;
 
 typedef struct tkv_model_config {
     const char *architecture; /* "llama", "qwen2" or "qwen3"; static storage */
@@ -26,7 +24,8 @@ typedef struct tkv_model_config {
     tkv_rope_pairing rope_pairing;
     int rope_dim; /* leading coordinates of a head that RoPE turns; the others pass */
     float rope_freq_base;
-    float rope_linear_factor; /* positions are divided by it; 1: no scaling */
+    float rope_linear_factor;    /* positions are divided by it; 1: no scaling */
+    float rope_attention_factor; /* turned coordinates are multiplied by it; 1 almost always */
 } tkv_model_config;
 
 typedef struct tkv_model tkv_model;
