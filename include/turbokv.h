@@ -158,6 +158,11 @@ typedef struct tkv_cache_params {
     int max_tokens;          /* append beyond it fails; memory is taken page by page as needed */
     const tkv_type *types_k; /* [n_layers] */
     const tkv_type *types_v; /* [n_layers] */
+    int n_sinks;             /* first tokens that stay exact (f16) */
+    int n_recent;      /* tokens before a query that are exact; older ones are coded in pages */
+    int centre_tokens; /* 0: none; n: keys and values of each head are coded relative to the
+                          mean of the first n tokens after the sinks, which stay exact until
+                          it is known */
 } tkv_cache_params;
 
 /* Creates an empty cache. The arrays in params are copied. The context must outlive the cache. */
@@ -177,6 +182,27 @@ TKV_API tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error 
 /* Drops all tokens and returns the memory of the pages. */
 TKV_API void tkv_cache_clear(tkv_cache *cache);
 
+/* A second cache, of the same context, types and policy, that starts with the first n_tokens of
+ * this one. Both share the memory of these tokens until one of them writes there. The caller frees
+ * it with tkv_cache_free, in any order. */
+TKV_API tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork,
+                                  tkv_error *error);
+
+/* Rotary position embedding as it was applied to the keys: pair i of a key at position p was turned
+ * by p * frequencies[i] radians. */
+typedef struct tkv_rope {
+    bool is_interleaved;      /* pairs (2i, 2i+1); otherwise (i, i + n_rotated/2) */
+    int n_rotated;            /* coordinates that take part, from the first on */
+    const float *frequencies; /* [n_rotated/2] */
+} tkv_rope;
+
+/* Context shift: drops tokens first .. first+n_drop-1 of all layers and moves the later ones down
+ * by n_drop positions, correcting their keys (rope NULL: keys carry no positions). Coded tokens are
+ * decoded and coded again. On error the cache is as it was; needs memory for a second cache while
+ * it runs. */
+TKV_API tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_rope *rope,
+                                   tkv_error *error);
+
 /* Tokens that a layer holds; 0 for a layer that does not exist. */
 TKV_API int tkv_cache_length(const tkv_cache *cache, int layer);
 
@@ -184,12 +210,21 @@ TKV_API int tkv_cache_length(const tkv_cache *cache, int layer);
  * filled counts whole), page tables and the object itself. There is nothing else. */
 TKV_API size_t tkv_cache_bytes(const tkv_cache *cache);
 
+/* Bytes of these that other caches hold too (tkv_cache_fork). */
+TKV_API size_t tkv_cache_shared_bytes(const tkv_cache *cache);
+
 /* Decodes tokens first .. first+n_tokens-1 of one layer: k [n_tokens][n_kv_heads][head_dim_k]
  * and v [n_tokens][n_kv_heads][head_dim_v]; either may be NULL. */
 TKV_API tkv_status tkv_cache_read(const tkv_cache *cache, int layer, int first, int n_tokens,
                                   float *k, float *v, tkv_error *error);
 
 /* ---- Attention ---------------------------------------------------------------------------- */
+
+/* How many softmax weights there were and how many values were skipped for them (sparse_v). */
+typedef struct tkv_attend_stats {
+    int64_t n_weights;
+    int64_t n_skipped;
+} tkv_attend_stats;
 
 typedef struct tkv_attend_params {
     int n_queries;       /* query tokens */
@@ -200,6 +235,9 @@ typedef struct tkv_attend_params {
     int window;          /* 0: none; w: query at position p sees only positions > p-w */
     float logit_softcap; /* 0: none; c: logit := c*tanh(logit/c) */
     const float *sinks;  /* NULL, or [n_heads] learned logits that join the softmax's sum only */
+    float sparse_v;      /* 0: off; t: values whose weight is below t times the largest so far
+                            are skipped, while the softmax's sum stays exact */
+    tkv_attend_stats *stats; /* NULL, or counters to add to (only with sparse_v) */
 } tkv_attend_params;
 
 /* Causal attention of queries q [n_queries][n_heads][head_dim_k] (after RoPE, not rotated by us)

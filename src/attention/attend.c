@@ -19,6 +19,10 @@
 #define ITEMS_PER_THREAD 4
 #define BUFFER_ALIGNMENT 64
 
+/* Coded and exact blocks lie in different domains, so each kind has its own online softmax and
+ * sums; the merge joins them like two splits. */
+enum { STATE_CODED = 0, STATE_EXACT = 1, N_STATES = 2 };
+
 typedef struct attend_plan {
     const tkv_cache *cache;
     const tkv_cache_layer *layer;
@@ -31,20 +35,37 @@ typedef struct attend_plan {
     int tile_rows;    /* rows a full tile */
     int n_tiles;
     int n_splits;
-    float *partial_sums;  /* [n_items][tile_rows][head_dim_v] */
-    float *partial_stats; /* [n_items][2][tile_rows]: maximum, then sum */
+    float *partial_sums;  /* [n_items][N_STATES][tile_rows][head_dim_v] */
+    float *partial_stats; /* [n_items][N_STATES][2][tile_rows]: maximum, then sum */
 } attend_plan;
+
+/* The online softmax of one kind of block. */
+typedef struct attend_state {
+    float *maximum; /* [tile_rows] */
+    float *sum;     /* [tile_rows] */
+    float *sums;    /* [tile_rows][head_dim_v] */
+} attend_state;
 
 /* Buffers of one thread. */
 typedef struct attend_scratch {
-    float *queries; /* [tile_rows][head_dim_k] */
-    void *prepared;
-    float *scores;  /* [tile_rows][TKV_PAGE_TOKENS] */
-    float *rescale; /* [tile_rows] */
-    int *first;     /* [tile_rows] */
-    int *end;       /* [tile_rows] */
+    float *queries;           /* [tile_rows][head_dim_k] */
+    void *prepared[N_STATES]; /* queries in the kernels' form */
+    float *bias;              /* [tile_rows] query times the mean of the keys */
+    float *scores;            /* [tile_rows][TKV_PAGE_TOKENS] */
+    float *rescale;           /* [tile_rows] */
+    int *first;               /* [tile_rows] */
+    int *end;                 /* [tile_rows] */
     void *kernel;
 } attend_scratch;
+
+/* A tile of query rows against a range of blocks. */
+typedef struct attend_work {
+    int kv_head;
+    int first_query;
+    int n_rows;
+    int begin; /* block */
+    int end;
+} attend_work;
 
 static tkv_status check_params(const tkv_cache *cache, int layer, const tkv_attend_params *params,
                                const float *q, const float *out, tkv_error *error)
@@ -75,6 +96,10 @@ static tkv_status check_params(const tkv_cache *cache, int layer, const tkv_atte
                         "window %d, logit_softcap %g, scale %g: expected a window and a softcap of "
                         "at least 0 and finite numbers",
                         params->window, (double)params->logit_softcap, (double)params->scale);
+    }
+    if (!(params->sparse_v >= 0.0f && params->sparse_v <= 1.0f)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "sparse_v %g: expected 0 to 1",
+                        (double)params->sparse_v);
     }
     return TKV_OK;
 }
@@ -141,56 +166,154 @@ static void make_plan(attend_plan *plan, const tkv_cache *cache, int layer,
     plan->n_splits = choose_splits(plan);
 }
 
-/* Copies the tile's queries in row order, rotates them if the keys are coded, and brings them into
- * the kernel's form. */
-static void load_queries(const attend_plan *plan, int kv_head, int first_query, int n_rows,
+static tkv_type key_type(const attend_plan *plan, int state)
+{
+    return state == STATE_EXACT ? TKV_TYPE_F16 : plan->layer->type_k;
+}
+
+/* Copies the tile's queries in row order. */
+static void gather_queries(const attend_plan *plan, const attend_work *work, float *queries)
+{
+    const size_t head_dim = (size_t)plan->cache->head_dim_k;
+    for (int r = 0; r < work->n_rows; r++) {
+        const size_t query = (size_t)(work->first_query + r / plan->group);
+        const size_t head = (size_t)(work->kv_head * plan->group + r % plan->group);
+        memcpy(queries + (size_t)r * head_dim,
+               plan->q + (query * (size_t)plan->params.n_heads + head) * head_dim,
+               head_dim * sizeof(float));
+    }
+}
+
+/* What centring took off every coded key, as a part of the score. */
+static void compute_bias(const attend_plan *plan, const attend_work *work,
                          const attend_scratch *scratch)
 {
     const int head_dim = plan->cache->head_dim_k;
-    const tkv_type type = plan->layer->type_k;
-    for (int r = 0; r < n_rows; r++) {
-        const size_t query = (size_t)(first_query + r / plan->group);
-        const size_t head = (size_t)(kv_head * plan->group + r % plan->group);
-        memcpy(scratch->queries + (size_t)r * (size_t)head_dim,
-               plan->q + (query * (size_t)plan->params.n_heads + head) * (size_t)head_dim,
-               (size_t)head_dim * sizeof(float));
+    const float *mean = plan->layer->mean_k + (size_t)work->kv_head * (size_t)head_dim;
+    for (int r = 0; r < work->n_rows; r++) {
+        const float *query = scratch->queries + (size_t)r * (size_t)head_dim;
+        double sum = 0.0;
+        for (int j = 0; j < head_dim; j++) {
+            sum += (double)query[j] * (double)mean[j];
+        }
+        scratch->bias[r] = (float)sum;
     }
-    if (type != TKV_TYPE_F16) {
-        plan->kernels->rotate(head_dim, n_rows, scratch->queries);
-    }
-    plan->kernels->prepare_queries(type, head_dim, n_rows, scratch->queries, scratch->prepared);
 }
 
-/* Which tokens of a page each row sees: up to its own position and within the window. */
-static void mask_page(const attend_plan *plan, int first_query, int n_rows, int page,
+static bool has_centred_keys(const attend_plan *plan)
+{
+    return plan->layer->is_centred && plan->layer->type_k != TKV_TYPE_F16;
+}
+
+/* Brings the queries into the forms that the blocks of this work need. */
+static void load_queries(const attend_plan *plan, const attend_work *work,
+                         const attend_scratch *scratch)
+{
+    const int head_dim = plan->cache->head_dim_k;
+    bool needed[N_STATES] = {false, false};
+    for (int b = work->begin; b < work->end; b++) {
+        needed[plan->layer->blocks[b]->is_exact ? STATE_EXACT : STATE_CODED] = true;
+    }
+    gather_queries(plan, work, scratch->queries);
+    if (needed[STATE_EXACT]) {
+        plan->kernels->prepare_queries(TKV_TYPE_F16, head_dim, work->n_rows, scratch->queries,
+                                       scratch->prepared[STATE_EXACT]);
+    }
+    if (needed[STATE_CODED]) {
+        const tkv_type type = plan->layer->type_k;
+        if (has_centred_keys(plan)) {
+            compute_bias(plan, work, scratch);
+        }
+        if (type != TKV_TYPE_F16) {
+            plan->kernels->rotate(head_dim, work->n_rows, scratch->queries);
+        }
+        plan->kernels->prepare_queries(type, head_dim, work->n_rows, scratch->queries,
+                                       scratch->prepared[STATE_CODED]);
+    }
+}
+
+/* Which tokens of a block each row sees: up to its own position and within the window. Returns the
+ * number of slots up to the last one that is seen. */
+static int mask_block(const attend_plan *plan, const attend_work *work, int block,
                       const attend_scratch *scratch)
 {
-    const int page_start = page * TKV_PAGE_TOKENS;
-    for (int r = 0; r < n_rows; r++) {
-        const int position = plan->params.first_position + first_query + r / plan->group;
-        const int end = position + 1 - page_start;
+    const int start = tkv_block_start(plan->cache, block);
+    const int n_slots = tkv_block_start(plan->cache, block + 1) - start;
+    int n_tokens = 0;
+    for (int r = 0; r < work->n_rows; r++) {
+        const int end =
+            plan->params.first_position + work->first_query + r / plan->group + 1 - start;
         const int first = plan->params.window ? end - plan->params.window : 0;
         scratch->first[r] = first > 0 ? first : 0;
-        scratch->end[r] = end < TKV_PAGE_TOKENS ? end : TKV_PAGE_TOKENS;
+        scratch->end[r] = end < n_slots ? end : n_slots;
+        n_tokens = scratch->end[r] > n_tokens ? scratch->end[r] : n_tokens;
+    }
+    return n_tokens;
+}
+
+/* Zeroes the weights below the threshold; returns whether any weight is left. A row's weights are
+ * relative to its running maximum. */
+static bool drop_small_weights(const attend_plan *plan, const attend_work *work,
+                               const attend_scratch *scratch, tkv_attend_stats *stats)
+{
+    const float threshold = plan->params.sparse_v;
+    bool is_any_left = false;
+    for (int r = 0; r < work->n_rows; r++) {
+        float *weights = scratch->scores + r * TKV_PAGE_TOKENS;
+        for (int t = scratch->first[r]; t < scratch->end[r]; t++) {
+            stats->n_weights++;
+            if (weights[t] < threshold) {
+                weights[t] = 0.0f;
+                stats->n_skipped++;
+            } else {
+                is_any_left = true;
+            }
+        }
+    }
+    return is_any_left;
+}
+
+static void rescale_sums(const attend_plan *plan, const attend_work *work, const float *rescale,
+                         float *sums)
+{
+    const int head_dim = plan->cache->head_dim_v;
+    for (int r = 0; r < work->n_rows; r++) {
+        for (int j = 0; rescale[r] != 1.0f && j < head_dim; j++) {
+            sums[(size_t)r * (size_t)head_dim + (size_t)j] *= rescale[r];
+        }
     }
 }
 
-static void attend_page(const attend_plan *plan, int kv_head, int first_query, int n_rows, int page,
-                        const attend_scratch *scratch, float *maximum, float *sum, float *sums)
+static void attend_block(const attend_plan *plan, const attend_work *work, int index,
+                         const attend_scratch *scratch, const attend_state *states,
+                         tkv_attend_stats *stats)
 {
-    const tkv_cache_layer *layer = plan->layer;
-    const int filled = layer->n_tokens - page * TKV_PAGE_TOKENS;
-    const int n_tokens = filled < TKV_PAGE_TOKENS ? filled : TKV_PAGE_TOKENS;
-    mask_page(plan, first_query, n_rows, page, scratch);
-    plan->kernels->scores(layer->type_k, plan->cache->head_dim_k, n_rows, scratch->prepared,
-                          n_tokens, tkv_cache_page(layer, page, kv_head, TKV_ORDER_KEY),
+    tkv_block *block = plan->layer->blocks[index];
+    const tkv_cache *cache = plan->cache;
+    const int kind = block->is_exact ? STATE_EXACT : STATE_CODED;
+    const attend_state *state = &states[kind];
+    const int n_tokens = mask_block(plan, work, index, scratch);
+    plan->kernels->scores(key_type(plan, kind), cache->head_dim_k, work->n_rows,
+                          scratch->prepared[kind], n_tokens,
+                          tkv_block_page(cache, plan->layer, block, work->kv_head, TKV_ORDER_KEY),
                           scratch->scores, scratch->kernel);
-    const tkv_softmax_span span = {n_rows, scratch->first, scratch->end, plan->params.scale,
+    if (kind == STATE_CODED && has_centred_keys(plan)) {
+        for (int i = 0; i < work->n_rows * TKV_PAGE_TOKENS; i++) {
+            scratch->scores[i] += scratch->bias[i / TKV_PAGE_TOKENS];
+        }
+    }
+    const tkv_softmax_span span = {work->n_rows, scratch->first, scratch->end, plan->params.scale,
                                    plan->params.logit_softcap};
-    plan->kernels->softmax(&span, scratch->scores, maximum, sum, scratch->rescale);
+    plan->kernels->softmax(&span, scratch->scores, state->maximum, state->sum, scratch->rescale);
+    if (plan->params.sparse_v > 0.0f && !drop_small_weights(plan, work, scratch, stats)) {
+        rescale_sums(plan, work, scratch->rescale, state->sums);
+        return;
+    }
     plan->kernels->accumulate(
-        layer->type_v, plan->cache->head_dim_v, n_rows, scratch->scores, scratch->rescale, n_tokens,
-        tkv_cache_page(layer, page, kv_head, TKV_ORDER_VALUE), sums, scratch->kernel);
+        tkv_block_type(plan->layer, block, TKV_ORDER_VALUE), cache->head_dim_v, work->n_rows,
+        scratch->scores, scratch->rescale, n_tokens,
+        tkv_block_page(cache, plan->layer, block, work->kv_head, TKV_ORDER_VALUE), state->sums,
+        scratch->kernel);
 }
 
 static int rows_of_tile(const attend_plan *plan, int tile)
@@ -199,34 +322,72 @@ static int rows_of_tile(const attend_plan *plan, int tile)
     return (left < plan->tile_queries ? left : plan->tile_queries) * plan->group;
 }
 
-static void attend_item(const attend_plan *plan, int item, const attend_scratch *scratch)
+static attend_work work_of_item(const attend_plan *plan, int item)
 {
     const int split = item % plan->n_splits;
     const int tile = item / plan->n_splits % plan->n_tiles;
-    const int kv_head = item / plan->n_splits / plan->n_tiles;
-    const int first_query = tile * plan->tile_queries;
-    const int n_rows = rows_of_tile(plan, tile);
-    const int first_seen = plan->params.first_position + first_query;
-    const int last_seen = first_seen + n_rows / plan->group - 1;
+    attend_work work = {.kv_head = item / plan->n_splits / plan->n_tiles,
+                        .first_query = tile * plan->tile_queries,
+                        .n_rows = rows_of_tile(plan, tile)};
+    const int first_seen = plan->params.first_position + work.first_query;
+    const int last_seen = first_seen + work.n_rows / plan->group - 1;
     const int oldest = plan->params.window ? first_seen + 1 - plan->params.window : 0;
-    const int first_page = oldest > 0 ? oldest / TKV_PAGE_TOKENS : 0;
-    const int n_pages = last_seen / TKV_PAGE_TOKENS + 1 - first_page;
-    const int begin = first_page + (int)((int64_t)n_pages * split / plan->n_splits);
-    const int end = first_page + (int)((int64_t)n_pages * (split + 1) / plan->n_splits);
+    const int first_block = tkv_block_of(plan->cache, oldest > 0 ? oldest : 0);
+    const int n_blocks = tkv_block_of(plan->cache, last_seen) + 1 - first_block;
+    work.begin = first_block + (int)((int64_t)n_blocks * split / plan->n_splits);
+    work.end = first_block + (int)((int64_t)n_blocks * (split + 1) / plan->n_splits);
+    return work;
+}
 
+static attend_state state_of_item(const attend_plan *plan, size_t item, int kind)
+{
     const size_t rows = (size_t)plan->tile_rows;
-    float *maximum = plan->partial_stats + (size_t)item * 2 * rows;
-    float *sum = maximum + rows;
-    float *sums = plan->partial_sums + (size_t)item * rows * (size_t)plan->cache->head_dim_v;
-    for (size_t r = 0; r < rows; r++) {
-        maximum[r] = -INFINITY;
-        sum[r] = 0.0f;
+    const size_t index = item * N_STATES + (size_t)kind;
+    float *maximum = plan->partial_stats + index * 2 * rows;
+    return (attend_state){maximum, maximum + rows,
+                          plan->partial_sums + index * rows * (size_t)plan->cache->head_dim_v};
+}
+
+static void attend_item(const attend_plan *plan, int item, const attend_scratch *scratch,
+                        tkv_attend_stats *stats)
+{
+    const attend_work work = work_of_item(plan, item);
+    const size_t rows = (size_t)plan->tile_rows;
+    attend_state states[N_STATES];
+    for (int kind = 0; kind < N_STATES; kind++) {
+        states[kind] = state_of_item(plan, (size_t)item, kind);
+        for (size_t r = 0; r < rows; r++) {
+            states[kind].maximum[r] = -INFINITY;
+            states[kind].sum[r] = 0.0f;
+        }
+        memset(states[kind].sums, 0, rows * (size_t)plan->cache->head_dim_v * sizeof(float));
     }
-    memset(sums, 0, rows * (size_t)plan->cache->head_dim_v * sizeof(float));
-    load_queries(plan, kv_head, first_query, n_rows, scratch);
-    for (int page = begin; page < end; page++) {
-        attend_page(plan, kv_head, first_query, n_rows, page, scratch, maximum, sum, sums);
+    load_queries(plan, &work, scratch);
+    for (int block = work.begin; block < work.end; block++) {
+        attend_block(plan, &work, block, scratch, states, stats);
     }
+}
+
+/* Adds the splits of one kind of block to out [head_dim_v], relative to `maximum`; returns the sum
+ * of their softmax. */
+static float merge_state(const attend_plan *plan, size_t first_item, int kind, int r, float maximum,
+                         float *out)
+{
+    const size_t head_dim = (size_t)plan->cache->head_dim_v;
+    float total = 0.0f;
+    for (int s = 0; s < plan->n_splits; s++) {
+        const attend_state state = state_of_item(plan, first_item + (size_t)s, kind);
+        if (state.sum[r] == 0.0f) {
+            continue;
+        }
+        const float factor = expf(state.maximum[r] - maximum);
+        const float *sums = state.sums + (size_t)r * head_dim;
+        total += factor * state.sum[r];
+        for (size_t j = 0; j < head_dim; j++) {
+            out[j] += factor * sums[j];
+        }
+    }
+    return total;
 }
 
 /* Joins the splits of one row (flash decoding), adds the learned sink to the softmax's sum, and
@@ -234,7 +395,6 @@ static void attend_item(const attend_plan *plan, int item, const attend_scratch 
 static void merge_row(const attend_plan *plan, int kv_head, int tile, int r)
 {
     const int head_dim = plan->cache->head_dim_v;
-    const size_t rows = (size_t)plan->tile_rows;
     const size_t query = (size_t)(tile * plan->tile_queries + r / plan->group);
     const size_t head = (size_t)(kv_head * plan->group + r % plan->group);
     float *out = plan->out + (query * (size_t)plan->params.n_heads + head) * (size_t)head_dim;
@@ -242,27 +402,23 @@ static void merge_row(const attend_plan *plan, int kv_head, int tile, int r)
 
     const float sink = plan->params.sinks ? plan->params.sinks[head] : -INFINITY;
     float maximum = sink;
-    for (int s = 0; s < plan->n_splits; s++) {
-        maximum =
-            fmaxf(maximum, plan->partial_stats[(first_item + (size_t)s) * 2 * rows + (size_t)r]);
+    for (size_t i = 0; i < (size_t)plan->n_splits * N_STATES; i++) {
+        const attend_state state = state_of_item(plan, first_item + i / N_STATES, i % N_STATES);
+        maximum = fmaxf(maximum, state.maximum[r]);
     }
-    float total = expf(sink - maximum);
+    float total = sink > -INFINITY ? expf(sink - maximum) : 0.0f;
     memset(out, 0, (size_t)head_dim * sizeof *out);
-    for (int s = 0; s < plan->n_splits; s++) {
-        const size_t item = first_item + (size_t)s;
-        const float *stats = plan->partial_stats + item * 2 * rows + (size_t)r;
-        const float *sums = plan->partial_sums + (item * rows + (size_t)r) * (size_t)head_dim;
-        const float factor = expf(stats[0] - maximum);
-        total += factor * stats[rows];
-        for (int j = 0; j < head_dim; j++) {
-            out[j] += factor * sums[j];
+    const float coded = merge_state(plan, first_item, STATE_CODED, r, maximum, out);
+    total += coded;
+    if (coded > 0.0f && plan->layer->type_v != TKV_TYPE_F16) {
+        plan->kernels->unrotate(head_dim, 1, out);
+        for (int j = 0; plan->layer->is_centred && j < head_dim; j++) {
+            out[j] += coded * plan->layer->mean_v[(size_t)kv_head * (size_t)head_dim + (size_t)j];
         }
     }
+    total += merge_state(plan, first_item, STATE_EXACT, r, maximum, out);
     for (int j = 0; j < head_dim; j++) {
         out[j] /= total;
-    }
-    if (plan->layer->type_v != TKV_TYPE_F16) {
-        plan->kernels->unrotate(head_dim, 1, out);
     }
 }
 
@@ -281,26 +437,30 @@ static size_t place_scratch(const attend_plan *plan, uint8_t *base, attend_scrat
     const size_t sizes[] = {
         rows * (size_t)cache->head_dim_k * sizeof(float),
         plan->kernels->query_bytes(plan->layer->type_k, cache->head_dim_k, plan->tile_rows),
+        plan->kernels->query_bytes(TKV_TYPE_F16, cache->head_dim_k, plan->tile_rows),
+        rows * sizeof(float),
         rows * TKV_PAGE_TOKENS * sizeof(float),
         rows * sizeof(float),
         rows * sizeof(int),
         rows * sizeof(int),
         plan->kernels->scratch_bytes(larger_dim, plan->tile_rows),
     };
-    size_t offsets[8] = {0};
-    for (int i = 0; i < 7; i++) {
+    enum { N_BUFFERS = sizeof sizes / sizeof *sizes };
+    size_t offsets[N_BUFFERS + 1] = {0};
+    for (int i = 0; i < N_BUFFERS; i++) {
         offsets[i + 1] = offsets[i] + align_up(sizes[i]);
     }
     if (base) {
-        *scratch = (attend_scratch){(float *)(base + offsets[0]),
-                                    base + offsets[1],
-                                    (float *)(base + offsets[2]),
-                                    (float *)(base + offsets[3]),
-                                    (int *)(base + offsets[4]),
-                                    (int *)(base + offsets[5]),
-                                    base + offsets[6]};
+        *scratch = (attend_scratch){.queries = (float *)(base + offsets[0]),
+                                    .prepared = {base + offsets[1], base + offsets[2]},
+                                    .bias = (float *)(base + offsets[3]),
+                                    .scores = (float *)(base + offsets[4]),
+                                    .rescale = (float *)(base + offsets[5]),
+                                    .first = (int *)(base + offsets[6]),
+                                    .end = (int *)(base + offsets[7]),
+                                    .kernel = base + offsets[8]};
     }
-    return offsets[7];
+    return offsets[N_BUFFERS];
 }
 
 static int thread_index(void)
@@ -314,23 +474,33 @@ static int thread_index(void)
 
 static void run_plan(const attend_plan *plan, uint8_t *scratch_base, size_t scratch_bytes)
 {
-    const int n_items = plan->cache->n_kv_heads * plan->n_tiles * plan->n_splits;
-    const int n_threads = plan->cache->context->n_threads;
-#pragma omp parallel num_threads(n_threads) if (n_items > 1)
+    const int n_units = plan->cache->n_kv_heads * plan->n_tiles;
+    const int n_items = n_units * plan->n_splits;
+    int64_t n_weights = 0;
+    int64_t n_skipped = 0;
+#pragma omp parallel num_threads(plan->cache->context->n_threads) if (n_items > 1)                 \
+    reduction(+ : n_weights, n_skipped)
     {
         attend_scratch scratch;
+        tkv_attend_stats stats = {0, 0};
         place_scratch(plan, scratch_base + (size_t)thread_index() * scratch_bytes, &scratch);
 #pragma omp for schedule(dynamic)
         for (int item = 0; item < n_items; item++) {
-            attend_item(plan, item, &scratch);
+            attend_item(plan, item, &scratch, &stats);
         }
 #pragma omp for
-        for (int unit = 0; unit < plan->cache->n_kv_heads * plan->n_tiles; unit++) {
+        for (int unit = 0; unit < n_units; unit++) {
             const int tile = unit % plan->n_tiles;
             for (int r = 0; r < rows_of_tile(plan, tile); r++) {
                 merge_row(plan, unit / plan->n_tiles, tile, r);
             }
         }
+        n_weights += stats.n_weights;
+        n_skipped += stats.n_skipped;
+    }
+    if (plan->params.stats) {
+        plan->params.stats->n_weights += n_weights;
+        plan->params.stats->n_skipped += n_skipped;
     }
 }
 
@@ -348,8 +518,10 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
     make_plan(&plan, cache, layer, params, q, out);
     const size_t n_items = (size_t)cache->n_kv_heads * (size_t)plan.n_tiles * (size_t)plan.n_splits;
     const size_t sums_bytes =
-        align_up(n_items * (size_t)plan.tile_rows * (size_t)cache->head_dim_v * sizeof(float));
-    const size_t stats_bytes = align_up(n_items * 2 * (size_t)plan.tile_rows * sizeof(float));
+        align_up(n_items * N_STATES * (size_t)plan.tile_rows * (size_t)cache->head_dim_v *
+                 sizeof(float));
+    const size_t stats_bytes =
+        align_up(n_items * N_STATES * 2 * (size_t)plan.tile_rows * sizeof(float));
     const size_t scratch_bytes = place_scratch(&plan, NULL, NULL);
     const size_t bytes =
         sums_bytes + stats_bytes + (size_t)cache->context->n_threads * scratch_bytes;

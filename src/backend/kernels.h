@@ -48,7 +48,9 @@ typedef struct tkv_kernels {
     /* Bytes of scratch that one call of `scores` or `accumulate` needs. */
     size_t (*scratch_bytes)(int head_dim, int n_rows);
 
-    /* Inner products of all queries with the first n_tokens rows of a key page:
+    /* An f16 page may end after any multiple of 16 rows that covers the tokens asked for.
+     *
+     * Inner products of all queries with the first n_tokens rows of a key page:
      * scores[n_rows][TKV_PAGE_TOKENS]. The page is unpacked once for all queries. */
     void (*scores)(tkv_type type, int head_dim, int n_rows, const void *prepared, int n_tokens,
                    const void *page, float *scores, void *scratch);

@@ -5,13 +5,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE_ALIGNMENT 64
 #define MAX_LAYERS 4096
 #define MAX_KV_HEADS 4096
 
-static size_t block_bytes(const tkv_cache *cache, const tkv_cache_layer *layer)
+static tkv_status check_policy(const tkv_cache_params *params, tkv_error *error)
 {
-    return (size_t)cache->n_kv_heads * (layer->page_bytes_k + layer->page_bytes_v);
+    if (params->n_sinks < 0 || params->n_sinks > params->max_tokens || params->n_recent < 0 ||
+        params->n_recent > params->max_tokens || params->centre_tokens < 0 ||
+        params->centre_tokens > params->max_tokens) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "%d sinks, %d recent tokens, %d tokens for the means: expected each from 0 "
+                        "to the %d tokens of the cache",
+                        params->n_sinks, params->n_recent, params->centre_tokens,
+                        params->max_tokens);
+    }
+    return TKV_OK;
 }
 
 static tkv_status check_params(const tkv_cache_params *params, tkv_error *error)
@@ -31,7 +39,7 @@ static tkv_status check_params(const tkv_cache_params *params, tkv_error *error)
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "max_tokens %d: expected at least 1",
                         params->max_tokens);
     }
-    tkv_status status = TKV_OK;
+    tkv_status status = check_policy(params, error);
     for (int i = 0; i < params->n_layers && status == TKV_OK; i++) {
         status = tkv_check_head_dim(params->types_k[i], params->head_dim_k, error);
         if (status == TKV_OK) {
@@ -41,13 +49,38 @@ static tkv_status check_params(const tkv_cache_params *params, tkv_error *error)
     return status;
 }
 
+static bool has_means(const tkv_cache_params *params, int layer)
+{
+    return params->centre_tokens > 0 &&
+           (params->types_k[layer] != TKV_TYPE_F16 || params->types_v[layer] != TKV_TYPE_F16);
+}
+
+static tkv_status create_layers(tkv_cache *cache, const tkv_cache_params *params, tkv_error *error)
+{
+    for (int i = 0; i < params->n_layers; i++) {
+        tkv_cache_layer *layer = &cache->layers[i];
+        layer->type_k = params->types_k[i];
+        layer->type_v = params->types_v[i];
+        if (!has_means(params, i)) {
+            continue;
+        }
+        const size_t heads = (size_t)cache->n_kv_heads;
+        layer->mean_k = calloc(heads * (size_t)cache->head_dim_k, sizeof(float));
+        layer->mean_v = calloc(heads * (size_t)cache->head_dim_v, sizeof(float));
+        if (!layer->mean_k || !layer->mean_v) {
+            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the means of layer %d", i);
+        }
+    }
+    return TKV_OK;
+}
+
 tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params, tkv_cache **cache,
                             tkv_error *error)
 {
     if (!context || !params || !cache) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "context, params or result is NULL");
     }
-    const tkv_status status = check_params(params, error);
+    tkv_status status = check_params(params, error);
     if (status != TKV_OK) {
         return status;
     }
@@ -59,40 +92,47 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a cache of %d layers",
                         params->n_layers);
     }
-    *created = (tkv_cache){context,
-                           params->n_layers,
-                           params->n_kv_heads,
-                           params->head_dim_k,
-                           params->head_dim_v,
-                           params->max_tokens,
-                           layers};
-    for (int i = 0; i < params->n_layers; i++) {
-        layers[i].type_k = params->types_k[i];
-        layers[i].type_v = params->types_v[i];
-        layers[i].page_bytes_k = tkv_page_bytes(layers[i].type_k, params->head_dim_k);
-        layers[i].page_bytes_v = tkv_page_bytes(layers[i].type_v, params->head_dim_v);
+    *created = (tkv_cache){.context = context,
+                           .n_layers = params->n_layers,
+                           .n_kv_heads = params->n_kv_heads,
+                           .head_dim_k = params->head_dim_k,
+                           .head_dim_v = params->head_dim_v,
+                           .max_tokens = params->max_tokens,
+                           .n_sinks = params->n_sinks,
+                           .n_recent = params->n_recent,
+                           .centre_tokens = params->centre_tokens,
+                           .layers = layers};
+    status = create_layers(created, params, error);
+    if (status != TKV_OK) {
+        tkv_cache_free(created);
+        return status;
     }
     *cache = created;
     return TKV_OK;
 }
 
-/* Frees the blocks from `n_blocks` on. */
+/* Releases the blocks from `n_blocks` on. */
 static void drop_blocks(tkv_cache_layer *layer, int n_blocks)
 {
     while (layer->n_blocks > n_blocks) {
-        free(layer->blocks[--layer->n_blocks]);
+        tkv_block_release(layer->blocks[--layer->n_blocks]);
     }
+}
+
+void tkv_layer_clear(tkv_cache_layer *layer)
+{
+    drop_blocks(layer, 0);
+    free(layer->blocks);
+    layer->blocks = NULL;
+    layer->block_capacity = 0;
+    layer->n_tokens = 0;
+    layer->is_centred = false;
 }
 
 void tkv_cache_clear(tkv_cache *cache)
 {
     for (int i = 0; i < cache->n_layers; i++) {
-        tkv_cache_layer *layer = &cache->layers[i];
-        drop_blocks(layer, 0);
-        free(layer->blocks);
-        layer->blocks = NULL;
-        layer->block_capacity = 0;
-        layer->n_tokens = 0;
+        tkv_layer_clear(&cache->layers[i]);
     }
 }
 
@@ -101,53 +141,50 @@ void tkv_cache_free(tkv_cache *cache)
     if (!cache) {
         return;
     }
-    tkv_cache_clear(cache);
+    for (int i = 0; i < cache->n_layers; i++) {
+        tkv_layer_clear(&cache->layers[i]);
+        free(cache->layers[i].mean_k);
+        free(cache->layers[i].mean_v);
+    }
     free(cache->layers);
     free(cache);
 }
 
-static tkv_status grow_table(tkv_cache_layer *layer, int n_blocks, tkv_error *error)
+/* Whether a new block starts out exact: sinks stay so, others until they are coded. */
+static bool starts_exact(const tkv_cache *cache, const tkv_cache_layer *layer, int block)
 {
-    if (n_blocks <= layer->block_capacity) {
-        return TKV_OK;
+    if (layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16) {
+        return true;
     }
-    int capacity = layer->block_capacity ? layer->block_capacity : 8;
-    while (capacity < n_blocks) {
-        capacity *= 2;
-    }
-    uint8_t **blocks = realloc(layer->blocks, (size_t)capacity * sizeof *blocks);
-    if (!blocks) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of %d pages",
-                        capacity);
-    }
-    layer->blocks = blocks;
-    layer->block_capacity = capacity;
-    return TKV_OK;
+    return block < tkv_sink_blocks(cache) || cache->n_recent > 0 ||
+           (cache->centre_tokens > 0 && !layer->is_centred);
 }
 
-/* Allocates blocks until the layer has n_blocks; on failure none of the new ones stays. */
-static tkv_status add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int n_blocks,
+/* Prepares the blocks for positions up to `end`; on failure none of the new ones stays. */
+static tkv_status add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int end,
                              tkv_error *error)
 {
     const int before = layer->n_blocks;
-    const tkv_status status = grow_table(layer, n_blocks, error);
-    if (status != TKV_OK) {
-        return status;
+    const int n_blocks = tkv_block_of(cache, end - 1) + 1;
+    tkv_status status = tkv_layer_reserve(layer, n_blocks, error);
+    const int first_written = tkv_block_of(cache, layer->n_tokens);
+    if (status == TKV_OK && first_written < before) {
+        status = tkv_layer_own_block(cache, layer, first_written, error);
     }
-    const size_t bytes = block_bytes(cache, layer);
-    while (layer->n_blocks < n_blocks) {
-        uint8_t *block = aligned_alloc(PAGE_ALIGNMENT, bytes);
+    while (status == TKV_OK && layer->n_blocks < n_blocks) {
+        const bool is_exact = starts_exact(cache, layer, layer->n_blocks);
+        size_t bytes;
+        tkv_block *block = tkv_block_create(cache, layer, layer->n_blocks, is_exact, &bytes);
         if (!block) {
+            status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
+                              "no memory for a page of %zu bytes at token %d", bytes,
+                              tkv_block_start(cache, layer->n_blocks));
             drop_blocks(layer, before);
-            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
-                            "no memory for a page of %zu bytes at token %d", bytes,
-                            before * TKV_PAGE_TOKENS);
+            break;
         }
-        /* Kernels read whole pages: slots that no token has filled must decode to zero. */
-        memset(block, 0, bytes);
         layer->blocks[layer->n_blocks++] = block;
     }
-    return TKV_OK;
+    return status;
 }
 
 static tkv_status check_finite(const tkv_cache *cache, int layer, int n_tokens, int head_dim,
@@ -190,53 +227,62 @@ static tkv_status check_append(const tkv_cache *cache, int layer, int n_tokens, 
                : check_finite(cache, layer, n_tokens, cache->head_dim_v, v, "v", error);
 }
 
-/* Encodes the appended tokens that fall into one block, for one KV head. */
-static void encode_block(const tkv_cache *cache, const tkv_cache_layer *layer, int block,
-                         int kv_head, int n_tokens, const float *k, const float *v)
+/* Positions of the appended tokens [begin, end) that fall into one block. */
+typedef struct append_range {
+    int begin;
+    int end;
+    int slot;
+} append_range;
+
+static append_range range_in_block(const tkv_cache *cache, int block, int begin, int end)
 {
-    const tkv_kernels *kernels = cache->context->kernels;
-    const int first = layer->n_tokens;
-    const int block_start = block * TKV_PAGE_TOKENS;
-    const int start = block_start > first ? block_start : first;
-    const int end = block_start + TKV_PAGE_TOKENS < first + n_tokens ? block_start + TKV_PAGE_TOKENS
-                                                                     : first + n_tokens;
-    tkv_page_span span = {layer->type_k, TKV_ORDER_KEY, cache->head_dim_k, start - block_start,
-                          end - start};
-    const size_t stride_k = (size_t)cache->n_kv_heads * (size_t)cache->head_dim_k;
-    kernels->encode(
-        &span, k + (size_t)(start - first) * stride_k + (size_t)kv_head * (size_t)cache->head_dim_k,
-        stride_k, tkv_cache_page(layer, block, kv_head, TKV_ORDER_KEY));
-    span.type = layer->type_v;
-    span.order = TKV_ORDER_VALUE;
-    span.head_dim = cache->head_dim_v;
-    const size_t stride_v = (size_t)cache->n_kv_heads * (size_t)cache->head_dim_v;
-    kernels->encode(
-        &span, v + (size_t)(start - first) * stride_v + (size_t)kv_head * (size_t)cache->head_dim_v,
-        stride_v, tkv_cache_page(layer, block, kv_head, TKV_ORDER_VALUE));
+    const int start = tkv_block_start(cache, block);
+    const int next = tkv_block_start(cache, block + 1);
+    const int from = begin > start ? begin : start;
+    return (append_range){from, end < next ? end : next, from - start};
 }
 
-tkv_status tkv_cache_append(tkv_cache *cache, int layer_index, int n_tokens, const float *k,
-                            const float *v, tkv_error *error)
+static void store_block(const tkv_cache *cache, const tkv_cache_layer *layer, int block,
+                        int kv_head, tkv_page_order order, int n_tokens, const float *x)
 {
-    tkv_status status = check_append(cache, layer_index, n_tokens, k, v, error);
-    if (status != TKV_OK || n_tokens == 0) {
-        return status;
-    }
-    tkv_cache_layer *layer = &cache->layers[layer_index];
-    const int first_block = layer->n_tokens / TKV_PAGE_TOKENS;
-    const int end_block = (layer->n_tokens + n_tokens - 1) / TKV_PAGE_TOKENS + 1;
-    status = add_blocks(cache, layer, end_block, error);
+    const int first = layer->n_tokens;
+    const append_range range = range_in_block(cache, block, first, first + n_tokens);
+    const size_t head_dim = (size_t)tkv_cache_head_dim(cache, order);
+    const size_t stride = (size_t)cache->n_kv_heads * head_dim;
+    tkv_block_store(
+        cache, layer, layer->blocks[block], kv_head, order, range.slot, range.end - range.begin,
+        x + (size_t)(range.begin - first) * stride + (size_t)kv_head * head_dim, stride);
+}
+
+tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
+                            const float *k, const float *v, tkv_error *error)
+{
+    const int first = layer->n_tokens;
+    const tkv_status status = add_blocks(cache, layer, first + n_tokens, error);
     if (status != TKV_OK) {
         return status;
     }
-    const int n_items = (end_block - first_block) * cache->n_kv_heads;
-#pragma omp parallel for num_threads(cache->context->n_threads) if (n_items >= 8)
+    const int first_block = tkv_block_of(cache, first);
+    const int n_items = 2 * cache->n_kv_heads * (layer->n_blocks - first_block);
+#pragma omp parallel for num_threads(cache->context->n_threads) if (n_items >= 16)
     for (int item = 0; item < n_items; item++) {
-        encode_block(cache, layer, first_block + item / cache->n_kv_heads, item % cache->n_kv_heads,
-                     n_tokens, k, v);
+        const tkv_page_order order = item % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
+        store_block(cache, layer, first_block + item / 2 / cache->n_kv_heads,
+                    item / 2 % cache->n_kv_heads, order, n_tokens, order == TKV_ORDER_KEY ? k : v);
     }
     layer->n_tokens += n_tokens;
+    tkv_layer_settle(cache, layer, first);
     return TKV_OK;
+}
+
+tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const float *k,
+                            const float *v, tkv_error *error)
+{
+    const tkv_status status = check_append(cache, layer, n_tokens, k, v, error);
+    if (status != TKV_OK || n_tokens == 0) {
+        return status;
+    }
+    return tkv_layer_append(cache, &cache->layers[layer], n_tokens, k, v, error);
 }
 
 tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
@@ -247,9 +293,11 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
     }
     for (int i = 0; i < cache->n_layers; i++) {
         tkv_cache_layer *layer = &cache->layers[i];
-        if (layer->n_tokens > n_tokens) {
+        if (n_tokens == 0) {
+            tkv_layer_clear(layer);
+        } else if (layer->n_tokens > n_tokens) {
             layer->n_tokens = n_tokens;
-            drop_blocks(layer, (n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS);
+            drop_blocks(layer, tkv_block_of(cache, n_tokens - 1) + 1);
         }
     }
     return TKV_OK;
@@ -266,7 +314,27 @@ size_t tkv_cache_bytes(const tkv_cache *cache)
     for (int i = 0; i < cache->n_layers; i++) {
         const tkv_cache_layer *layer = &cache->layers[i];
         bytes += (size_t)layer->block_capacity * sizeof *layer->blocks;
-        bytes += (size_t)layer->n_blocks * block_bytes(cache, layer);
+        for (int b = 0; b < layer->n_blocks; b++) {
+            bytes += tkv_block_bytes(cache, layer, layer->blocks[b]);
+        }
+        if (layer->mean_k) {
+            bytes += (size_t)cache->n_kv_heads * (size_t)(cache->head_dim_k + cache->head_dim_v) *
+                     sizeof(float);
+        }
+    }
+    return bytes;
+}
+
+size_t tkv_cache_shared_bytes(const tkv_cache *cache)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < cache->n_layers; i++) {
+        const tkv_cache_layer *layer = &cache->layers[i];
+        for (int b = 0; b < layer->n_blocks; b++) {
+            if (atomic_load(&layer->blocks[b]->n_owners) > 1) {
+                bytes += tkv_block_bytes(cache, layer, layer->blocks[b]);
+            }
+        }
     }
     return bytes;
 }
@@ -275,14 +343,12 @@ size_t tkv_cache_bytes(const tkv_cache *cache)
 static void read_token(const tkv_cache *cache, const tkv_cache_layer *layer, int token,
                        tkv_page_order order, float *x)
 {
-    const bool is_key = order == TKV_ORDER_KEY;
-    const int head_dim = is_key ? cache->head_dim_k : cache->head_dim_v;
-    const tkv_page_span span = {is_key ? layer->type_k : layer->type_v, order, head_dim,
-                                token % TKV_PAGE_TOKENS, 1};
+    const int head_dim = tkv_cache_head_dim(cache, order);
+    const int block = tkv_block_of(cache, token);
     for (int head = 0; head < cache->n_kv_heads; head++) {
-        cache->context->kernels->decode(&span,
-                                        tkv_cache_page(layer, token / TKV_PAGE_TOKENS, head, order),
-                                        x + (size_t)head * (size_t)head_dim, (size_t)head_dim);
+        tkv_block_load(cache, layer, layer->blocks[block], head, order,
+                       token - tkv_block_start(cache, block), 1,
+                       x + (size_t)head * (size_t)head_dim, (size_t)head_dim);
     }
 }
 

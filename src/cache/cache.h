@@ -1,19 +1,34 @@
-/* The cache's inside, for attention. Layer -> blocks of 64 tokens -> per KV head a key page and a
- * value page. */
+/* The cache's inside, for attention.
+ *
+ * A layer is a table of blocks of up to 64 consecutive tokens: first those that hold the sinks,
+ * then the others. A block holds a key page and a value page of every KV head, either exact (f16)
+ * or coded in the layer's types. Blocks are reference-counted, so that sequences can share a
+ * prefix; a shared block is copied before it is written. */
 #ifndef TKV_CACHE_CACHE_H
 #define TKV_CACHE_CACHE_H
 
 #include "backend/kernels.h"
 
+#include <stdatomic.h>
+
+#define TKV_BLOCK_HEADER 64
+
+typedef struct tkv_block {
+    atomic_int n_owners;
+    bool is_exact;
+    int n_slots; /* rows that an exact page has room for; coded pages have all 64 */
+} tkv_block;
+
 typedef struct tkv_cache_layer {
     tkv_type type_k;
     tkv_type type_v;
-    size_t page_bytes_k;
-    size_t page_bytes_v;
     int n_tokens;
-    int n_blocks;       /* allocated */
+    int n_blocks;       /* in use */
     int block_capacity; /* of the table */
-    uint8_t **blocks;   /* [n_blocks]: key and value page of each KV head in turn */
+    tkv_block **blocks;
+    bool is_centred; /* the means are frozen */
+    float *mean_k;   /* [n_kv_heads][head_dim_k]; NULL without centring */
+    float *mean_v;   /* [n_kv_heads][head_dim_v] */
 } tkv_cache_layer;
 
 struct tkv_cache {
@@ -23,16 +38,96 @@ struct tkv_cache {
     int head_dim_k;
     int head_dim_v;
     int max_tokens;
+    int n_sinks;
+    int n_recent;
+    int centre_tokens;
     tkv_cache_layer *layers; /* [n_layers] */
 };
 
-/* The page of a KV head in a block. */
-static inline uint8_t *tkv_cache_page(const tkv_cache_layer *layer, int block, int kv_head,
+/* Types of the pages in a block. */
+static inline tkv_type tkv_block_type(const tkv_cache_layer *layer, const tkv_block *block,
                                       tkv_page_order order)
 {
-    const size_t pair = layer->page_bytes_k + layer->page_bytes_v;
-    return layer->blocks[block] + (size_t)kv_head * pair +
-           (order == TKV_ORDER_VALUE ? layer->page_bytes_k : 0);
+    if (block->is_exact) {
+        return TKV_TYPE_F16;
+    }
+    return order == TKV_ORDER_KEY ? layer->type_k : layer->type_v;
 }
+
+static inline int tkv_cache_head_dim(const tkv_cache *cache, tkv_page_order order)
+{
+    return order == TKV_ORDER_KEY ? cache->head_dim_k : cache->head_dim_v;
+}
+
+/* The page of a KV head in a block. */
+uint8_t *tkv_block_page(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
+                        int kv_head, tkv_page_order order);
+
+/* Number of blocks that hold the sinks. */
+static inline int tkv_sink_blocks(const tkv_cache *cache)
+{
+    return (cache->n_sinks + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
+}
+
+/* Position of the first token of a block. */
+static inline int tkv_block_start(const tkv_cache *cache, int block)
+{
+    const int n_sink_blocks = tkv_sink_blocks(cache);
+    return block < n_sink_blocks ? block * TKV_PAGE_TOKENS
+                                 : cache->n_sinks + (block - n_sink_blocks) * TKV_PAGE_TOKENS;
+}
+
+/* The block that holds a position. */
+static inline int tkv_block_of(const tkv_cache *cache, int position)
+{
+    return position < cache->n_sinks
+               ? position / TKV_PAGE_TOKENS
+               : tkv_sink_blocks(cache) + (position - cache->n_sinks) / TKV_PAGE_TOKENS;
+}
+
+/* Bytes of a block, header included. */
+size_t tkv_block_bytes(const tkv_cache *cache, const tkv_cache_layer *layer,
+                       const tkv_block *block);
+
+/* A zeroed block with one owner for entry `index` of the table, or NULL; *bytes receives its size
+ * in either case. The block that holds the last sinks is no larger than it must be. */
+tkv_block *tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, int index,
+                            bool is_exact, size_t *bytes);
+void tkv_block_release(tkv_block *block);
+
+/* Makes the table hold n_blocks entries; new ones are NULL until set. */
+tkv_status tkv_layer_reserve(tkv_cache_layer *layer, int n_blocks, tkv_error *error);
+
+/* Gives the layer its own copy of a block that others share. */
+tkv_status tkv_layer_own_block(const tkv_cache *cache, tkv_cache_layer *layer, int block,
+                               tkv_error *error);
+
+/* Writes rows src + i * stride into slots of a page of one KV head, centred if the block is coded
+ * and the layer is centred. */
+void tkv_block_store(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
+                     int kv_head, tkv_page_order order, int first_slot, int n_rows,
+                     const float *src, size_t stride);
+
+/* Reads slots into dst + i * stride, means added back. */
+void tkv_block_load(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
+                    int kv_head, tkv_page_order order, int first_slot, int n_rows, float *dst,
+                    size_t stride);
+
+/* Appends tokens that have been checked: k [n_tokens][n_kv_heads][head_dim_k], v likewise. On error
+ * the layer is as it was. */
+tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
+                            const float *k, const float *v, tkv_error *error);
+
+/* Makes `copy` hold the first n_tokens of `layer`, sharing its blocks. On error it is empty. */
+tkv_status tkv_layer_share(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
+                           tkv_cache_layer *copy, tkv_error *error);
+
+/* Drops everything that a layer holds, the frozen means included; its mean arrays stay. */
+void tkv_layer_clear(tkv_cache_layer *layer);
+
+/* Freezes the means of a layer that has enough tokens, and codes the exact blocks that have left
+ * the recent window of a query at `position`. A block for which there is no memory stays exact
+ * until the next call. */
+void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int position);
 
 #endif

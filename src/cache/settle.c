@@ -1,0 +1,113 @@
+/* What happens to tokens as they age: means are estimated from the first tokens and frozen, and
+ * exact blocks are coded when they have left the recent window. */
+#include "cache/cache.h"
+
+#include <string.h>
+
+#define CHUNK_ROWS 16
+
+static bool has_coded_type(const tkv_cache_layer *layer)
+{
+    return layer->type_k != TKV_TYPE_F16 || layer->type_v != TKV_TYPE_F16;
+}
+
+/* Adds rows [first_slot, first_slot + n_rows) of a page to sum, in double. */
+static void add_rows(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
+                     int kv_head, tkv_page_order order, int first_slot, int n_rows, double *sum)
+{
+    const int head_dim = tkv_cache_head_dim(cache, order);
+    float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
+    for (int done = 0; done < n_rows; done += CHUNK_ROWS) {
+        const int n = n_rows - done < CHUNK_ROWS ? n_rows - done : CHUNK_ROWS;
+        tkv_block_load(cache, layer, block, kv_head, order, first_slot + done, n, rows,
+                       (size_t)head_dim);
+        for (int i = 0; i < n; i++) {
+            for (int j = 0; j < head_dim; j++) {
+                sum[j] += (double)rows[i * head_dim + j];
+            }
+        }
+    }
+}
+
+/* The mean over the first centre_tokens positions after the sinks, all still exact. */
+static void estimate_mean(const tkv_cache *cache, const tkv_cache_layer *layer, int kv_head,
+                          tkv_page_order order, float *mean)
+{
+    const int head_dim = tkv_cache_head_dim(cache, order);
+    double sum[TKV_MAX_HEAD_DIM] = {0};
+    for (int done = 0; done < cache->centre_tokens; done += TKV_PAGE_TOKENS) {
+        const int left = cache->centre_tokens - done;
+        tkv_block *block = layer->blocks[tkv_block_of(cache, cache->n_sinks + done)];
+        add_rows(cache, layer, block, kv_head, order, 0,
+                 left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS, sum);
+    }
+    for (int j = 0; j < head_dim; j++) {
+        mean[j] = (float)(sum[j] / cache->centre_tokens);
+    }
+}
+
+static void freeze_means(const tkv_cache *cache, tkv_cache_layer *layer)
+{
+#pragma omp parallel for num_threads(cache->context->n_threads)
+    for (int head = 0; head < cache->n_kv_heads; head++) {
+        estimate_mean(cache, layer, head, TKV_ORDER_KEY,
+                      layer->mean_k + (size_t)head * (size_t)cache->head_dim_k);
+        estimate_mean(cache, layer, head, TKV_ORDER_VALUE,
+                      layer->mean_v + (size_t)head * (size_t)cache->head_dim_v);
+    }
+    layer->is_centred = true;
+}
+
+/* Codes the first n_tokens of one exact page. */
+static void code_page(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *exact,
+                      tkv_block *coded, int kv_head, tkv_page_order order, int n_tokens)
+{
+    const int head_dim = tkv_cache_head_dim(cache, order);
+    float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
+    for (int done = 0; done < n_tokens; done += CHUNK_ROWS) {
+        const int n = n_tokens - done < CHUNK_ROWS ? n_tokens - done : CHUNK_ROWS;
+        tkv_block_load(cache, layer, exact, kv_head, order, done, n, rows, (size_t)head_dim);
+        tkv_block_store(cache, layer, coded, kv_head, order, done, n, rows, (size_t)head_dim);
+    }
+}
+
+static void code_block(const tkv_cache *cache, tkv_cache_layer *layer, int index)
+{
+    tkv_block *exact = layer->blocks[index];
+    size_t bytes;
+    tkv_block *coded = tkv_block_create(cache, layer, index, false, &bytes);
+    if (!coded) {
+        return;
+    }
+    const int filled = layer->n_tokens - tkv_block_start(cache, index);
+    const int n_tokens = filled < TKV_PAGE_TOKENS ? filled : TKV_PAGE_TOKENS;
+#pragma omp parallel for num_threads(cache->context->n_threads)
+    for (int item = 0; item < 2 * cache->n_kv_heads; item++) {
+        code_page(cache, layer, exact, coded, item / 2, item % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY,
+                  n_tokens);
+    }
+    layer->blocks[index] = coded;
+    tkv_block_release(exact);
+}
+
+void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int position)
+{
+    if (!has_coded_type(layer)) {
+        return;
+    }
+    if (cache->centre_tokens > 0 && !layer->is_centred) {
+        if (layer->n_tokens < cache->n_sinks + cache->centre_tokens) {
+            return;
+        }
+        freeze_means(cache, layer);
+    }
+    for (int i = tkv_sink_blocks(cache); i < layer->n_blocks; i++) {
+        const int last = tkv_block_start(cache, i) + TKV_PAGE_TOKENS - 1;
+        if (cache->n_recent > 0 && last > position - cache->n_recent) {
+            break;
+        }
+        if (layer->blocks[i]->is_exact) {
+            code_block(cache, layer, i);
+        }
+    }
+}
