@@ -218,6 +218,51 @@ TKV_API size_t tkv_cache_shared_bytes(const tkv_cache *cache);
 TKV_API tkv_status tkv_cache_read(const tkv_cache *cache, int layer, int first, int n_tokens,
                                   float *k, float *v, tkv_error *error);
 
+/* ---- Policies: which tokens and layers are kept how ---------------------------------------- */
+
+#define TKV_POLICY_MAX_RANGES 16
+
+/* Layers first .. last (from 0) that have types of their own. */
+typedef struct tkv_layer_range {
+    int first;
+    int last;
+    tkv_type type_k;
+    tkv_type type_v;
+} tkv_layer_range;
+
+typedef struct tkv_policy {
+    tkv_type type_k;
+    tkv_type type_v;
+    int n_sinks;         /* as in tkv_cache_params */
+    int n_recent;        /* likewise */
+    int centre_tokens;   /* likewise */
+    int boundary_layers; /* the first and the last so many layers have the boundary types */
+    tkv_type boundary_k;
+    tkv_type boundary_v;
+    int n_ranges; /* ranges override the boundary */
+    tkv_layer_range ranges[TKV_POLICY_MAX_RANGES];
+    float sparse_v; /* as in tkv_attend_params */
+} tkv_policy;
+
+/* The policy for a budget: "f16", "8bit", "4bit", "3bit" or "2bit" (docs/RESULTS.md has what they
+ * were chosen by). */
+TKV_API tkv_status tkv_policy_preset(const char *name, tkv_policy *policy, tkv_error *error);
+
+/* Changes *policy as `text` says: words as on the command line, "--sinks 4 --recent 64", with or
+ * without the dashes, one or many a line, "#" begins a comment. Keys: kv PRESET, k TYPE, v TYPE,
+ * sinks N, recent N, centre N, boundary N:TYPE or N:TYPE_K/TYPE_V, layers FIRST-LAST:TYPE_K/TYPE_V,
+ * sparse-v off|auto|THRESHOLD. On error *policy is as it was. */
+TKV_API tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *error);
+
+/* The types of each layer: types_k and types_v [n_layers]. */
+TKV_API tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_type *types_k,
+                                          tkv_type *types_v, tkv_error *error);
+
+/* Bits a value that a cache with this policy holds at n_tokens, exact tokens, scales, means and
+ * unused slots included; 0 if the arguments are not valid. */
+TKV_API double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads,
+                               int head_dim_k, int head_dim_v, int n_tokens);
+
 /* ---- Attention ---------------------------------------------------------------------------- */
 
 /* How many softmax weights there were and how many values were skipped for them (sparse_v). */

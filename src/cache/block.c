@@ -10,6 +10,12 @@
 /* Exact pages are cut off after a multiple of this many rows. */
 #define EXACT_ROW_GRANULE 16
 
+int tkv_block_slots(const tkv_cache *cache, int index)
+{
+    const int n_tokens = tkv_block_start(cache, index + 1) - tkv_block_start(cache, index);
+    return (n_tokens + EXACT_ROW_GRANULE - 1) / EXACT_ROW_GRANULE * EXACT_ROW_GRANULE;
+}
+
 static size_t page_bytes(const tkv_cache *cache, const tkv_cache_layer *layer,
                          const tkv_block *block, tkv_page_order order)
 {
@@ -39,11 +45,8 @@ size_t tkv_block_bytes(const tkv_cache *cache, const tkv_cache_layer *layer, con
 tkv_block *tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, int index,
                             bool is_exact, size_t *bytes)
 {
-    const int n_tokens = tkv_block_start(cache, index + 1) - tkv_block_start(cache, index);
-    const tkv_block header = {.n_owners = 1,
-                              .is_exact = is_exact,
-                              .n_slots = (n_tokens + EXACT_ROW_GRANULE - 1) / EXACT_ROW_GRANULE *
-                                         EXACT_ROW_GRANULE};
+    const tkv_block header = {
+        .n_owners = 1, .is_exact = is_exact, .n_slots = tkv_block_slots(cache, index)};
     *bytes = tkv_block_bytes(cache, layer, &header);
     tkv_block *block = aligned_alloc(TKV_BLOCK_HEADER, *bytes);
     if (block) {

@@ -85,12 +85,16 @@ static inline int tkv_block_of(const tkv_cache *cache, int position)
                : tkv_sink_blocks(cache) + (position - cache->n_sinks) / TKV_PAGE_TOKENS;
 }
 
+/* Rows that an exact page of entry `index` of the table has room for: the block that holds the last
+ * sinks is no larger than it must be. */
+int tkv_block_slots(const tkv_cache *cache, int index);
+
 /* Bytes of a block, header included. */
 size_t tkv_block_bytes(const tkv_cache *cache, const tkv_cache_layer *layer,
                        const tkv_block *block);
 
 /* A zeroed block with one owner for entry `index` of the table, or NULL; *bytes receives its size
- * in either case. The block that holds the last sinks is no larger than it must be. */
+ * in either case. */
 tkv_block *tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, int index,
                             bool is_exact, size_t *bytes);
 void tkv_block_release(tkv_block *block);

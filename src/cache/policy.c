@@ -1,0 +1,313 @@
+/* Policies: presets, the text form, and what a policy costs. */
+#include "cache/cache.h"
+#include "common/error.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The threshold of "sparse-v auto": the largest whose effect on KLD could not be told from none
+ * (docs/RESULTS.md). */
+static const float SPARSE_V_AUTO = 1e-4f;
+
+typedef struct preset {
+    const char *name;
+    tkv_policy policy;
+} preset;
+
+static const preset presets[] = {
+    {"f16", {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16}},
+    {"8bit", {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8}},
+};
+
+enum { N_PRESETS = sizeof presets / sizeof *presets };
+
+tkv_status tkv_policy_preset(const char *name, tkv_policy *policy, tkv_error *error)
+{
+    if (!name || !policy) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "preset name or result is NULL");
+    }
+    char valid[80] = "";
+    for (int i = 0; i < N_PRESETS; i++) {
+        if (strcmp(name, presets[i].name) == 0) {
+            *policy = presets[i].policy;
+            return TKV_OK;
+        }
+        const size_t used = strlen(valid);
+        snprintf(valid + used, sizeof valid - used, "%s%s", used ? ", " : "", presets[i].name);
+    }
+    return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "unknown preset '%.40s': expected one of %s",
+                    name, valid);
+}
+
+/* Reads a whole number from 0 up to the largest int. */
+static tkv_status parse_count(const char *key, const char *text, int *count, tkv_error *error)
+{
+    char *end;
+    errno = 0;
+    const long value = strtol(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end || errno || value > INT32_MAX) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: '%s' is '%.40s': expected a whole number from 0", key, text);
+    }
+    *count = (int)value;
+    return TKV_OK;
+}
+
+/* Reads TYPE or TYPE_K/TYPE_V. */
+static tkv_status parse_types(const char *text, tkv_type *type_k, tkv_type *type_v,
+                              tkv_error *error)
+{
+    char name_k[32];
+    const char *slash = strchr(text, '/');
+    const size_t length = slash ? (size_t)(slash - text) : strlen(text);
+    snprintf(name_k, sizeof name_k, "%.*s", (int)(length < 31 ? length : 31), text);
+    tkv_status status = tkv_type_from_name(name_k, type_k, error);
+    if (status == TKV_OK) {
+        status = tkv_type_from_name(slash ? slash + 1 : name_k, type_v, error);
+    }
+    return status;
+}
+
+/* Splits "HEAD:TAIL" in place. */
+static tkv_status split_at_colon(const char *key, char *text, char **tail, tkv_error *error)
+{
+    char *colon = strchr(text, ':');
+    if (!colon) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "policy: '%s' is '%.40s': expected '%s'",
+                        key, text, strcmp(key, "layers") == 0 ? "FIRST-LAST:TYPE" : "LAYERS:TYPE");
+    }
+    *colon = '\0';
+    *tail = colon + 1;
+    return TKV_OK;
+}
+
+static tkv_status parse_boundary(char *text, tkv_policy *policy, tkv_error *error)
+{
+    char *types = NULL;
+    tkv_status status = split_at_colon("boundary", text, &types, error);
+    if (status == TKV_OK) {
+        status = parse_count("boundary", text, &policy->boundary_layers, error);
+    }
+    if (status == TKV_OK) {
+        status = parse_types(types, &policy->boundary_k, &policy->boundary_v, error);
+    }
+    return status;
+}
+
+static tkv_status parse_layers(char *text, tkv_policy *policy, tkv_error *error)
+{
+    if (policy->n_ranges == TKV_POLICY_MAX_RANGES) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "policy: more than %d layer ranges",
+                        TKV_POLICY_MAX_RANGES);
+    }
+    tkv_layer_range range;
+    char *types = NULL;
+    tkv_status status = split_at_colon("layers", text, &types, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    char *last = strchr(text, '-');
+    if (last) {
+        *last++ = '\0';
+    }
+    status = parse_count("layers", text, &range.first, error);
+    if (status == TKV_OK) {
+        status = parse_count("layers", last ? last : text, &range.last, error);
+    }
+    if (status == TKV_OK && range.last < range.first) {
+        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                          "policy: layers %d-%d: expected the first before the last", range.first,
+                          range.last);
+    }
+    if (status == TKV_OK) {
+        status = parse_types(types, &range.type_k, &range.type_v, error);
+    }
+    if (status == TKV_OK) {
+        policy->ranges[policy->n_ranges++] = range;
+    }
+    return status;
+}
+
+static tkv_status parse_sparse_v(const char *text, tkv_policy *policy, tkv_error *error)
+{
+    if (strcmp(text, "off") == 0) {
+        policy->sparse_v = 0.0f;
+        return TKV_OK;
+    }
+    if (strcmp(text, "auto") == 0) {
+        policy->sparse_v = SPARSE_V_AUTO;
+        return TKV_OK;
+    }
+    char *end;
+    const float value = strtof(text, &end);
+    if (end == text || *end || !(value >= 0.0f && value <= 1.0f)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: 'sparse-v' is '%.40s': expected off, auto or a threshold from 0 "
+                        "to 1",
+                        text);
+    }
+    policy->sparse_v = value;
+    return TKV_OK;
+}
+
+static tkv_status apply_setting(const char *key, char *value, tkv_policy *policy, tkv_error *error)
+{
+    if (strcmp(key, "kv") == 0) {
+        return tkv_policy_preset(value, policy, error);
+    }
+    if (strcmp(key, "k") == 0) {
+        return tkv_type_from_name(value, &policy->type_k, error);
+    }
+    if (strcmp(key, "v") == 0) {
+        return tkv_type_from_name(value, &policy->type_v, error);
+    }
+    if (strcmp(key, "sinks") == 0) {
+        return parse_count(key, value, &policy->n_sinks, error);
+    }
+    if (strcmp(key, "recent") == 0) {
+        return parse_count(key, value, &policy->n_recent, error);
+    }
+    if (strcmp(key, "centre") == 0) {
+        return parse_count(key, value, &policy->centre_tokens, error);
+    }
+    if (strcmp(key, "boundary") == 0) {
+        return parse_boundary(value, policy, error);
+    }
+    if (strcmp(key, "layers") == 0) {
+        return parse_layers(value, policy, error);
+    }
+    if (strcmp(key, "sparse-v") == 0) {
+        return parse_sparse_v(value, policy, error);
+    }
+    return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                    "policy: unknown key '%.40s': expected kv, k, v, sinks, recent, centre, "
+                    "boundary, layers or sparse-v",
+                    key);
+}
+
+/* Copies the next word into `word`, skipping blanks, '=' and comments. Returns where it ended, or
+ * NULL if there is none; a word that does not fit is cut off, which no valid word is. */
+static const char *next_word(const char *text, size_t size, char *word)
+{
+    for (;;) {
+        while (isspace((unsigned char)*text) || *text == '=') {
+            text++;
+        }
+        if (*text != '#') {
+            break;
+        }
+        text += strcspn(text, "\n");
+    }
+    if (!*text) {
+        return NULL;
+    }
+    const size_t length = strcspn(text, " \t\r\n\v\f=#");
+    snprintf(word, size, "%.*s", (int)(length < size ? length : size - 1), text);
+    return text + length;
+}
+
+tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *error)
+{
+    if (!text || !policy) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "policy text or result is NULL");
+    }
+    tkv_policy changed = *policy;
+    char key[64];
+    char value[96];
+    while ((text = next_word(text, sizeof key, key))) {
+        const char *name = key + strspn(key, "-");
+        text = next_word(text, sizeof value, value);
+        if (!text) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "policy: '%s' has no value", name);
+        }
+        const tkv_status status = apply_setting(name, value, &changed, error);
+        if (status != TKV_OK) {
+            return status;
+        }
+    }
+    *policy = changed;
+    return TKV_OK;
+}
+
+tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_type *types_k,
+                                  tkv_type *types_v, tkv_error *error)
+{
+    if (!policy || !types_k || !types_v || n_layers < 1) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy for %d layers: expected a policy, results and at least one layer",
+                        n_layers);
+    }
+    for (int i = 0; i < n_layers; i++) {
+        const bool is_boundary =
+            i < policy->boundary_layers || i >= n_layers - policy->boundary_layers;
+        types_k[i] = is_boundary ? policy->boundary_k : policy->type_k;
+        types_v[i] = is_boundary ? policy->boundary_v : policy->type_v;
+    }
+    for (int r = 0; r < policy->n_ranges; r++) {
+        const tkv_layer_range *range = &policy->ranges[r];
+        if (range->last >= n_layers) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "policy names layers %d-%d: the model has layers 0 to %d", range->first,
+                            range->last, n_layers - 1);
+        }
+        for (int i = range->first; i <= range->last; i++) {
+            types_k[i] = range->type_k;
+            types_v[i] = range->type_v;
+        }
+    }
+    return TKV_OK;
+}
+
+/* Bytes that one layer holds at n_tokens, appended one at a time. */
+static size_t layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens)
+{
+    const bool is_f16 = layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16;
+    const bool has_means = cache->centre_tokens > 0 && !is_f16;
+    const bool is_waiting = has_means && n_tokens < cache->n_sinks + cache->centre_tokens;
+    const int n_blocks = tkv_block_of(cache, n_tokens - 1) + 1;
+    size_t bytes = sizeof *layer + (size_t)n_blocks * sizeof *layer->blocks;
+    for (int i = 0; i < n_blocks; i++) {
+        const int last = tkv_block_start(cache, i + 1) - 1;
+        const bool is_recent = cache->n_recent > 0 && last > n_tokens - 1 - cache->n_recent;
+        const tkv_block block = {.is_exact = is_f16 || is_waiting || is_recent ||
+                                             i < tkv_sink_blocks(cache),
+                                 .n_slots = tkv_block_slots(cache, i)};
+        bytes += tkv_block_bytes(cache, layer, &block);
+    }
+    if (has_means) {
+        bytes += (size_t)cache->n_kv_heads * (size_t)(cache->head_dim_k + cache->head_dim_v) *
+                 sizeof(float);
+    }
+    return bytes;
+}
+
+double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, int head_dim_k,
+                       int head_dim_v, int n_tokens)
+{
+    if (!policy || n_layers < 1 || n_kv_heads < 1 || n_tokens < 1) {
+        return 0.0;
+    }
+    tkv_type *types = malloc(2 * (size_t)n_layers * sizeof *types);
+    double bits = 0.0;
+    if (types &&
+        tkv_policy_layer_types(policy, n_layers, types, types + n_layers, NULL) == TKV_OK) {
+        const tkv_cache cache = {.n_kv_heads = n_kv_heads,
+                                 .head_dim_k = head_dim_k,
+                                 .head_dim_v = head_dim_v,
+                                 .n_sinks = policy->n_sinks,
+                                 .n_recent = policy->n_recent,
+                                 .centre_tokens = policy->centre_tokens};
+        size_t bytes = sizeof cache;
+        for (int i = 0; i < n_layers; i++) {
+            const tkv_cache_layer layer = {.type_k = types[i], .type_v = types[n_layers + i]};
+            bytes += layer_bytes(&cache, &layer, n_tokens);
+        }
+        bits = 8.0 * (double)bytes /
+               ((double)n_layers * n_kv_heads * (head_dim_k + head_dim_v) * n_tokens);
+    }
+    free(types);
+    return bits;
+}
