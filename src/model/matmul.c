@@ -1,0 +1,172 @@
+#include "model/matmul.h"
+
+#include "common/error.h"
+#include "model/dequantise.h"
+#include "model/simd_clones.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+
+#ifdef __APPLE__
+#include <Accelerate/Accelerate.h>
+#else
+#include <cblas.h>
+#endif
+
+/* Up to this many rows of x, reading the weights in their own type beats the BLAS. */
+#define FEW_ROWS 8
+#define LANES 32
+/* Values that are dequantised at a time: stays in the first-level cache. */
+#define CHUNK 1024
+/* A dequantised tile should stay in the second-level cache, but have enough rows for the BLAS to
+ * pay for packing x again. */
+#define TILE_BYTES ((size_t)4 << 20)
+#define MIN_TILE_ROWS 64
+#define MIN_PARALLEL_WEIGHTS 65536
+
+typedef struct product {
+    const tkv_weight_format *format;
+    const uint8_t *weights;
+    size_t row_bytes;
+    int n_in;
+    int n_out;
+    int n_rows;
+    const float *x;
+    float *y;
+} product;
+
+/* Sums in lanes, so that the compiler may vectorise without reordering. n is any length. */
+TKV_SIMD_CLONES
+static float dot(size_t n, const float *a, const float *b)
+{
+    float lanes[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int lane = 0; lane < LANES; lane++) {
+            lanes[lane] += a[i + lane] * b[i + lane];
+        }
+    }
+    for (int width = LANES / 2; width > 0; width /= 2) {
+        for (int lane = 0; lane < width; lane++) {
+            lanes[lane] += lanes[lane + width];
+        }
+    }
+    for (; i < n; i++) {
+        lanes[0] += a[i] * b[i];
+    }
+    return lanes[0];
+}
+
+/* One column of y: a row of weights against all rows of x. */
+static void multiply_weight_row(const product *p, int out)
+{
+    float chunk[CHUNK];
+    float sums[FEW_ROWS] = {0};
+    const uint8_t *row = p->weights + (size_t)out * p->row_bytes;
+    const size_t n_in = (size_t)p->n_in;
+    for (size_t i = 0; i < n_in; i += CHUNK) {
+        const size_t n = n_in - i < CHUNK ? n_in - i : CHUNK;
+        p->format->dequantise(row + i / p->format->block_length * p->format->block_bytes, n, chunk);
+        for (int r = 0; r < p->n_rows; r++) {
+            sums[r] += dot(n, chunk, p->x + (size_t)r * n_in + i);
+        }
+    }
+    for (int r = 0; r < p->n_rows; r++) {
+        p->y[(size_t)r * (size_t)p->n_out + (size_t)out] = sums[r];
+    }
+}
+
+static bool is_worth_threads(const product *p)
+{
+    return (size_t)p->n_in * (size_t)p->n_out >= MIN_PARALLEL_WEIGHTS;
+}
+
+static void multiply_few(const product *p, int n_threads)
+{
+#pragma omp parallel for num_threads(n_threads)                                                    \
+    schedule(static) if (n_threads > 1 && is_worth_threads(p))
+    for (int out = 0; out < p->n_out; out++) {
+        multiply_weight_row(p, out);
+    }
+}
+
+static int tile_rows(const product *p, int n_threads)
+{
+    const size_t fitting = TILE_BYTES / ((size_t)p->n_in * sizeof(float));
+    const int share = (p->n_out + n_threads - 1) / n_threads;
+    int rows = fitting < (size_t)share ? (int)fitting : share;
+    rows = rows < MIN_TILE_ROWS ? MIN_TILE_ROWS : rows;
+    return rows < p->n_out ? rows : p->n_out;
+}
+
+/* Columns [first, first + n) of y through the BLAS. */
+static void multiply_tile(const product *p, int first, int n, float *tile)
+{
+    for (int i = 0; i < n; i++) {
+        p->format->dequantise(p->weights + (size_t)(first + i) * p->row_bytes, (size_t)p->n_in,
+                              tile + (size_t)i * (size_t)p->n_in);
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->n_rows, n, p->n_in, 1.0f, p->x, p->n_in,
+                tile, p->n_in, 0.0f, p->y + first, p->n_out);
+}
+
+static tkv_status multiply_many(const product *p, int n_threads, tkv_error *error)
+{
+    const int rows = tile_rows(p, n_threads);
+    const int n_tiles = (p->n_out + rows - 1) / rows;
+    bool has_failed = false;
+#ifdef TKV_HAVE_OPENBLAS
+    /* The threads are ours; OpenBLAS would start its own in each of them. */
+    openblas_set_num_threads(1);
+#endif
+#pragma omp parallel num_threads(n_threads) if (n_threads > 1 && n_tiles > 1)
+    {
+        float *tile = malloc((size_t)rows * (size_t)p->n_in * sizeof *tile);
+        if (!tile) {
+#pragma omp atomic write
+            has_failed = true;
+        }
+#pragma omp for schedule(dynamic)
+        for (int t = 0; t < n_tiles; t++) {
+            const int first = t * rows;
+            if (tile) {
+                multiply_tile(p, first, p->n_out - first < rows ? p->n_out - first : rows, tile);
+            }
+        }
+        free(tile);
+    }
+    if (has_failed) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a tile of %d x %d weights",
+                        rows, p->n_in);
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_matmul(const tkv_gguf_tensor *weight, int n_rows, const float *x, float *y,
+                      int n_threads, tkv_error *error)
+{
+    const tkv_weight_format *format = tkv_weight_format_get(weight->type);
+    if (!format || weight->dims[2] != 1 || weight->dims[3] != 1 || weight->dims[0] > INT_MAX ||
+        weight->dims[1] > INT_MAX) {
+        return tkv_fail(error, TKV_ERR_UNSUPPORTED,
+                        "tensor %.64s of type %" PRIu32 " and shape %" PRIu64 " x %" PRIu64
+                        " x %" PRIu64 " x %" PRIu64 ": expected a matrix of a supported type",
+                        weight->name, weight->type, weight->dims[0], weight->dims[1],
+                        weight->dims[2], weight->dims[3]);
+    }
+    const product p = {.format = format,
+                       .weights = weight->data,
+                       .row_bytes =
+                           (size_t)weight->dims[0] / format->block_length * format->block_bytes,
+                       .n_in = (int)weight->dims[0],
+                       .n_out = (int)weight->dims[1],
+                       .n_rows = n_rows,
+                       .x = x,
+                       .y = y};
+    if (n_rows <= FEW_ROWS) {
+        multiply_few(&p, n_threads);
+        return TKV_OK;
+    }
+    return multiply_many(&p, n_threads, error);
+}
