@@ -12,7 +12,7 @@ llama.cpp rounds the activations to 8 bits before it multiplies with q8_0 weight
 logits of these small models by up to 0.25. The rows of logits therefore come from the same weights
 expanded to F32, where its arithmetic is float. The greedy continuation must be the same from both,
 or this program ends with an error; free text of a small model has near ties, so the prompts of
-PROMPTS_OF_MODEL were chosen from about 25 by the least margin between the two largest logits on
+PROMPTS_OF_MODEL were chosen from about 40 by the least margin between the two largest logits on
 the way, which the file records.
 
 Each prompt is stored as token ids, so that a mistake in a tokenizer cannot hide here. A row holds
@@ -60,7 +60,7 @@ QUESTION = "\nQuestion: What is the secret number of the golden mill?\nAnswer: "
 REPEAT = "\nRepeat the passage above.\n"
 
 PROMPTS = {
-    "sunrise": "When the sun rose",
+    "moon": "the moon was bright and bright, and the moon was bright and bright, and the moon",
     "glance": "She looked at him with",
     "fact": CASTLE + MELVILLE,
     "needle": CASTLE + MELVILLE + MILL + AUSTEN + QUESTION,
@@ -68,7 +68,7 @@ PROMPTS = {
     "copy-one": MELVILLE + AUSTEN + REPEAT + MELVILLE[:40],
 }
 PROMPTS_OF_MODEL = {
-    "tiny": ["sunrise", "fact", "needle"],
+    "tiny": ["moon", "fact", "needle"],
     "small": ["glance", "copy-two", "copy-one"],
 }
 N_GREEDY = 64

@@ -50,7 +50,7 @@ void tkv_rope_apply(tkv_rope_pairing pairing, int rope_dim, const float *table, 
 {
     const int n_pairs = rope_dim / 2;
     for (int t = 0; t < n_tokens; t++) {
-        const float *turns = table + (size_t)t * rope_dim;
+        const float *turns = table + (size_t)t * (size_t)rope_dim;
         for (int h = 0; h < n_heads; h++, x += head_dim) {
             if (pairing == TKV_ROPE_INTERLEAVED)
                 turn_interleaved(n_pairs, turns, x);

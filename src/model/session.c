@@ -1,0 +1,213 @@
+#include "model/session.h"
+
+#include "common/error.h"
+#include "model/transformer.h"
+
+#include <stdlib.h>
+
+#define MAX_BATCH 65536
+
+struct tkv_session {
+    const tkv_model *model;
+    tkv_cache *cache;
+    tkv_workspace *workspace;
+    int n_batch;
+    int max_tokens;
+    int length;
+};
+
+/* The types of all layers: the given array, or one type repeated. The caller frees the result. */
+static tkv_type *layer_types(int n_layers, const tkv_type *types, tkv_type type)
+{
+    tkv_type *result = malloc((size_t)n_layers * sizeof *result);
+    for (int i = 0; result && i < n_layers; i++) {
+        result[i] = types ? types[i] : type;
+    }
+    return result;
+}
+
+static tkv_status create_cache(const tkv_model_config *config, tkv_context *context,
+                               const tkv_session_params *params, tkv_cache **cache,
+                               tkv_error *error)
+{
+    tkv_type *types_k = layer_types(config->n_layers, params->types_k, params->type_k);
+    tkv_type *types_v = layer_types(config->n_layers, params->types_v, params->type_v);
+    tkv_status status;
+    if (types_k && types_v) {
+        const tkv_cache_params cache_params = {.n_layers = config->n_layers,
+                                               .n_kv_heads = config->n_kv_heads,
+                                               .head_dim_k = config->head_dim_k,
+                                               .head_dim_v = config->head_dim_v,
+                                               .max_tokens = params->max_tokens,
+                                               .types_k = types_k,
+                                               .types_v = types_v};
+        status = tkv_cache_create(context, &cache_params, cache, error);
+    } else {
+        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the KV types of %d layers",
+                          config->n_layers);
+    }
+    free(types_k);
+    free(types_v);
+    return status;
+}
+
+static tkv_status check_params(const tkv_session_params *params, tkv_error *error)
+{
+    if (params->max_tokens < 1) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "a context of %d tokens: expected at least 1", params->max_tokens);
+    }
+    if (params->n_batch < 0 || params->n_batch > MAX_BATCH) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "a batch of %d tokens: expected 1 to %d, or 0 for the default",
+                        params->n_batch, MAX_BATCH);
+    }
+    return TKV_OK;
+}
+
+static int batch_size(const tkv_session_params *params)
+{
+    const int n_batch = params->n_batch > 0 ? params->n_batch : TKV_DEFAULT_BATCH;
+    return n_batch < params->max_tokens ? n_batch : params->max_tokens;
+}
+
+tkv_status tkv_session_create(const tkv_model *model, tkv_context *context,
+                              const tkv_session_params *params, tkv_session **session,
+                              tkv_error *error)
+{
+    tkv_status status = check_params(params, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    tkv_session *created = calloc(1, sizeof *created);
+    if (!created) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a session");
+    }
+    created->model = model;
+    created->max_tokens = params->max_tokens;
+    created->n_batch = batch_size(params);
+    status = create_cache(tkv_model_get_config(model), context, params, &created->cache, error);
+    if (status == TKV_OK) {
+        status = tkv_workspace_create(model, created->n_batch, tkv_context_threads(context),
+                                      &created->workspace, error);
+    }
+    if (status != TKV_OK) {
+        tkv_session_free(created);
+        return status;
+    }
+    *session = created;
+    return TKV_OK;
+}
+
+void tkv_session_free(tkv_session *session)
+{
+    if (session) {
+        tkv_workspace_free(session->workspace);
+        tkv_cache_free(session->cache);
+        free(session);
+    }
+}
+
+static tkv_status check_eval(const tkv_session *session, const int32_t *tokens, int n_tokens,
+                             const tkv_eval_params *params, tkv_error *error)
+{
+    if (n_tokens < 1) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "%d tokens: expected at least 1",
+                        n_tokens);
+    }
+    if (n_tokens > session->max_tokens - session->length) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "%d tokens after the %d in the sequence do not fit a context of %d",
+                        n_tokens, session->length, session->max_tokens);
+    }
+    const int vocabulary_size = tkv_model_get_config(session->model)->vocabulary_size;
+    for (int i = 0; i < n_tokens; i++) {
+        if (tokens[i] < 0 || tokens[i] >= vocabulary_size) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "token %d of the input is %d: the vocabulary is 0 to %d", i,
+                            (int)tokens[i], vocabulary_size - 1);
+        }
+    }
+    if (params->logits_mode != TKV_LOGITS_NONE && !params->logits) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "logits are asked for without a buffer");
+    }
+    return TKV_OK;
+}
+
+/* The batch of an evaluation that starts at its token n_done. */
+static tkv_batch next_batch(const tkv_session *session, const int32_t *tokens, int n_done,
+                            int n_total, const tkv_eval_params *params)
+{
+    const int left = n_total - n_done;
+    tkv_batch batch = {.tokens = tokens + n_done,
+                       .n_tokens = left < session->n_batch ? left : session->n_batch,
+                       .first_position = session->length};
+    if (params->logits_mode == TKV_LOGITS_ALL) {
+        const int vocabulary_size = tkv_model_get_config(session->model)->vocabulary_size;
+        batch.n_logits = batch.n_tokens;
+        batch.logits = params->logits + (size_t)n_done * (size_t)vocabulary_size;
+    } else if (params->logits_mode == TKV_LOGITS_LAST && batch.n_tokens == left) {
+        batch.n_logits = 1;
+        batch.logits = params->logits;
+    }
+    return batch;
+}
+
+tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_tokens,
+                            const tkv_eval_params *params, tkv_error *error)
+{
+    tkv_status status = check_eval(session, tokens, n_tokens, params, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    const int start = session->length;
+    for (int n_done = 0; n_done < n_tokens;) {
+        const tkv_batch batch = next_batch(session, tokens, n_done, n_tokens, params);
+        status = tkv_forward(session->model, session->cache, session->workspace, &batch, error);
+        if (status != TKV_OK) {
+            session->length = start;
+            tkv_cache_truncate(session->cache, start, NULL);
+            return status;
+        }
+        n_done += batch.n_tokens;
+        session->length += batch.n_tokens;
+        if (params->progress && !params->progress(params->progress_user, n_done, n_tokens)) {
+            break;
+        }
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_session_truncate(tkv_session *session, int n_tokens, tkv_error *error)
+{
+    if (n_tokens < 0 || n_tokens > session->length) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "truncation to %d tokens: expected 0 to the sequence's %d", n_tokens,
+                        session->length);
+    }
+    tkv_status status = tkv_cache_truncate(session->cache, n_tokens, error);
+    if (status == TKV_OK) {
+        session->length = n_tokens;
+    }
+    return status;
+}
+
+int tkv_session_length(const tkv_session *session)
+{
+    return session->length;
+}
+
+int tkv_session_max_tokens(const tkv_session *session)
+{
+    return session->max_tokens;
+}
+
+const tkv_cache *tkv_session_cache(const tkv_session *session)
+{
+    return session->cache;
+}
+
+size_t tkv_session_workspace_bytes(const tkv_session *session)
+{
+    return tkv_workspace_bytes(session->workspace);
+}

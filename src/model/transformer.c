@@ -1,0 +1,264 @@
+#include "model/transformer.h"
+
+#include "common/error.h"
+#include "model/dequantise.h"
+#include "model/matmul.h"
+#include "model/operations.h"
+#include "model/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct tkv_workspace {
+    int n_batch;
+    int n_threads;
+    size_t bytes;
+    float *memory; /* all buffers below; a row belongs to a token of the batch */
+    float *residual;
+    float *hidden; /* normalised input of a block, later its output */
+    float *query;
+    float *key;
+    float *value;
+    float *attended;
+    float *gate;
+    float *up;
+    float *rope_table;
+};
+
+/* A range of a batch's rows on their way through a layer. */
+typedef struct pass {
+    const tkv_model *model;
+    tkv_cache *cache;
+    tkv_workspace *workspace;
+    const tkv_batch *batch;
+} pass;
+
+typedef struct buffer_size {
+    float **buffer;
+    size_t width; /* floats a token */
+} buffer_size;
+
+#define N_BUFFERS 9
+
+static void list_buffers(const tkv_model_config *config, tkv_workspace *workspace,
+                         buffer_size sizes[N_BUFFERS])
+{
+    const size_t embedding = (size_t)config->embedding_length;
+    const size_t heads = (size_t)config->n_heads;
+    const size_t kv_heads = (size_t)config->n_kv_heads;
+    const size_t feed_forward = (size_t)config->feed_forward_length;
+    const buffer_size list[N_BUFFERS] = {
+        {&workspace->residual, embedding},
+        {&workspace->hidden, embedding},
+        {&workspace->query, heads * (size_t)config->head_dim_k},
+        {&workspace->key, kv_heads * (size_t)config->head_dim_k},
+        {&workspace->value, kv_heads * (size_t)config->head_dim_v},
+        {&workspace->attended, heads * (size_t)config->head_dim_v},
+        {&workspace->gate, feed_forward},
+        {&workspace->up, feed_forward},
+        {&workspace->rope_table, (size_t)config->rope_dim},
+    };
+    memcpy(sizes, list, sizeof list);
+}
+
+tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, int n_threads,
+                                tkv_workspace **workspace, tkv_error *error)
+{
+    tkv_workspace *created = calloc(1, sizeof *created);
+    if (!created) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the buffers of a batch");
+    }
+    created->n_batch = n_batch;
+    created->n_threads = n_threads;
+    buffer_size sizes[N_BUFFERS];
+    list_buffers(tkv_model_get_config(model), created, sizes);
+    size_t width = 0;
+    for (int i = 0; i < N_BUFFERS; i++) {
+        width += sizes[i].width;
+    }
+    if (width <= SIZE_MAX / sizeof(float) / (size_t)n_batch) {
+        created->bytes = width * (size_t)n_batch * sizeof(float);
+        created->memory = malloc(created->bytes);
+    }
+    if (!created->memory) {
+        tkv_workspace_free(created);
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
+                        "no memory for the buffers of a batch of %d tokens, %zu floats each",
+                        n_batch, width);
+    }
+    float *next = created->memory;
+    for (int i = 0; i < N_BUFFERS; i++) {
+        *sizes[i].buffer = next;
+        next += sizes[i].width * (size_t)n_batch;
+    }
+    *workspace = created;
+    return TKV_OK;
+}
+
+void tkv_workspace_free(tkv_workspace *workspace)
+{
+    if (workspace) {
+        free(workspace->memory);
+        free(workspace);
+    }
+}
+
+size_t tkv_workspace_bytes(const tkv_workspace *workspace)
+{
+    return workspace->bytes + sizeof *workspace;
+}
+
+static tkv_status embed(const pass *p, tkv_error *error)
+{
+    const tkv_gguf_tensor *table = p->model->token_embedding;
+    const size_t width = (size_t)p->model->config.embedding_length;
+    tkv_status status = TKV_OK;
+    for (int t = 0; t < p->batch->n_tokens && status == TKV_OK; t++) {
+        status = tkv_dequantise_tensor_row(table, (size_t)p->batch->tokens[t],
+                                           p->workspace->residual + (size_t)t * width, error);
+    }
+    return status;
+}
+
+/* y [n_rows][n_out] := W x + b for x [n_rows][n_in]. */
+static tkv_status apply(const tkv_linear *linear, const tkv_workspace *workspace, int n_rows,
+                        const float *x, float *y, tkv_error *error)
+{
+    tkv_status status = tkv_matmul(linear->weight, n_rows, x, y, workspace->n_threads, error);
+    if (status == TKV_OK && linear->bias) {
+        tkv_add_bias((size_t)n_rows, (size_t)linear->weight->dims[1], y, linear->bias);
+    }
+    return status;
+}
+
+/* Normalises heads where the model does so, then turns them to their positions.
+ * x: [n_rows][n_heads][head_dim_k], rows first_row and up of the batch. */
+static void place_heads(const pass *p, const float *norm, int first_row, int n_heads, float *x)
+{
+    const tkv_model_config *config = &p->model->config;
+    const int n_rows = p->batch->n_tokens - first_row;
+    if (norm) {
+        tkv_rms_norm((size_t)n_rows * (size_t)n_heads, (size_t)config->head_dim_k, x, norm,
+                     config->rms_epsilon, x);
+    }
+    const float *table = p->workspace->rope_table + (size_t)first_row * (size_t)config->rope_dim;
+    tkv_rope_apply(config->rope_pairing, config->rope_dim, table, n_rows, n_heads,
+                   config->head_dim_k, x);
+}
+
+/* Normalised input -> keys and values in the cache, for all rows. */
+static tkv_status remember(const pass *p, int layer_index, tkv_error *error)
+{
+    const tkv_layer_weights *layer = &p->model->layers[layer_index];
+    const tkv_workspace *workspace = p->workspace;
+    const int n_rows = p->batch->n_tokens;
+    tkv_status status =
+        apply(&layer->key, workspace, n_rows, workspace->hidden, workspace->key, error);
+    if (status == TKV_OK) {
+        status =
+            apply(&layer->value, workspace, n_rows, workspace->hidden, workspace->value, error);
+    }
+    if (status != TKV_OK) {
+        return status;
+    }
+    place_heads(p, layer->key_norm, 0, p->model->config.n_kv_heads, workspace->key);
+    return tkv_cache_append(p->cache, layer_index, n_rows, workspace->key, workspace->value, error);
+}
+
+/* Normalised input of rows first_row and up -> what attention adds to them, in hidden. */
+static tkv_status attend(const pass *p, int layer_index, int first_row, tkv_error *error)
+{
+    const tkv_model_config *config = &p->model->config;
+    const tkv_layer_weights *layer = &p->model->layers[layer_index];
+    const tkv_workspace *workspace = p->workspace;
+    const int n_rows = p->batch->n_tokens - first_row;
+    float *hidden = workspace->hidden + (size_t)first_row * (size_t)config->embedding_length;
+    tkv_status status = apply(&layer->query, workspace, n_rows, hidden, workspace->query, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    place_heads(p, layer->query_norm, first_row, config->n_heads, workspace->query);
+    const tkv_attend_params params = {
+        .n_queries = n_rows,
+        .n_heads = config->n_heads,
+        .first_position = p->batch->first_position + first_row,
+        .window = config->sliding_window,
+    };
+    status =
+        tkv_attend(p->cache, layer_index, &params, workspace->query, workspace->attended, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    return apply(&layer->output, workspace, n_rows, workspace->attended, hidden, error);
+}
+
+/* Normalised input -> what the feed-forward network adds, in place. */
+static tkv_status feed_forward(const pass *p, const tkv_layer_weights *layer, int n_rows,
+                               float *hidden, tkv_error *error)
+{
+    const tkv_workspace *workspace = p->workspace;
+    tkv_status status = apply(&layer->gate, workspace, n_rows, hidden, workspace->gate, error);
+    if (status == TKV_OK) {
+        status = apply(&layer->up, workspace, n_rows, hidden, workspace->up, error);
+    }
+    if (status != TKV_OK) {
+        return status;
+    }
+    tkv_swiglu((size_t)n_rows * (size_t)p->model->config.feed_forward_length, workspace->gate,
+               workspace->up);
+    return apply(&layer->down, workspace, n_rows, workspace->gate, hidden, error);
+}
+
+/* All rows leave their keys and values; only rows from first_row on go further. */
+static tkv_status run_layer(const pass *p, int layer_index, int first_row, tkv_error *error)
+{
+    const tkv_model_config *config = &p->model->config;
+    const tkv_layer_weights *layer = &p->model->layers[layer_index];
+    const size_t width = (size_t)config->embedding_length;
+    const int n_rows = p->batch->n_tokens - first_row;
+    float *residual = p->workspace->residual + (size_t)first_row * width;
+    float *hidden = p->workspace->hidden + (size_t)first_row * width;
+
+    tkv_rms_norm((size_t)p->batch->n_tokens, width, p->workspace->residual, layer->attention_norm,
+                 config->rms_epsilon, p->workspace->hidden);
+    tkv_status status = remember(p, layer_index, error);
+    if (status != TKV_OK || n_rows == 0) {
+        return status;
+    }
+    status = attend(p, layer_index, first_row, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    tkv_add((size_t)n_rows * width, residual, hidden);
+    tkv_rms_norm((size_t)n_rows, width, residual, layer->feed_forward_norm, config->rms_epsilon,
+                 hidden);
+    status = feed_forward(p, layer, n_rows, hidden, error);
+    if (status == TKV_OK) {
+        tkv_add((size_t)n_rows * width, residual, hidden);
+    }
+    return status;
+}
+
+tkv_status tkv_forward(const tkv_model *model, tkv_cache *cache, tkv_workspace *workspace,
+                       const tkv_batch *batch, tkv_error *error)
+{
+    const tkv_model_config *config = &model->config;
+    const pass p = {model, cache, workspace, batch};
+    const int first_logit_row = batch->n_tokens - batch->n_logits;
+    tkv_rope_table(config->rope_dim, model->rope_frequencies, (double)config->rope_attention_factor,
+                   batch->first_position, batch->n_tokens, workspace->rope_table);
+    tkv_status status = embed(&p, error);
+    for (int i = 0; i < config->n_layers && status == TKV_OK; i++) {
+        const bool is_last = i == config->n_layers - 1;
+        status = run_layer(&p, i, is_last ? first_logit_row : 0, error);
+    }
+    if (status != TKV_OK || batch->n_logits == 0) {
+        return status;
+    }
+    const size_t width = (size_t)config->embedding_length;
+    tkv_rms_norm((size_t)batch->n_logits, width,
+                 workspace->residual + (size_t)first_logit_row * width, model->output_norm,
+                 config->rms_epsilon, workspace->hidden);
+    return apply(&model->output, workspace, batch->n_logits, workspace->hidden, batch->logits,
+                 error);
+}

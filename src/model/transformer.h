@@ -1,0 +1,29 @@
+/* The forward pass of a decoder model: tokens to logits, keys and values to the cache. */
+#ifndef TKV_MODEL_TRANSFORMER_H
+#define TKV_MODEL_TRANSFORMER_H
+
+#include "model/model.h"
+#include "turbokv.h"
+
+/* The buffers that a batch needs. One allocation, whose size depends on n_batch only. */
+typedef struct tkv_workspace tkv_workspace;
+
+tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, int n_threads,
+                                tkv_workspace **workspace, tkv_error *error);
+void tkv_workspace_free(tkv_workspace *workspace);
+size_t tkv_workspace_bytes(const tkv_workspace *workspace);
+
+typedef struct tkv_batch {
+    const int32_t *tokens; /* [n_tokens], each below vocabulary_size */
+    int n_tokens;          /* 1 to the workspace's n_batch */
+    int first_position;    /* of token 0: the tokens that every layer of the cache holds */
+    int n_logits;          /* logits of the last n_logits tokens are wanted; 0 to n_tokens */
+    float *logits;         /* [n_logits][vocabulary_size] */
+} tkv_batch;
+
+/* Appends the batch to every layer of the cache and computes its logits. On an error the layers of
+ * the cache may differ in length: the caller truncates them to first_position. */
+tkv_status tkv_forward(const tkv_model *model, tkv_cache *cache, tkv_workspace *workspace,
+                       const tkv_batch *batch, tkv_error *error);
+
+#endif
