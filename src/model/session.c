@@ -14,40 +14,37 @@ struct tkv_session {
     int n_batch;
     int max_tokens;
     int length;
+    float sparse_v;
+    tkv_attend_stats stats;
 };
-
-/* The types of all layers: the given array, or one type repeated. The caller frees the result. */
-static tkv_type *layer_types(int n_layers, const tkv_type *types, tkv_type type)
-{
-    tkv_type *result = malloc((size_t)n_layers * sizeof *result);
-    for (int i = 0; result && i < n_layers; i++) {
-        result[i] = types ? types[i] : type;
-    }
-    return result;
-}
 
 static tkv_status create_cache(const tkv_model_config *config, tkv_context *context,
                                const tkv_session_params *params, tkv_cache **cache,
                                tkv_error *error)
 {
-    tkv_type *types_k = layer_types(config->n_layers, params->types_k, params->type_k);
-    tkv_type *types_v = layer_types(config->n_layers, params->types_v, params->type_v);
-    tkv_status status;
-    if (types_k && types_v) {
-        const tkv_cache_params cache_params = {.n_layers = config->n_layers,
-                                               .n_kv_heads = config->n_kv_heads,
-                                               .head_dim_k = config->head_dim_k,
-                                               .head_dim_v = config->head_dim_v,
-                                               .max_tokens = params->max_tokens,
-                                               .types_k = types_k,
-                                               .types_v = types_v};
-        status = tkv_cache_create(context, &cache_params, cache, error);
-    } else {
-        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the KV types of %d layers",
-                          config->n_layers);
+    const tkv_policy *policy = &params->policy;
+    const size_t n_layers = (size_t)config->n_layers;
+    tkv_type *types = malloc(2 * n_layers * sizeof *types);
+    if (!types) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the KV types of %zu layers",
+                        n_layers);
     }
-    free(types_k);
-    free(types_v);
+    const tkv_cache_params cache_params = {.n_layers = config->n_layers,
+                                           .n_kv_heads = config->n_kv_heads,
+                                           .head_dim_k = config->head_dim_k,
+                                           .head_dim_v = config->head_dim_v,
+                                           .max_tokens = params->max_tokens,
+                                           .types_k = types,
+                                           .types_v = types + n_layers,
+                                           .n_sinks = policy->n_sinks,
+                                           .n_recent = policy->n_recent,
+                                           .centre_tokens = policy->centre_tokens};
+    tkv_status status =
+        tkv_policy_layer_types(policy, config->n_layers, types, types + n_layers, error);
+    if (status == TKV_OK) {
+        status = tkv_cache_create(context, &cache_params, cache, error);
+    }
+    free(types);
     return status;
 }
 
@@ -86,6 +83,7 @@ tkv_status tkv_session_create(const tkv_model *model, tkv_context *context,
     created->model = model;
     created->max_tokens = params->max_tokens;
     created->n_batch = batch_size(params);
+    created->sparse_v = params->policy.sparse_v;
     status = create_cache(tkv_model_get_config(model), context, params, &created->cache, error);
     if (status == TKV_OK) {
         status = tkv_workspace_create(model, created->n_batch, tkv_context_threads(context),
@@ -135,13 +133,15 @@ static tkv_status check_eval(const tkv_session *session, const int32_t *tokens, 
 }
 
 /* The batch of an evaluation that starts at its token n_done. */
-static tkv_batch next_batch(const tkv_session *session, const int32_t *tokens, int n_done,
-                            int n_total, const tkv_eval_params *params)
+static tkv_batch next_batch(tkv_session *session, const int32_t *tokens, int n_done, int n_total,
+                            const tkv_eval_params *params)
 {
     const int left = n_total - n_done;
     tkv_batch batch = {.tokens = tokens + n_done,
                        .n_tokens = left < session->n_batch ? left : session->n_batch,
-                       .first_position = session->length};
+                       .first_position = session->length,
+                       .sparse_v = session->sparse_v,
+                       .stats = &session->stats};
     if (params->logits_mode == TKV_LOGITS_ALL) {
         const int vocabulary_size = tkv_model_get_config(session->model)->vocabulary_size;
         batch.n_logits = batch.n_tokens;
@@ -205,6 +205,11 @@ int tkv_session_max_tokens(const tkv_session *session)
 const tkv_cache *tkv_session_cache(const tkv_session *session)
 {
     return session->cache;
+}
+
+const tkv_attend_stats *tkv_session_attend_stats(const tkv_session *session)
+{
+    return &session->stats;
 }
 
 size_t tkv_session_workspace_bytes(const tkv_session *session)

@@ -11,12 +11,9 @@
 typedef struct tkv_session tkv_session;
 
 typedef struct tkv_session_params {
-    int max_tokens;  /* the context: tokens that the sequence can hold */
-    int n_batch;     /* tokens that pass the model at once; 0: TKV_DEFAULT_BATCH */
-    tkv_type type_k; /* of every layer, where types_k is NULL */
-    tkv_type type_v;
-    const tkv_type *types_k; /* NULL, or [n_layers] */
-    const tkv_type *types_v;
+    int max_tokens;    /* the context: tokens that the sequence can hold */
+    int n_batch;       /* tokens that pass the model at once; 0: TKV_DEFAULT_BATCH */
+    tkv_policy policy; /* KV types of the layers and what is kept exact; all zero: f16 */
 } tkv_session_params;
 
 /* Creates an empty session; params are copied. Model and context must outlive it. Its buffers are
@@ -62,6 +59,9 @@ int tkv_session_max_tokens(const tkv_session *session);
 
 /* The session's cache, for its size and content. It belongs to the session. */
 const tkv_cache *tkv_session_cache(const tkv_session *session);
+
+/* What policy.sparse_v skipped so far; zero where it is off. Lives as long as the session. */
+const tkv_attend_stats *tkv_session_attend_stats(const tkv_session *session);
 
 /* Bytes of the buffers beside the cache. */
 size_t tkv_session_workspace_bytes(const tkv_session *session);

@@ -183,6 +183,8 @@ static tkv_status attend(const pass *p, int layer_index, int first_row, tkv_erro
         .n_heads = config->n_heads,
         .first_position = p->batch->first_position + first_row,
         .window = config->sliding_window,
+        .sparse_v = p->batch->sparse_v,
+        .stats = p->batch->sparse_v > 0.0f ? p->batch->stats : NULL,
     };
     status =
         tkv_attend(p->cache, layer_index, &params, workspace->query, workspace->attended, error);

@@ -14,11 +14,13 @@ void tkv_workspace_free(tkv_workspace *workspace);
 size_t tkv_workspace_bytes(const tkv_workspace *workspace);
 
 typedef struct tkv_batch {
-    const int32_t *tokens; /* [n_tokens], each below vocabulary_size */
-    int n_tokens;          /* 1 to the workspace's n_batch */
-    int first_position;    /* of token 0: the tokens that every layer of the cache holds */
-    int n_logits;          /* logits of the last n_logits tokens are wanted; 0 to n_tokens */
-    float *logits;         /* [n_logits][vocabulary_size] */
+    const int32_t *tokens;   /* [n_tokens], each below vocabulary_size */
+    int n_tokens;            /* 1 to the workspace's n_batch */
+    int first_position;      /* of token 0: the tokens that every layer of the cache holds */
+    int n_logits;            /* logits of the last n_logits tokens are wanted; 0 to n_tokens */
+    float *logits;           /* [n_logits][vocabulary_size] */
+    float sparse_v;          /* as in tkv_attend_params */
+    tkv_attend_stats *stats; /* of sparse_v */
 } tkv_batch;
 
 /* Appends the batch to every layer of the cache and computes its logits. On an error the layers of

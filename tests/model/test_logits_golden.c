@@ -162,7 +162,7 @@ static void unload(loaded_model *loaded)
 static tkv_session *start(const loaded_model *loaded, tkv_type type)
 {
     const tkv_session_params params = {
-        .max_tokens = MAX_TOKENS, .n_batch = 128, .type_k = type, .type_v = type};
+        .max_tokens = MAX_TOKENS, .n_batch = 128, .policy = {.type_k = type, .type_v = type}};
     tkv_session *session = NULL;
     tkv_error error = {0};
     if (tkv_session_create(loaded->model, loaded->context, &params, &session, &error) != TKV_OK) {
