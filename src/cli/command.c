@@ -1,0 +1,203 @@
+#include "cli/command.h"
+
+#include "common/error.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifdef __APPLE__
+#include <mach-o/dyld.h>
+#endif
+
+#define SHIPPED_MODEL "tiny-q8_0.gguf"
+#define MAX_PATH 4096
+
+int command_fail(const tkv_error *error)
+{
+    fprintf(stderr, "turbokv: %s\n", error->message);
+    return EXIT_RUNTIME;
+}
+
+int command_print_json(cJSON *json)
+{
+    char *text = json ? cJSON_Print(json) : NULL;
+    cJSON_Delete(json);
+    if (!text) {
+        fprintf(stderr, "turbokv: no memory for the JSON output\n");
+        return EXIT_RUNTIME;
+    }
+    const bool is_written = puts(text) >= 0 && fflush(stdout) == 0;
+    free(text);
+    return is_written ? EXIT_OK : EXIT_RUNTIME;
+}
+
+/* Length of the valid UTF-8 sequence at `text`, or 0. */
+static size_t valid_sequence(const unsigned char *text, size_t length)
+{
+    const unsigned char c = text[0];
+    const size_t size = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
+    if (c == 0 || (c >= 0x80 && c < 0xc2) || c > 0xf4 || size > length) {
+        return 0;
+    }
+    for (size_t i = 1; i < size; i++) {
+        if ((text[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+    /* Overlong forms, surrogates and what lies beyond U+10FFFF. */
+    if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f) ||
+        (c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] > 0x8f)) {
+        return 0;
+    }
+    return size;
+}
+
+void command_add_text(cJSON *object, const char *name, const char *text, size_t length)
+{
+    static const char replacement[] = "\xef\xbf\xbd";
+    char *clean = malloc(3 * length + 1);
+    size_t used = 0;
+    for (size_t at = 0; clean && at < length;) {
+        const size_t size = valid_sequence((const unsigned char *)text + at, length - at);
+        memcpy(clean + used, size ? text + at : replacement, size ? size : 3);
+        used += size ? size : 3;
+        at += size ? size : 1;
+    }
+    if (clean) {
+        clean[used] = '\0';
+        cJSON_AddStringToObject(object, name, clean);
+    }
+    free(clean);
+}
+
+/* The directory of this program, without a slash at its end; empty if unknown. */
+static void program_directory(char directory[MAX_PATH])
+{
+    directory[0] = '\0';
+#ifdef __APPLE__
+    uint32_t size = MAX_PATH;
+    if (_NSGetExecutablePath(directory, &size) != 0) {
+        directory[0] = '\0';
+    }
+#else
+    const ssize_t length = readlink("/proc/self/exe", directory, MAX_PATH - 1);
+    directory[length > 0 ? length : 0] = '\0';
+#endif
+    char *slash = strrchr(directory, '/');
+    if (slash) {
+        *slash = '\0';
+    }
+}
+
+/* Finds the shipped model beside an installed program, in the install prefix or in the source
+ * tree. */
+static tkv_status find_shipped_model(char path[MAX_PATH], tkv_error *error)
+{
+    char directory[MAX_PATH];
+    program_directory(directory);
+    char beside[MAX_PATH + 32];
+    snprintf(beside, sizeof beside, "%s/../share/turbokv/models", directory);
+    const char *const places[] = {beside, TKV_INSTALLED_MODELS, TKV_BUILD_MODELS};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        const int length = snprintf(path, MAX_PATH, "%s/%s", places[i], SHIPPED_MODEL);
+        if (length > 0 && length < MAX_PATH && access(path, R_OK) == 0) {
+            return TKV_OK;
+        }
+    }
+    return tkv_fail(error, TKV_ERR_IO,
+                    "the shipped model %s is not beside the program: name a model with -m",
+                    SHIPPED_MODEL);
+}
+
+tkv_status loaded_model_open(loaded_model *loaded, const char *path, int n_threads,
+                             tkv_error *error)
+{
+    *loaded = (loaded_model){0};
+    char shipped[MAX_PATH];
+    const tkv_context_params params = {.n_threads = n_threads};
+    tkv_status status = path ? TKV_OK : find_shipped_model(shipped, error);
+    if (status == TKV_OK) {
+        status = tkv_gguf_open(path ? path : shipped, &loaded->gguf, error);
+    }
+    if (status == TKV_OK) {
+        status = tkv_model_create(loaded->gguf, &loaded->model, error);
+    }
+    if (status == TKV_OK) {
+        status = tkv_tokenizer_from_gguf(loaded->gguf, &loaded->tokenizer, error);
+    }
+    if (status == TKV_OK) {
+        const int n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size;
+        if (tkv_tokenizer_size(loaded->tokenizer) > n_vocabulary) {
+            status = tkv_fail(error, TKV_ERR_FORMAT,
+                              "the tokenizer has %d tokens, the model's embedding only %d",
+                              (int)tkv_tokenizer_size(loaded->tokenizer), n_vocabulary);
+        }
+    }
+    if (status == TKV_OK) {
+        status = tkv_context_create(&params, &loaded->context, error);
+    }
+    return status;
+}
+
+void loaded_model_free(loaded_model *loaded)
+{
+    tkv_context_free(loaded->context);
+    tkv_tokenizer_free(loaded->tokenizer);
+    tkv_model_free(loaded->model);
+    tkv_gguf_close(loaded->gguf);
+    *loaded = (loaded_model){0};
+}
+
+/* Reads to the end of a stream. */
+static tkv_status read_stream(FILE *file, const char *path, char **text, size_t *length,
+                              tkv_error *error)
+{
+    size_t capacity = 1 << 16;
+    size_t used = 0;
+    char *buffer = malloc(capacity);
+    while (buffer) {
+        used += fread(buffer + used, 1, capacity - used - 1, file);
+        if (used + 1 < capacity) {
+            break;
+        }
+        capacity *= 2;
+        char *larger = realloc(buffer, capacity);
+        if (!larger) {
+            free(buffer);
+        }
+        buffer = larger;
+    }
+    if (!buffer) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to read %s", path);
+    }
+    if (ferror(file)) {
+        free(buffer);
+        return tkv_fail(error, TKV_ERR_IO, "cannot read %s: %s", path, strerror(errno));
+    }
+    buffer[used] = '\0';
+    *text = buffer;
+    *length = used;
+    return TKV_OK;
+}
+
+tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_error *error)
+{
+    const bool is_standard_input = strcmp(path, "-") == 0;
+    FILE *file = is_standard_input ? stdin : fopen(path, "rb");
+    if (!file) {
+        return tkv_fail(error, TKV_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    }
+    tkv_status status = read_stream(file, path, text, length, error);
+    if (!is_standard_input) {
+        fclose(file);
+    }
+    if (status == TKV_OK && memchr(*text, '\0', *length)) {
+        free(*text);
+        *text = NULL;
+        status = tkv_fail(error, TKV_ERR_FORMAT, "%s holds NUL bytes: expected a text", path);
+    }
+    return status;
+}

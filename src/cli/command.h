@@ -1,0 +1,44 @@
+/* What the subcommands share: exit codes, messages, loading a model. */
+#ifndef TKV_CLI_COMMAND_H
+#define TKV_CLI_COMMAND_H
+
+#include "model/model.h"
+#include "model/tokenizer.h"
+#include "turbokv.h"
+
+#include <cjson/cJSON.h>
+
+enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
+int command_run(int argc, char **argv);
+int command_demo(int argc, char **argv);
+int command_types(int argc, char **argv);
+
+/* Prints "turbokv: MESSAGE" to stderr; returns EXIT_RUNTIME. */
+int command_fail(const tkv_error *error);
+
+/* Prints a JSON value and a newline to stdout, and deletes it; returns an exit code. */
+int command_print_json(cJSON *json);
+
+/* Adds a text of which some bytes may be no UTF-8; these become U+FFFD. */
+void command_add_text(cJSON *object, const char *name, const char *text, size_t length);
+
+/* A model with everything that it needs to run. */
+typedef struct loaded_model {
+    tkv_gguf *gguf;
+    tkv_model *model;
+    tkv_tokenizer *tokenizer;
+    tkv_context *context;
+} loaded_model;
+
+/* Loads a file, or the model that is shipped with TurboKV if path is NULL. n_threads 0: all. The
+ * caller frees it with loaded_model_free, also after an error. */
+tkv_status loaded_model_open(loaded_model *loaded, const char *path, int n_threads,
+                             tkv_error *error);
+void loaded_model_free(loaded_model *loaded);
+
+/* Reads a whole file, "-" for standard input, into a NUL-terminated buffer that the caller frees. A
+ * file with NUL bytes is no text, and an error. */
+tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_error *error);
+
+#endif

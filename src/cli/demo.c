@@ -1,0 +1,187 @@
+/* turbokv demo: the main job in one go. The shipped model continues a prompt and answers a question
+ * about a fact far back in the text, with exact and with compressed caches side by side. */
+#include "cli/generate.h"
+#include "cli/options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char continuation_prompt[] =
+    "It was a cold evening in November when the old captain came to the house by the river. He "
+    "took off his coat, looked at the fire, and said";
+
+static const char fact[] = "\nThe secret number of the red castle is 48213.\n";
+static const char question[] = "\nQuestion: What is the secret number of the red castle?\nAnswer: ";
+static const char answer[] = "48213";
+
+/* What stands between the fact and the question. */
+static const char filler[] =
+    "The road to the mill ran along the bank, and in spring the water came up to the stones of the "
+    "bridge. The miller knew every tree on the way, and when he was asked how old they were he "
+    "would answer that his grandfather had found them there. In the evening the carts came back "
+    "from the market, one after the other, and the children ran out to meet them. There was bread, "
+    "and salt, and sometimes a piece of blue cloth for the eldest girl.\n"
+    "When the snow fell the village was quiet. The smith mended what had been broken in the "
+    "summer, the women sat together and sewed, and the schoolmaster read aloud from a book of "
+    "travels until the candle was burnt down. Nobody believed all that was in it, but nobody "
+    "wished him to stop. The ships in that book were as large as churches, and the men in them "
+    "spoke of stars as if they were neighbours.\n"
+    "In the year of the great flood a stranger stayed at the inn for eleven days. He paid in "
+    "silver and asked for nothing but paper. On the last morning he was seen upon the hill with a "
+    "small brass instrument, measuring the valley from one end to the other. What he wrote down "
+    "nobody ever learned, for he left before the rain did, and the inn had a new roof that "
+    "winter.\n"
+    "The doctor held that the air of the place was good for those who had worked too much with "
+    "their eyes. He himself walked for an hour before breakfast, in any weather, with a stick that "
+    "he did not need. If he met the priest on these walks they talked about bees. They had never "
+    "agreed about anything else, and so had come, in thirty years, to know a good deal of honey.\n";
+
+#define FILLER_REPEATS 3
+
+/* One setting of the cache. */
+typedef struct setting {
+    const char *label;
+    const char *policy;
+} setting;
+
+static const setting settings[] = {
+    {"f16", "k f16 v f16"},
+    {"turbo4/turbo3", "k turbo4 v turbo3"},
+};
+
+enum { N_SETTINGS = sizeof settings / sizeof *settings };
+
+typedef struct task {
+    const char *title;
+    const char *prompt;
+    int n_predict;
+    const char *expected; /* NULL: nothing to check */
+} task;
+
+static bool has_answer(const task *t, const generation *g)
+{
+    return t->expected && strstr(g->text, t->expected) != NULL;
+}
+
+/* Greedy tokens that agree before the first difference. */
+static size_t agreement(const generation *a, const generation *b)
+{
+    size_t n = 0;
+    while (n < a->tokens.n && n < b->tokens.n && a->tokens.ids[n] == b->tokens.ids[n]) {
+        n++;
+    }
+    return n;
+}
+
+static void print_text(const char *text)
+{
+    fputs("    ", stdout);
+    for (; *text; text++) {
+        fputs(*text == '\n' ? "\n    " : (char[]){*text, '\0'}, stdout);
+    }
+    putchar('\n');
+}
+
+static void print_task(const task *t, const generation results[N_SETTINGS])
+{
+    printf("\n%s (prompt of %zu tokens)\n", t->title, results[0].prompt_tokens.n);
+    for (int i = 0; i < N_SETTINGS; i++) {
+        printf("\n  KV %s:\n", settings[i].label);
+        print_text(results[i].text);
+    }
+    printf("\n  %-15s %12s %11s %11s %11s %10s%s\n", "KV", "bytes", "bits/value", "prefill/s",
+           "decode/s", "agreement", t->expected ? "  answer" : "");
+    for (int i = 0; i < N_SETTINGS; i++) {
+        const generation *g = &results[i];
+        printf("  %-15s %12zu %11.3f %11.0f %11.0f %6zu/%-3zu%s%s\n", settings[i].label,
+               g->kv_bytes, g->bits_per_value, generation_prefill_speed(g),
+               generation_decode_speed(g), agreement(&results[0], g), results[0].tokens.n,
+               t->expected ? "  " : "",
+               !t->expected       ? ""
+               : has_answer(t, g) ? "right"
+                                  : "wrong");
+    }
+    fflush(stdout);
+}
+
+static tkv_status run_task(const loaded_model *loaded, const task *t, tkv_error *error)
+{
+    generation results[N_SETTINGS] = {0};
+    tkv_status status = TKV_OK;
+    for (int i = 0; i < N_SETTINGS && status == TKV_OK; i++) {
+        generation_params params = {.prompt = t->prompt,
+                                    .prompt_length = strlen(t->prompt),
+                                    .n_predict = t->n_predict,
+                                    .has_progress = true};
+        status = tkv_policy_parse(settings[i].policy, &params.policy, error);
+        if (status == TKV_OK) {
+            status = generation_run(loaded, &params, &results[i], error);
+        }
+    }
+    if (status == TKV_OK) {
+        print_task(t, results);
+    }
+    for (int i = 0; i < N_SETTINGS; i++) {
+        generation_free(&results[i]);
+    }
+    return status;
+}
+
+/* The fact, text, and the question; the caller frees it. */
+static char *needle_prompt(void)
+{
+    const size_t size = sizeof fact + FILLER_REPEATS * sizeof filler + sizeof question;
+    char *prompt = malloc(size);
+    if (prompt) {
+        strcpy(prompt, fact);
+        for (int i = 0; i < FILLER_REPEATS; i++) {
+            strcat(prompt, filler);
+        }
+        strcat(prompt, question);
+    }
+    return prompt;
+}
+
+static int run_demo(const char *model, int n_threads)
+{
+    tkv_error error;
+    loaded_model loaded;
+    char *needle = needle_prompt();
+    tkv_status status = loaded_model_open(&loaded, model, n_threads, &error);
+    if (status == TKV_OK && needle) {
+        const tkv_model_config *config = tkv_model_get_config(loaded.model);
+        const task tasks[] = {{"Continuing a text, greedily", continuation_prompt, 48, NULL},
+                              {"A fact far back in the text", needle, 8, answer}};
+        printf("model %s: %s, %d layers, %d KV heads of %d; kernels %s, %d threads\n",
+               tkv_gguf_path(loaded.gguf), config->architecture, config->n_layers,
+               config->n_kv_heads, config->head_dim_k, tkv_context_kernels(loaded.context),
+               tkv_context_threads(loaded.context));
+        for (size_t i = 0; i < sizeof tasks / sizeof *tasks && status == TKV_OK; i++) {
+            status = run_task(&loaded, &tasks[i], &error);
+        }
+    }
+    free(needle);
+    loaded_model_free(&loaded);
+    return status == TKV_OK ? EXIT_OK : command_fail(&error);
+}
+
+int command_demo(int argc, char **argv)
+{
+    const char *model = NULL;
+    int n_threads = 0;
+    bool wants_help = false;
+    const option_entry entries[] = {
+        {"model", NULL, 'm', OPTION_TEXT, &model, 0, 0, "FILE",
+         "GGUF model (default: the one that is shipped, which knows the question's form)"},
+        {"threads", NULL, 't', OPTION_INT, &n_threads, 0, 1024, "N", "threads; 0: all cores (0)"},
+        {"help", NULL, 'h', OPTION_HELP, &wants_help, 0, 0, NULL, "print this help"},
+    };
+    const option_result result =
+        options_parse("demo", "Shows exact and compressed KV caches side by side.", entries,
+                      sizeof entries / sizeof *entries, argc, argv);
+    if (result != OPTIONS_OK) {
+        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    }
+    return run_demo(model, n_threads);
+}

@@ -1,0 +1,219 @@
+#include "cli/generate.h"
+
+#include "cli/progress.h"
+#include "common/error.h"
+#include "model/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A generation under way. */
+typedef struct generator {
+    const loaded_model *loaded;
+    const generation_params *params;
+    generation *result;
+    tkv_session *session;
+    tkv_sampler *sampler;
+    float *logits;
+    progress bar;
+    size_t n_shown; /* bytes of the text that were printed */
+    size_t text_capacity;
+} generator;
+
+static bool is_interrupted(const generator *g)
+{
+    return g->params->is_interrupted && *g->params->is_interrupted;
+}
+
+static bool show_progress(void *user, int n_done, int n_total)
+{
+    generator *g = user;
+    if (g->params->has_progress) {
+        progress_update(&g->bar, n_done, n_total);
+    }
+    return !is_interrupted(g);
+}
+
+static tkv_status prefill(generator *g, tkv_error *error)
+{
+    const tkv_eval_params eval = {.logits_mode = TKV_LOGITS_LAST,
+                                  .logits = g->logits,
+                                  .progress = show_progress,
+                                  .progress_user = g};
+    if (g->params->has_progress) {
+        progress_begin(&g->bar, "prefill");
+    }
+    const double start = progress_now();
+    const tkv_status status = tkv_session_eval(g->session, g->result->prompt_tokens.ids,
+                                               (int)g->result->prompt_tokens.n, &eval, error);
+    g->result->prefill_seconds = progress_now() - start;
+    if (g->params->has_progress) {
+        progress_end(&g->bar);
+    }
+    return status;
+}
+
+/* Prints what ends on whole characters; at the end, everything. */
+static tkv_status show_text(generator *g, bool is_end, tkv_error *error)
+{
+    const generation *r = g->result;
+    const size_t whole = is_end ? r->text_length : tkv_utf8_whole(r->text, r->text_length);
+    if (!g->params->is_streamed || whole <= g->n_shown) {
+        return TKV_OK;
+    }
+    const size_t n = whole - g->n_shown;
+    if (fwrite(r->text + g->n_shown, 1, n, stdout) != n || fflush(stdout) != 0) {
+        return tkv_fail(error, TKV_ERR_IO, "cannot write the text: %s", strerror(errno));
+    }
+    g->n_shown = whole;
+    return TKV_OK;
+}
+
+static tkv_status add_token(generator *g, int32_t token, tkv_error *error)
+{
+    generation *r = g->result;
+    const tkv_gguf_text bytes = tkv_tokenizer_decode(g->loaded->tokenizer, token);
+    if (r->text_length + bytes.length + 1 > g->text_capacity) {
+        const size_t capacity = 2 * g->text_capacity + bytes.length + 256;
+        char *text = realloc(r->text, capacity);
+        if (!text) {
+            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the text");
+        }
+        r->text = text;
+        g->text_capacity = capacity;
+    }
+    memcpy(r->text + r->text_length, bytes.data, bytes.length);
+    r->text_length += bytes.length;
+    r->text[r->text_length] = '\0';
+    if (r->tokens.n == r->tokens.capacity) {
+        const size_t capacity = 2 * r->tokens.capacity + 64;
+        int32_t *ids = realloc(r->tokens.ids, capacity * sizeof *ids);
+        if (!ids) {
+            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the tokens");
+        }
+        r->tokens.ids = ids;
+        r->tokens.capacity = capacity;
+    }
+    r->tokens.ids[r->tokens.n++] = token;
+    return show_text(g, false, error);
+}
+
+static bool has_room(const generator *g)
+{
+    return tkv_session_length(g->session) < tkv_session_max_tokens(g->session);
+}
+
+static tkv_status decode(generator *g, tkv_error *error)
+{
+    generation *r = g->result;
+    const tkv_eval_params eval = {.logits_mode = TKV_LOGITS_LAST, .logits = g->logits};
+    const int limit = g->params->n_predict;
+    const double start = progress_now();
+    tkv_status status = TKV_OK;
+    while (status == TKV_OK && !is_interrupted(g) && (limit < 0 || r->tokens.n < (size_t)limit)) {
+        int32_t token;
+        status = tkv_sampler_draw(g->sampler, g->logits, &token, error);
+        if (status != TKV_OK || tkv_tokenizer_is_end(g->loaded->tokenizer, token)) {
+            break;
+        }
+        status = add_token(g, token, error);
+        const bool is_last = limit >= 0 && r->tokens.n == (size_t)limit;
+        if (status != TKV_OK || is_last || !has_room(g)) {
+            break;
+        }
+        status = tkv_session_eval(g->session, &token, 1, &eval, error);
+        r->n_decoded++;
+    }
+    r->decode_seconds = progress_now() - start;
+    return status == TKV_OK ? show_text(g, true, error) : status;
+}
+
+static void measure_cache(generator *g)
+{
+    const tkv_model_config *config = tkv_model_get_config(g->loaded->model);
+    generation *r = g->result;
+    const double values = (double)tkv_session_length(g->session) * config->n_layers *
+                          config->n_kv_heads * (config->head_dim_k + config->head_dim_v);
+    r->n_cached = tkv_session_length(g->session);
+    r->kv_bytes = tkv_cache_bytes(tkv_session_cache(g->session));
+    r->kv_bytes_f16 = (size_t)(2.0 * values);
+    r->bits_per_value = values > 0.0 ? 8.0 * (double)r->kv_bytes / values : 0.0;
+}
+
+static tkv_status encode_prompt(generator *g, int *max_tokens, tkv_error *error)
+{
+    const generation_params *p = g->params;
+    const tkv_model_config *config = tkv_model_get_config(g->loaded->model);
+    tkv_tokens *tokens = &g->result->prompt_tokens;
+    *max_tokens = p->max_tokens ? p->max_tokens : config->context_length;
+    tkv_status status = tkv_tokenizer_encode(g->loaded->tokenizer, p->prompt, p->prompt_length,
+                                             true, true, tokens, error);
+    if (status == TKV_OK && tokens->n == 0) {
+        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                          "the prompt is empty: expected at least one token");
+    }
+    if (status == TKV_OK && tokens->n > (size_t)*max_tokens) {
+        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                          "the prompt has %zu tokens, the context %d: give a larger one with -c",
+                          tokens->n, *max_tokens);
+    }
+    return status;
+}
+
+tkv_status generation_run(const loaded_model *loaded, const generation_params *params,
+                          generation *result, tkv_error *error)
+{
+    *result = (generation){0};
+    generator g = {.loaded = loaded, .params = params, .result = result};
+    const int n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size;
+    tkv_session_params session = {.policy = params->policy};
+    tkv_status status = encode_prompt(&g, &session.max_tokens, error);
+    if (status == TKV_OK) {
+        g.logits = malloc((size_t)n_vocabulary * sizeof *g.logits);
+        result->text = calloc(1, 1);
+        g.text_capacity = 1;
+        status =
+            g.logits && result->text
+                ? tkv_session_create(loaded->model, loaded->context, &session, &g.session, error)
+                : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the logits and the text");
+    }
+    if (status == TKV_OK) {
+        /* Only tokens that the tokenizer knows can be printed. */
+        status = tkv_sampler_create(&params->sampling, tkv_tokenizer_size(loaded->tokenizer),
+                                    &g.sampler, error);
+    }
+    if (status == TKV_OK) {
+        status = prefill(&g, error);
+    }
+    if (status == TKV_OK && !is_interrupted(&g)) {
+        status = decode(&g, error);
+    }
+    if (g.session) {
+        measure_cache(&g);
+    }
+    result->was_interrupted = is_interrupted(&g);
+    tkv_session_free(g.session);
+    tkv_sampler_free(g.sampler);
+    free(g.logits);
+    return status;
+}
+
+void generation_free(generation *result)
+{
+    tkv_tokens_free(&result->prompt_tokens);
+    tkv_tokens_free(&result->tokens);
+    free(result->text);
+    *result = (generation){0};
+}
+
+double generation_prefill_speed(const generation *g)
+{
+    return g->prefill_seconds > 0.0 ? (double)g->prompt_tokens.n / g->prefill_seconds : 0.0;
+}
+
+double generation_decode_speed(const generation *g)
+{
+    return g->decode_seconds > 0.0 ? g->n_decoded / g->decode_seconds : 0.0;
+}

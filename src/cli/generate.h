@@ -1,0 +1,45 @@
+/* Generating text: prompt in, tokens out, with figures of what it took. */
+#ifndef TKV_CLI_GENERATE_H
+#define TKV_CLI_GENERATE_H
+
+#include "cli/command.h"
+#include "model/sampler.h"
+
+#include <signal.h>
+
+typedef struct generation_params {
+    const char *prompt;
+    size_t prompt_length;
+    int n_predict;  /* -1: until the context is full or the text ends */
+    int max_tokens; /* context; 0: what the model was trained for */
+    tkv_policy policy;
+    tkv_sampler_params sampling;
+    bool is_streamed;                      /* print the text as it comes */
+    bool has_progress;                     /* show the prefill's progress on a terminal */
+    volatile sig_atomic_t *is_interrupted; /* NULL, or set to stop */
+} generation_params;
+
+typedef struct generation {
+    tkv_tokens prompt_tokens;
+    tkv_tokens tokens; /* generated; an end token is not among them */
+    char *text;        /* their bytes */
+    size_t text_length;
+    double prefill_seconds;
+    double decode_seconds;
+    int n_decoded; /* steps that decode_seconds took: the first token comes from the prefill */
+    int n_cached;  /* tokens in the KV cache at the end */
+    size_t kv_bytes;
+    size_t kv_bytes_f16; /* of the same tokens in f16, without any overhead */
+    double bits_per_value;
+    bool was_interrupted;
+} generation;
+
+/* Runs a generation; the caller frees the result with generation_free, also after an error. */
+tkv_status generation_run(const loaded_model *loaded, const generation_params *params,
+                          generation *result, tkv_error *error);
+void generation_free(generation *result);
+
+double generation_prefill_speed(const generation *g); /* tokens a second; 0 if none */
+double generation_decode_speed(const generation *g);
+
+#endif

@@ -1,0 +1,47 @@
+#include "cli/progress.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WIDTH 30
+#define INTERVAL 0.1 /* seconds between redraws */
+
+double progress_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+void progress_begin(progress *bar, const char *label)
+{
+    *bar = (progress){label, isatty(STDERR_FILENO) != 0, progress_now(), 0.0};
+}
+
+void progress_update(progress *bar, double done, double total)
+{
+    const double now = progress_now();
+    if (!bar->is_shown || (now - bar->last_shown < INTERVAL && done < total)) {
+        return;
+    }
+    bar->last_shown = now;
+    const double share = total > 0.0 ? done / total : 1.0;
+    const int filled = (int)(share * WIDTH);
+    char cells[WIDTH + 1];
+    memset(cells, ' ', WIDTH);
+    memset(cells, '#', (size_t)(filled < WIDTH ? filled : WIDTH));
+    cells[WIDTH] = '\0';
+    const double left = share > 0.0 ? (now - bar->start) * (1.0 - share) / share : 0.0;
+    fprintf(stderr, "\r%s [%s] %3.0f %%, %.0f s left ", bar->label, cells, 100.0 * share, left);
+    fflush(stderr);
+}
+
+void progress_end(progress *bar)
+{
+    if (bar->is_shown) {
+        fputs("\r\x1b[K", stderr);
+        fflush(stderr);
+    }
+}

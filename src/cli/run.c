@@ -1,0 +1,189 @@
+/* turbokv run: generate text. */
+#include "cli/generate.h"
+#include "cli/options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+/* The first Ctrl-C ends the text cleanly, the second the process. */
+static void catch_interrupt(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt;
+    action.sa_flags = (int)SA_RESETHAND;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+typedef struct run_options {
+    const char *model;
+    const char *prompt;
+    const char *file;
+    int n_threads;
+    bool wants_json;
+    bool wants_help;
+    generation_params generation;
+} run_options;
+
+static option_result parse(int argc, char **argv, run_options *o)
+{
+    generation_params *g = &o->generation;
+    const option_entry entries[] = {
+        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
+         "GGUF model (default: the one that is shipped)"},
+        {"prompt", NULL, 'p', OPTION_TEXT, &o->prompt, 0, 0, "TEXT", "prompt"},
+        {"file", NULL, 'f', OPTION_TEXT, &o->file, 0, 0, "FILE",
+         "read the prompt from a file, - for standard input"},
+        {"predict", "n-predict", 'n', OPTION_INT, &g->n_predict, -1, INT32_MAX, "N",
+         "tokens to generate; -1: until the text ends or the context is full (-1)"},
+        {"ctx-size", NULL, 'c', OPTION_INT, &g->max_tokens, 0, INT32_MAX, "N",
+         "context in tokens; 0: what the model was trained for (0)"},
+        {"threads", NULL, 't', OPTION_INT, &o->n_threads, 0, 1024, "N",
+         "threads; 0: all cores (0)"},
+        {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N", "seed of sampling (0)"},
+        {"temp", NULL, 0, OPTION_REAL, &g->sampling.temperature, 0, 100, "T",
+         "temperature; 0: always the most likely token (0.8)"},
+        {"top-k", NULL, 0, OPTION_INT, &g->sampling.top_k, 0, INT32_MAX, "K",
+         "sample from the K most likely tokens; 0: all (40)"},
+        {"top-p", NULL, 0, OPTION_REAL, &g->sampling.top_p, 0, 1, "P",
+         "sample from the most likely tokens up to this probability (0.95)"},
+        {"min-p", NULL, 0, OPTION_REAL, &g->sampling.min_p, 0, 1, "P",
+         "drop tokens below this share of the most likely one (0.05)"},
+        {"cache-type-k", "ctk", 0, OPTION_TYPE, &g->policy.type_k, 0, 0, "TYPE",
+         "KV type of keys, see 'turbokv types' (f16)"},
+        {"cache-type-v", "ctv", 0, OPTION_TYPE, &g->policy.type_v, 0, 0, "TYPE",
+         "KV type of values (f16)"},
+        {"kv", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "PRESET",
+         "preset of types and exact tokens by budget"},
+        {"sinks", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "N", "first tokens kept exact (0)"},
+        {"recent", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "N", "last tokens kept exact (0)"},
+        {"centre", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "N",
+         "code relative to the mean of the first N tokens; 0: off (0)"},
+        {"boundary", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "N:TYPE",
+         "type of the first and last N layers"},
+        {"layers", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "A-B:TYPE",
+         "type of layers A to B, or TYPE_K/TYPE_V; may be repeated"},
+        {"sparse-v", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "T",
+         "skip values with a smaller weight: off, auto or a threshold (off)"},
+        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL,
+         "print text and summary as one JSON object"},
+        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
+    };
+    return options_parse("run", "Generates text with a model on a compressed KV cache.", entries,
+                         sizeof entries / sizeof *entries, argc, argv);
+}
+
+static void print_summary(const generation *g)
+{
+    fprintf(stderr,
+            "\nprefill %zu tokens, %.0f tokens/s; decode %d tokens, %.0f tokens/s\n"
+            "KV cache of %d tokens: %zu bytes, %.3f bits a value; f16: %zu bytes (%.2fx)\n",
+            g->prompt_tokens.n, generation_prefill_speed(g), g->n_decoded,
+            generation_decode_speed(g), g->n_cached, g->kv_bytes, g->bits_per_value,
+            g->kv_bytes_f16, g->kv_bytes ? (double)g->kv_bytes_f16 / (double)g->kv_bytes : 0.0);
+}
+
+static int print_json(const loaded_model *loaded, const run_options *o, const generation *g)
+{
+    const tkv_policy *policy = &o->generation.policy;
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "model", tkv_gguf_path(loaded->gguf));
+    cJSON_AddStringToObject(json, "cache_type_k", tkv_type_get_info(policy->type_k)->name);
+    cJSON_AddStringToObject(json, "cache_type_v", tkv_type_get_info(policy->type_v)->name);
+    cJSON_AddStringToObject(json, "kernels", tkv_context_kernels(loaded->context));
+    cJSON_AddNumberToObject(json, "threads", tkv_context_threads(loaded->context));
+    command_add_text(json, "text", g->text, g->text_length);
+    cJSON *tokens = cJSON_AddArrayToObject(json, "tokens");
+    for (size_t i = 0; i < g->tokens.n; i++) {
+        cJSON_AddItemToArray(tokens, cJSON_CreateNumber(g->tokens.ids[i]));
+    }
+    cJSON_AddNumberToObject(json, "prompt_tokens", (double)g->prompt_tokens.n);
+    cJSON_AddNumberToObject(json, "prefill_tokens_per_second", generation_prefill_speed(g));
+    cJSON_AddNumberToObject(json, "decoded_tokens", g->n_decoded);
+    cJSON_AddNumberToObject(json, "decode_tokens_per_second", generation_decode_speed(g));
+    cJSON_AddNumberToObject(json, "cached_tokens", g->n_cached);
+    cJSON_AddNumberToObject(json, "kv_bytes", (double)g->kv_bytes);
+    cJSON_AddNumberToObject(json, "kv_bytes_f16", (double)g->kv_bytes_f16);
+    cJSON_AddNumberToObject(json, "bits_per_value", g->bits_per_value);
+    cJSON_AddBoolToObject(json, "interrupted", g->was_interrupted);
+    return command_print_json(json);
+}
+
+/* The prompt from -p or -f; exactly one must be given. `text` is to be freed. */
+static int find_prompt(run_options *o, char **text)
+{
+    tkv_error error;
+    if (!o->prompt == !o->file) {
+        fprintf(stderr, "turbokv: expected a prompt: either -p TEXT or -f FILE\n");
+        return EXIT_USAGE;
+    }
+    o->generation.prompt = o->prompt;
+    o->generation.prompt_length = o->prompt ? strlen(o->prompt) : 0;
+    if (o->file) {
+        if (command_read_text(o->file, text, &o->generation.prompt_length, &error) != TKV_OK) {
+            return command_fail(&error);
+        }
+        o->generation.prompt = *text;
+    }
+    return EXIT_OK;
+}
+
+static int generate(const run_options *o)
+{
+    tkv_error error;
+    loaded_model loaded;
+    generation g = {0};
+    tkv_status status = loaded_model_open(&loaded, o->model, o->n_threads, &error);
+    if (status == TKV_OK) {
+        catch_interrupt();
+        status = generation_run(&loaded, &o->generation, &g, &error);
+    }
+    int code = EXIT_OK;
+    if (status != TKV_OK) {
+        code = command_fail(&error);
+    } else if (o->wants_json) {
+        code = print_json(&loaded, o, &g);
+    } else {
+        putchar('\n');
+        fflush(stdout);
+        print_summary(&g);
+    }
+    if (code == EXIT_OK && g.was_interrupted) {
+        code = EXIT_INTERRUPTED;
+    }
+    generation_free(&g);
+    loaded_model_free(&loaded);
+    return code;
+}
+
+int command_run(int argc, char **argv)
+{
+    run_options o = {
+        .generation = {
+            .n_predict = -1,
+            .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f},
+            .is_interrupted = &interrupted}};
+    const option_result result = parse(argc, argv, &o);
+    if (result != OPTIONS_OK) {
+        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    }
+    o.generation.is_streamed = !o.wants_json;
+    o.generation.has_progress = !o.wants_json;
+    char *text = NULL;
+    int code = find_prompt(&o, &text);
+    if (code == EXIT_OK) {
+        code = generate(&o);
+    }
+    free(text);
+    return code;
+}
