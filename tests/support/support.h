@@ -1,0 +1,92 @@
+/* What the tests share: cmocka's prerequisites, seeded random numbers, comparisons. */
+#ifndef TKV_TESTS_SUPPORT_H
+#define TKV_TESTS_SUPPORT_H
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "turbokv.h"
+
+static const int all_head_dims[] = {64, 80, 96, 112, 128, 192, 256, 576};
+enum { N_HEAD_DIMS = sizeof all_head_dims / sizeof *all_head_dims };
+
+/* SplitMix64. */
+static inline uint64_t random_bits(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static inline double random_uniform(uint64_t *state)
+{
+    return (double)(random_bits(state) >> 11) * 0x1p-53;
+}
+
+static inline int random_below(uint64_t *state, int n)
+{
+    return (int)(random_bits(state) % (uint64_t)n);
+}
+
+static inline float random_gauss(uint64_t *state)
+{
+    const double radius = sqrt(-2.0 * log(1.0 - random_uniform(state)));
+    return (float)(radius * cos(6.283185307179586 * random_uniform(state)));
+}
+
+static inline void fill_gauss(uint64_t *state, size_t n, float *x)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = random_gauss(state);
+    }
+}
+
+/* A buffer that must be there; freed by the caller. */
+static inline void *allocate(size_t bytes)
+{
+    void *buffer = calloc(1, bytes ? bytes : 1);
+    assert_non_null(buffer);
+    return buffer;
+}
+
+/* |a - b| / |b| over n values. */
+static inline double relative_error(size_t n, const float *a, const float *b)
+{
+    double difference = 0.0;
+    double norm = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        difference += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        norm += (double)b[i] * (double)b[i];
+    }
+    return norm > 0.0 ? sqrt(difference / norm) : sqrt(difference);
+}
+
+/* The call fails with the status and a message that holds `part`. */
+#define assert_fails(call, expected_status, part)                                                  \
+    do {                                                                                           \
+        tkv_error error = {TKV_OK, ""};                                                            \
+        assert_int_equal(call, expected_status);                                                   \
+        assert_int_equal(error.status, expected_status);                                           \
+        if (!strstr(error.message, part)) {                                                        \
+            fail_msg("message '%s' lacks '%s'", error.message, part);                              \
+        }                                                                                          \
+    } while (0)
+
+#define assert_ok(call)                                                                            \
+    do {                                                                                           \
+        tkv_error error = {TKV_OK, ""};                                                            \
+        if ((call) != TKV_OK) {                                                                    \
+            fail_msg("%s", error.message);                                                         \
+        }                                                                                          \
+    } while (0)
+
+#endif
