@@ -1,6 +1,7 @@
 /* Blocks: memory, sharing, and moving rows in and out of their pages. */
 #include "cache/cache.h"
 #include "common/error.h"
+#include "common/half.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -134,7 +135,10 @@ void tkv_block_store(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_b
         for (int i = 0; i < span.n_rows; i++) {
             const float *row = src + (size_t)(done + i) * stride;
             for (int j = 0; j < head_dim; j++) {
-                centred[i * head_dim + j] = row[j] - mean[j];
+                /* As if the row had waited in an exact block, so that it does not matter whether it
+                 * did. */
+                const float exact = tkv_half_to_float(tkv_float_to_half(row[j]));
+                centred[i * head_dim + j] = exact - mean[j];
             }
         }
         kernels->encode(&span, centred, (size_t)head_dim, page);

@@ -1,0 +1,130 @@
+#include "support/support.h"
+
+static tkv_policy parse(const char *text)
+{
+    tkv_policy policy = {0};
+    assert_ok(tkv_policy_parse(text, &policy, &error));
+    return policy;
+}
+
+static void text_form(void **state)
+{
+    (void)state;
+    tkv_policy p = parse("--sinks 4 --recent 64 --boundary 2:turbo8");
+    assert_int_equal(p.n_sinks, 4);
+    assert_int_equal(p.n_recent, 64);
+    assert_int_equal(p.boundary_layers, 2);
+    assert_int_equal(p.boundary_k, TKV_TYPE_TURBO8);
+    assert_int_equal(p.boundary_v, TKV_TYPE_TURBO8);
+    p = parse("# a policy file\nk = turbo4 v=turbo3\ncentre 128 # and a comment\n"
+              "layers 2-3:turbo2/f16 layers 5:turbo8\nsparse-v 0.001\n");
+    assert_int_equal(p.type_k, TKV_TYPE_TURBO4);
+    assert_int_equal(p.type_v, TKV_TYPE_TURBO3);
+    assert_int_equal(p.centre_tokens, 128);
+    assert_true(p.sparse_v == 0.001f);
+    tkv_type types_k[8];
+    tkv_type types_v[8];
+    assert_ok(tkv_policy_layer_types(&p, 8, types_k, types_v, &error));
+    const tkv_type expected_k[8] = {TKV_TYPE_TURBO4, TKV_TYPE_TURBO4, TKV_TYPE_TURBO2,
+                                    TKV_TYPE_TURBO2, TKV_TYPE_TURBO4, TKV_TYPE_TURBO8,
+                                    TKV_TYPE_TURBO4, TKV_TYPE_TURBO4};
+    assert_memory_equal(types_k, expected_k, sizeof types_k);
+    assert_int_equal(types_v[3], TKV_TYPE_F16);
+    assert_int_equal(types_v[4], TKV_TYPE_TURBO3);
+    p = parse("k turbo3 v turbo3 boundary 1:turbo8/turbo4");
+    assert_ok(tkv_policy_layer_types(&p, 4, types_k, types_v, &error));
+    assert_int_equal(types_k[0], TKV_TYPE_TURBO8);
+    assert_int_equal(types_v[3], TKV_TYPE_TURBO4);
+    assert_int_equal(types_k[1], TKV_TYPE_TURBO3);
+    p = parse("sinks 9 kv 8bit");
+    assert_int_equal(p.type_k, TKV_TYPE_TURBO8);
+    assert_int_equal(parse("").n_sinks, 0);
+    assert_true(parse("sparse-v auto").sparse_v > 0.0f);
+    assert_true(parse("sparse-v auto sparse-v off").sparse_v == 0.0f);
+}
+
+static void mistakes_are_explained(void **state)
+{
+    (void)state;
+    const struct {
+        const char *text;
+        const char *message;
+    } cases[] = {{"sinks -1", "whole number"},
+                 {"sinks 4x", "4x"},
+                 {"sinks 99999999999", "whole number"},
+                 {"recent", "no value"},
+                 {"colour blue", "expected kv, k, v, sinks"},
+                 {"k q4_0", "turbo3"},
+                 {"kv 5bit", "8bit"},
+                 {"boundary turbo8", "LAYERS:TYPE"},
+                 {"boundary 2:x", "turbo8"},
+                 {"layers 3-2:turbo8", "first before"},
+                 {"layers a:turbo8", "whole number"},
+                 {"sparse-v 2", "0 to 1"},
+                 {"sparse-v nan", "0 to 1"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tkv_policy policy = {.n_sinks = 7};
+        const tkv_policy before = policy;
+        assert_fails(tkv_policy_parse(cases[i].text, &policy, &error), TKV_ERR_INVALID_ARGUMENT,
+                     cases[i].message);
+        assert_memory_equal(&policy, &before, sizeof policy);
+    }
+    const tkv_policy p = parse("layers 7-9:turbo2");
+    tkv_type types[8];
+    assert_fails(tkv_policy_layer_types(&p, 8, types, types, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "layers 0 to 7");
+}
+
+/* The stated bits are those of a real cache, filled token by token. */
+static void bits_match_a_real_cache(void **state)
+{
+    (void)state;
+    const char *const texts[] = {"k f16 v f16", "k turbo3 v turbo3", "k turbo4 v turbo2 sinks 4",
+                                 "k turbo3 v turbo3 sinks 70 recent 100 centre 128",
+                                 "k turbo2 v turbo2 recent 64 boundary 1:turbo8"};
+    enum { N_LAYERS = 3, N_KV_HEADS = 2, DIM_K = 96, DIM_V = 64, N = 1000 };
+    tkv_context *context = NULL;
+    assert_ok(tkv_context_create(NULL, &context, &error));
+    float *x = allocate(N_KV_HEADS * DIM_K * sizeof *x);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        const tkv_policy p = parse(texts[i]);
+        tkv_type types_k[N_LAYERS];
+        tkv_type types_v[N_LAYERS];
+        assert_ok(tkv_policy_layer_types(&p, N_LAYERS, types_k, types_v, &error));
+        const tkv_cache_params params = {.n_layers = N_LAYERS,
+                                         .n_kv_heads = N_KV_HEADS,
+                                         .head_dim_k = DIM_K,
+                                         .head_dim_v = DIM_V,
+                                         .max_tokens = N,
+                                         .types_k = types_k,
+                                         .types_v = types_v,
+                                         .n_sinks = p.n_sinks,
+                                         .n_recent = p.n_recent,
+                                         .centre_tokens = p.centre_tokens};
+        tkv_cache *cache = NULL;
+        assert_ok(tkv_cache_create(context, &params, &cache, &error));
+        for (int n = 1; n <= N; n++) {
+            for (int layer = 0; layer < N_LAYERS; layer++) {
+                assert_ok(tkv_cache_append(cache, layer, 1, x, x, &error));
+            }
+            if (n % 111 == 0 || n == N) {
+                const double values = (double)N_LAYERS * N_KV_HEADS * (DIM_K + DIM_V) * n;
+                const double real = 8.0 * (double)tkv_cache_bytes(cache) / values;
+                const double stated = tkv_policy_bits(&p, N_LAYERS, N_KV_HEADS, DIM_K, DIM_V, n);
+                assert_true(fabs(stated - real) < 0.01 * real);
+            }
+        }
+        tkv_cache_free(cache);
+    }
+    free(x);
+    tkv_context_free(context);
+    assert_true(tkv_policy_bits(NULL, 1, 1, 64, 64, 1) == 0.0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(text_form),
+                                       cmocka_unit_test(mistakes_are_explained),
+                                       cmocka_unit_test(bits_match_a_real_cache)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
