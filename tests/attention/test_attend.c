@@ -1,0 +1,385 @@
+/* Attention against a double-precision softmax over the decoded rows. */
+#include "support/support.h"
+
+typedef struct shape {
+    tkv_type type_k;
+    tkv_type type_v;
+    int dim_k;
+    int dim_v;
+    int n_kv_heads;
+    int group;
+    int n_tokens;
+    int n_queries;
+    int n_sinks;
+    int n_recent;
+    int centre_tokens;
+    tkv_attend_params params; /* n_queries, n_heads, first_position are filled in */
+} shape;
+
+typedef struct data {
+    tkv_cache *cache;
+    float *k; /* decoded */
+    float *v;
+    float *q;
+    float *out;
+    float *expected;
+    float *sinks;
+} data;
+
+static tkv_context *create_context(int n_threads)
+{
+    tkv_context *context = NULL;
+    const tkv_context_params params = {.n_threads = n_threads};
+    assert_ok(tkv_context_create(&params, &context, &error));
+    return context;
+}
+
+/* Random keys with an offset, random values, in a cache that is filled in uneven steps. */
+static data create_data(tkv_context *context, const shape *s, uint64_t seed)
+{
+    const size_t row_k = (size_t)s->n_kv_heads * (size_t)s->dim_k;
+    const size_t row_v = (size_t)s->n_kv_heads * (size_t)s->dim_v;
+    const size_t heads = (size_t)s->n_queries * (size_t)s->n_kv_heads * (size_t)s->group;
+    data d = {.k = allocate((size_t)s->n_tokens * row_k * sizeof(float)),
+              .v = allocate((size_t)s->n_tokens * row_v * sizeof(float)),
+              .q = allocate(heads * (size_t)s->dim_k * sizeof(float)),
+              .out = allocate(heads * (size_t)s->dim_v * sizeof(float)),
+              .expected = allocate(heads * (size_t)s->dim_v * sizeof(float)),
+              .sinks = allocate(heads * sizeof(float))};
+    const tkv_cache_params params = {.n_layers = 1,
+                                     .n_kv_heads = s->n_kv_heads,
+                                     .head_dim_k = s->dim_k,
+                                     .head_dim_v = s->dim_v,
+                                     .max_tokens = s->n_tokens,
+                                     .types_k = &s->type_k,
+                                     .types_v = &s->type_v,
+                                     .n_sinks = s->n_sinks,
+                                     .n_recent = s->n_recent,
+                                     .centre_tokens = s->centre_tokens};
+    fill_gauss(&seed, (size_t)s->n_tokens * row_k, d.k);
+    fill_gauss(&seed, (size_t)s->n_tokens * row_v, d.v);
+    fill_gauss(&seed, heads * (size_t)s->dim_k, d.q);
+    fill_gauss(&seed, heads, d.sinks);
+    for (size_t i = 0; i < (size_t)s->n_tokens * row_k; i += (size_t)s->dim_k) {
+        d.k[i] += 3.0f;
+        d.v[i / (size_t)s->dim_k * (size_t)s->dim_v] += 2.0f;
+    }
+    assert_ok(tkv_cache_create(context, &params, &d.cache, &error));
+    for (int at = 0, step = 1; at < s->n_tokens; at += step, step = step * 3 % 97 + 1) {
+        const int n = s->n_tokens - at < step ? s->n_tokens - at : step;
+        assert_ok(tkv_cache_append(d.cache, 0, n, d.k + (size_t)at * row_k,
+                                   d.v + (size_t)at * row_v, &error));
+    }
+    assert_ok(tkv_cache_read(d.cache, 0, 0, s->n_tokens, d.k, d.v, &error));
+    return d;
+}
+
+static void free_data(data *d)
+{
+    tkv_cache_free(d->cache);
+    free(d->k);
+    free(d->v);
+    free(d->q);
+    free(d->out);
+    free(d->expected);
+    free(d->sinks);
+}
+
+static double logit_of(const shape *s, const data *d, size_t query_head, int head, int token)
+{
+    const float *q = d->q + query_head * (size_t)s->dim_k;
+    const float *k = d->k + ((size_t)token * (size_t)s->n_kv_heads + (size_t)(head / s->group)) *
+                                (size_t)s->dim_k;
+    double sum = 0.0;
+    for (int j = 0; j < s->dim_k; j++) {
+        sum += (double)q[j] * (double)k[j];
+    }
+    const double scale =
+        s->params.scale != 0.0f ? (double)s->params.scale : 1.0 / sqrt((double)s->dim_k);
+    const double cap = (double)s->params.logit_softcap;
+    return cap > 0.0 ? cap * tanh(sum * scale / cap) : sum * scale;
+}
+
+/* The output of one query head by definition. */
+static void attend_by_definition(const shape *s, const data *d, int query, int head, bool has_sinks)
+{
+    const size_t index = (size_t)query * (size_t)(s->n_kv_heads * s->group) + (size_t)head;
+    const int position = s->n_tokens - s->n_queries + query;
+    const int first =
+        s->params.window && position >= s->params.window ? position + 1 - s->params.window : 0;
+    double *logits = allocate((size_t)s->n_tokens * sizeof *logits);
+    double *sums = allocate((size_t)s->dim_v * sizeof *sums);
+    double maximum = has_sinks ? (double)d->sinks[head] : -INFINITY;
+    for (int t = first; t <= position; t++) {
+        logits[t] = logit_of(s, d, index, head, t);
+        maximum = fmax(maximum, logits[t]);
+    }
+    double total = has_sinks ? exp((double)d->sinks[head] - maximum) : 0.0;
+    for (int t = first; t <= position; t++) {
+        const double weight = exp(logits[t] - maximum);
+        const float *v = d->v + ((size_t)t * (size_t)s->n_kv_heads + (size_t)(head / s->group)) *
+                                    (size_t)s->dim_v;
+        total += weight;
+        for (int j = 0; j < s->dim_v; j++) {
+            sums[j] += weight * (double)v[j];
+        }
+    }
+    for (int j = 0; j < s->dim_v; j++) {
+        d->expected[index * (size_t)s->dim_v + (size_t)j] = (float)(sums[j] / total);
+    }
+    free(logits);
+    free(sums);
+}
+
+static void run(const shape *s, const data *d, bool has_sinks)
+{
+    tkv_attend_params params = s->params;
+    params.n_queries = s->n_queries;
+    params.n_heads = s->n_kv_heads * s->group;
+    params.first_position = s->n_tokens - s->n_queries;
+    params.sinks = has_sinks ? d->sinks : NULL;
+    assert_ok(tkv_attend(d->cache, 0, &params, d->q, d->out, &error));
+}
+
+/* Float kernels: relative to the norm of the output. */
+static const double bound = 1e-5;
+
+static void check(tkv_context *context, const shape *s, bool has_sinks)
+{
+    data d = create_data(context, s, (uint64_t)(s->n_tokens + 1000 * s->dim_k));
+    run(s, &d, has_sinks);
+    for (int query = 0; query < s->n_queries; query++) {
+        for (int head = 0; head < s->n_kv_heads * s->group; head++) {
+            attend_by_definition(s, &d, query, head, has_sinks);
+        }
+    }
+    const size_t n = (size_t)s->n_queries * (size_t)(s->n_kv_heads * s->group * s->dim_v);
+    const double error = relative_error(n, d.out, d.expected);
+    if (!(error < bound)) {
+        fail_msg("relative error %g: types %d/%d, dims %d/%d, group %d, %d tokens, %d queries",
+                 error, (int)s->type_k, (int)s->type_v, s->dim_k, s->dim_v, s->group, s->n_tokens,
+                 s->n_queries);
+    }
+    free_data(&d);
+}
+
+static shape base_shape(void)
+{
+    return (shape){.type_k = TKV_TYPE_TURBO3,
+                   .type_v = TKV_TYPE_TURBO3,
+                   .dim_k = 64,
+                   .dim_v = 64,
+                   .n_kv_heads = 2,
+                   .group = 4,
+                   .n_tokens = 200,
+                   .n_queries = 1};
+}
+
+static void types_and_head_dims(void **state)
+{
+    for (int d = 0; d < N_HEAD_DIMS; d++) {
+        for (int type = 0; type < TKV_TYPE_COUNT; type++) {
+            shape s = base_shape();
+            s.type_k = (tkv_type)type;
+            s.type_v = (tkv_type)((type + d) % TKV_TYPE_COUNT);
+            s.dim_k = all_head_dims[d];
+            s.dim_v = d % 2 ? all_head_dims[d] : all_head_dims[(d + 2) % N_HEAD_DIMS];
+            s.n_tokens = 130;
+            s.n_queries = 3;
+            check(*state, &s, false);
+        }
+    }
+}
+
+static void lengths_around_page_edges(void **state)
+{
+    const int lengths[] = {1, 2, 63, 64, 65, 127, 128, 129, 300, 1000};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        shape s = base_shape();
+        s.n_tokens = lengths[i];
+        check(*state, &s, false);
+        s.n_queries = lengths[i] < 140 ? lengths[i] : 130;
+        check(*state, &s, true);
+    }
+}
+
+static void groups(void **state)
+{
+    for (int group = 1; group <= 16; group++) {
+        shape s = base_shape();
+        s.group = group;
+        s.n_queries = group % 3 ? 1 : 9;
+        check(*state, &s, false);
+    }
+    shape s = base_shape();
+    s.n_kv_heads = 1;
+    s.group = 100;
+    check(*state, &s, false);
+}
+
+static void windows_caps_sinks_and_scales(void **state)
+{
+    const int windows[] = {0, 1, 5, 64, 150, 100000};
+    const float caps[] = {0.0f, 3.0f};
+    for (int i = 0; i < 24; i++) {
+        shape s = base_shape();
+        s.n_tokens = 260;
+        s.n_queries = i % 2 ? 70 : 1;
+        s.params.window = windows[i % 6];
+        s.params.logit_softcap = caps[i / 6 % 2];
+        s.params.scale = i % 5 ? 0.0f : 0.3f;
+        check(*state, &s, i / 12);
+    }
+}
+
+static void policies(void **state)
+{
+    for (int i = 0; i < 32; i++) {
+        shape s = base_shape();
+        s.n_tokens = 400;
+        s.n_queries = i % 2 ? 1 : 67;
+        s.n_sinks = i & 2 ? 5 : 0;
+        s.n_recent = i & 4 ? 70 : 0;
+        s.centre_tokens = i & 8 ? 66 : 0;
+        s.params.logit_softcap = i & 16 ? 4.0f : 0.0f;
+        s.params.window = i & 16 ? 180 : 0;
+        check(*state, &s, i & 1);
+    }
+}
+
+static void threads_do_not_change_the_result(void **state)
+{
+    (void)state;
+    shape s = base_shape();
+    s.n_tokens = 3000;
+    s.n_kv_heads = 1;
+    float *first = NULL;
+    const size_t n = (size_t)(s.group * s.dim_v);
+    const int counts[] = {1, 2, 5};
+    for (int i = 0; i < 3; i++) {
+        tkv_context *context = create_context(counts[i]);
+        assert_int_equal(tkv_context_threads(context), counts[i]);
+        data d = create_data(context, &s, 4);
+        run(&s, &d, false);
+        if (!first) {
+            first = allocate(n * sizeof *first);
+            memcpy(first, d.out, n * sizeof *first);
+        }
+        assert_true(relative_error(n, d.out, first) < bound);
+        free_data(&d);
+        tkv_context_free(context);
+    }
+    free(first);
+}
+
+/* The sum stays exact, so what is skipped is bounded by the threshold. */
+static void sparse_v_skips_small_weights_only(void **state)
+{
+    shape s = base_shape();
+    s.n_tokens = 1000;
+    s.params.scale = 1.0f; /* a peaked softmax */
+    data d = create_data(*state, &s, 9);
+    const size_t n = (size_t)(s.n_kv_heads * s.group * s.dim_v);
+    run(&s, &d, false);
+    float *exact = allocate(n * sizeof *exact);
+    memcpy(exact, d.out, n * sizeof *exact);
+    tkv_attend_stats stats = {0, 0};
+    s.params.stats = &stats;
+    s.params.sparse_v = 1e-6f;
+    run(&s, &d, false);
+    assert_int_equal(stats.n_weights, 1000 * s.n_kv_heads * s.group);
+    assert_true(stats.n_skipped > stats.n_weights / 10 && stats.n_skipped < stats.n_weights);
+    assert_true(relative_error(n, d.out, exact) < 1e-3);
+    s.params.sparse_v = 1.0f;
+    const int64_t before = stats.n_skipped;
+    run(&s, &d, false);
+    assert_true(stats.n_skipped - before > stats.n_weights / 4);
+    s.params.sparse_v = 0.0f;
+    run(&s, &d, false);
+    assert_memory_equal(d.out, exact, n * sizeof *exact);
+    free(exact);
+    free_data(&d);
+}
+
+static void extreme_queries_give_finite_results(void **state)
+{
+    shape s = base_shape();
+    data d = create_data(*state, &s, 3);
+    const size_t n_q = (size_t)(s.n_kv_heads * s.group * s.dim_k);
+    const float sizes[] = {1e30f, 3e38f, 1e-38f, 0.0f};
+    for (int i = 0; i < 4; i++) {
+        for (size_t j = 0; j < n_q; j++) {
+            d.q[j] = j % 2 ? sizes[i] : -sizes[i];
+        }
+        run(&s, &d, false);
+        for (size_t j = 0; j < n_q; j++) {
+            assert_true(isfinite(d.out[j]));
+        }
+    }
+    free_data(&d);
+}
+
+static void mistakes_are_explained(void **state)
+{
+    shape s = base_shape();
+    data d = create_data(*state, &s, 3);
+    const tkv_attend_params base = {.n_queries = 1, .n_heads = 8, .first_position = 199};
+    tkv_attend_params p = base;
+    assert_fails(tkv_attend(d.cache, 1, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "layer 1");
+    assert_fails(tkv_attend(d.cache, 0, &p, NULL, d.out, &error), TKV_ERR_INVALID_ARGUMENT, "NULL");
+    p.n_heads = 7;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "n_heads 7");
+    p = base;
+    p.first_position = 200;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "200 tokens");
+    p = base;
+    p.window = -1;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "window -1");
+    p = base;
+    p.logit_softcap = NAN;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "softcap");
+    p = base;
+    p.sparse_v = 2.0f;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "sparse_v 2");
+    p = base;
+    d.sinks[3] = NAN;
+    p.sinks = d.sinks;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_NOT_FINITE,
+                 "sink of head 3");
+    d.q[64 + 5] = INFINITY;
+    assert_fails(tkv_attend(d.cache, 0, &base, d.q, d.out, &error), TKV_ERR_NOT_FINITE,
+                 "query 0, head 1, coordinate 5");
+    free_data(&d);
+}
+
+static int set_up(void **state)
+{
+    *state = create_context(2);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    tkv_context_free(*state);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(types_and_head_dims),
+                                       cmocka_unit_test(lengths_around_page_edges),
+                                       cmocka_unit_test(groups),
+                                       cmocka_unit_test(windows_caps_sinks_and_scales),
+                                       cmocka_unit_test(policies),
+                                       cmocka_unit_test(threads_do_not_change_the_result),
+                                       cmocka_unit_test(sparse_v_skips_small_weights_only),
+                                       cmocka_unit_test(extreme_queries_give_finite_results),
+                                       cmocka_unit_test(mistakes_are_explained)};
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
