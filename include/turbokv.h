@@ -64,6 +64,10 @@ typedef enum tkv_type {
     TKV_TYPE_TURBO4,
     TKV_TYPE_TURBO3,
     TKV_TYPE_TURBO2,
+    TKV_TYPE_TRELLIS3,
+    TKV_TYPE_TRELLIS2,
+    TKV_TYPE_TURBO4Q,
+    TKV_TYPE_TURBO3Q,
     TKV_TYPE_COUNT
 } tkv_type;
 
@@ -95,6 +99,14 @@ TKV_API size_t tkv_row_bytes(tkv_type type, int head_dim);
 TKV_API size_t tkv_page_bytes(tkv_type type, int head_dim);
 TKV_API double tkv_bits_per_value(tkv_type type, int head_dim);
 
+/* How long the encoder of the trellis types searches. The format does not depend on it. */
+typedef enum tkv_effort {
+    TKV_EFFORT_DEFAULT = 0, /* the best path (Viterbi) */
+    TKV_EFFORT_FAST,        /* the best of few survivors */
+    TKV_EFFORT_BEST,        /* the best path at several gains */
+    TKV_EFFORT_COUNT
+} tkv_effort;
+
 /* ---- Codec: rows and pages (docs/FORMAT.md) ----------------------------------------------- */
 
 /* Which way the code words of a page run: along the coordinates of a token (for keys: scores
@@ -108,8 +120,9 @@ TKV_API tkv_status tkv_rotate(int head_dim, size_t n_rows, float *x, tkv_error *
 TKV_API tkv_status tkv_unrotate(int head_dim, size_t n_rows, float *x, tkv_error *error);
 
 /* Encodes n_rows vectors x [n_rows][head_dim] (not rotated) into consecutive row records of
- * tkv_row_bytes each. A row that holds NaN or infinity becomes the record that decodes to NaN and
- * the call returns TKV_ERR_NOT_FINITE naming the first such value; all rows are written. */
+ * tkv_row_bytes each, at default effort. A row that holds NaN or infinity becomes the record that
+ * decodes to NaN and the call returns TKV_ERR_NOT_FINITE naming the first such value; all rows are
+ * written. */
 TKV_API tkv_status tkv_encode_rows(tkv_type type, int head_dim, size_t n_rows, const float *x,
                                    void *rows, tkv_error *error);
 
@@ -133,7 +146,8 @@ TKV_API tkv_status tkv_decode_page(tkv_type type, tkv_page_order order, int head
 typedef struct tkv_context tkv_context;
 
 typedef struct tkv_context_params {
-    int n_threads; /* 0: as many as the machine has cores */
+    int n_threads;     /* 0: as many as the machine has cores */
+    tkv_effort effort; /* of encoding */
 } tkv_context_params;
 
 /* params may be NULL for the defaults. The caller frees the context with tkv_context_free, after

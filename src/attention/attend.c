@@ -517,9 +517,8 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
     attend_plan plan;
     make_plan(&plan, cache, layer, params, q, out);
     const size_t n_items = (size_t)cache->n_kv_heads * (size_t)plan.n_tiles * (size_t)plan.n_splits;
-    const size_t sums_bytes =
-        align_up(n_items * N_STATES * (size_t)plan.tile_rows * (size_t)cache->head_dim_v *
-                 sizeof(float));
+    const size_t sums_bytes = align_up(n_items * N_STATES * (size_t)plan.tile_rows *
+                                       (size_t)cache->head_dim_v * sizeof(float));
     const size_t stats_bytes =
         align_up(n_items * N_STATES * 2 * (size_t)plan.tile_rows * sizeof(float));
     const size_t scratch_bytes = place_scratch(&plan, NULL, NULL);

@@ -28,12 +28,18 @@ tkv_status tkv_context_create(const tkv_context_params *params, tkv_context **co
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "n_threads %d: expected 0 (all) to %d",
                         n_threads, MAX_THREADS);
     }
+    const tkv_effort effort = params ? params->effort : TKV_EFFORT_DEFAULT;
+    if ((unsigned)effort >= (unsigned)TKV_EFFORT_COUNT) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "effort %d: expected 0 to %d", (int)effort,
+                        TKV_EFFORT_COUNT - 1);
+    }
     tkv_context *created = malloc(sizeof *created);
     if (!created) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a context (%zu bytes)",
                         sizeof *created);
     }
     created->kernels = tkv_kernels_select();
+    created->effort = effort;
     created->n_threads = n_threads ? n_threads : machine_cores();
     *context = created;
     return TKV_OK;

@@ -14,6 +14,7 @@ typedef struct tkv_page_span {
     int head_dim;
     int first_slot;
     int n_rows;
+    tkv_effort effort; /* of encoding */
 } tkv_page_span;
 
 /* What the softmax of one page needs to know about its rows. */
@@ -78,6 +79,7 @@ const tkv_kernels *tkv_kernels_select(void);
 struct tkv_context {
     const tkv_kernels *kernels;
     int n_threads;
+    tkv_effort effort;
 };
 
 #endif

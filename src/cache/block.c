@@ -123,7 +123,12 @@ void tkv_block_store(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_b
     const int head_dim = tkv_cache_head_dim(cache, order);
     const float *mean = page_mean(cache, layer, block, kv_head, order);
     uint8_t *page = tkv_block_page(cache, layer, block, kv_head, order);
-    tkv_page_span span = {tkv_block_type(layer, block, order), order, head_dim, first_slot, n_rows};
+    tkv_page_span span = {tkv_block_type(layer, block, order),
+                          order,
+                          head_dim,
+                          first_slot,
+                          n_rows,
+                          cache->context->effort};
     if (!mean) {
         kernels->encode(&span, src, stride, page);
         return;
@@ -151,8 +156,12 @@ void tkv_block_load(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_bl
 {
     const int head_dim = tkv_cache_head_dim(cache, order);
     const float *mean = page_mean(cache, layer, block, kv_head, order);
-    const tkv_page_span span = {tkv_block_type(layer, block, order), order, head_dim, first_slot,
-                                n_rows};
+    const tkv_page_span span = {tkv_block_type(layer, block, order),
+                                order,
+                                head_dim,
+                                first_slot,
+                                n_rows,
+                                TKV_EFFORT_DEFAULT};
     cache->context->kernels->decode(&span, tkv_block_page(cache, layer, block, kv_head, order), dst,
                                     stride);
     for (int i = 0; mean && i < n_rows; i++) {

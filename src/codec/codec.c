@@ -81,7 +81,7 @@ static void encode_record(tkv_type type, int head_dim, const float *x, uint8_t *
     tkv_row_codes row;
     memcpy(y, x, (size_t)head_dim * sizeof *y);
     tkv_rotate_row(head_dim, y);
-    tkv_quantise_row(type, head_dim, y, &row);
+    tkv_quantise_row(type, TKV_EFFORT_DEFAULT, head_dim, y, &row);
     tkv_pack_row(type, head_dim, &row, record);
 }
 
@@ -144,7 +144,7 @@ static tkv_status check_span(const tkv_page_span *span, const void *a, const voi
 tkv_status tkv_encode_page(tkv_type type, tkv_page_order order, int head_dim, int first_slot,
                            int n_rows, const float *x, void *page, tkv_error *error)
 {
-    const tkv_page_span span = {type, order, head_dim, first_slot, n_rows};
+    const tkv_page_span span = {type, order, head_dim, first_slot, n_rows, TKV_EFFORT_DEFAULT};
     const tkv_status status = check_span(&span, x, page, error);
     if (status != TKV_OK) {
         return status;
@@ -156,7 +156,7 @@ tkv_status tkv_encode_page(tkv_type type, tkv_page_order order, int head_dim, in
 tkv_status tkv_decode_page(tkv_type type, tkv_page_order order, int head_dim, int first_slot,
                            int n_rows, const void *page, float *x, tkv_error *error)
 {
-    const tkv_page_span span = {type, order, head_dim, first_slot, n_rows};
+    const tkv_page_span span = {type, order, head_dim, first_slot, n_rows, TKV_EFFORT_DEFAULT};
     const tkv_status status = check_span(&span, page, x, error);
     if (status != TKV_OK) {
         return status;

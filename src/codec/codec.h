@@ -13,9 +13,20 @@
  * near the row's standard deviation, far from fp16's denormals. */
 #define TKV_LEVEL_UNIT 64.0f
 
-/* How the codes of a type are cut into bit planes. Plane 0 holds the lowest bits of a code. */
+typedef enum tkv_code_kind {
+    TKV_CODE_HALF,     /* fp16 values */
+    TKV_CODE_UNIFORM,  /* 255 levels scaled to the row's largest value */
+    TKV_CODE_CODEBOOK, /* Lloyd-Max levels */
+    TKV_CODE_TRELLIS,  /* trellis.h */
+    TKV_CODE_SKETCH    /* Lloyd-Max levels and the signs of the residual's sketch */
+} tkv_code_kind;
+
+/* How the codes of a type are made and cut into bit planes. Plane 0 holds the lowest bits of a
+ * code. */
 typedef struct tkv_type_layout {
-    int n_planes; /* 0 for f16, whose rows are plain arrays */
+    tkv_code_kind kind;
+    int level_bits; /* of the codebook or trellis: log2 of its levels */
+    int n_planes;   /* 0 for f16, whose rows are plain arrays */
     int plane_bits[TKV_MAX_PLANES];
     int n_side_fields;
 } tkv_type_layout;
@@ -36,7 +47,7 @@ const tkv_codebook *tkv_codebook_get(int bits);
 /* One row between quantiser and bit layout. */
 typedef struct tkv_row_codes {
     uint8_t codes[TKV_MAX_HEAD_DIM];
-    uint16_t side[TKV_MAX_SIDE_FIELDS]; /* side[0]: fp16 scale */
+    uint16_t side[TKV_MAX_SIDE_FIELDS]; /* fp16 scale; of a sketch also fp16 residual step */
 } tkv_row_codes;
 
 /* Sign words of the two rotation rounds: bit j%32 of word j/32 set = coordinate j is negated. */
@@ -46,17 +57,29 @@ extern const uint32_t tkv_rotation_signs[2][TKV_SIGN_WORDS];
 /* Largest power of two that is at most head_dim: the size of the Walsh-Hadamard blocks. */
 int tkv_rotation_block(int head_dim);
 
+/* Sign words of the sketch, laid out likewise. */
+extern const uint32_t tkv_sketch_signs[TKV_SIGN_WORDS];
+
 /* Rotates one vector of head_dim floats in place, or back. */
 void tkv_rotate_row(int head_dim, float *x);
 void tkv_unrotate_row(int head_dim, float *x);
+
+/* The orthonormal sketch of a rotated row: sign flips and one Walsh-Hadamard transform, and back.
+ */
+void tkv_sketch_row(int head_dim, float *y);
+void tkv_unsketch_row(int head_dim, float *y);
 
 /* Sum in the order that the format prescribes: 16 lanes, each adding every 16th value, then folded
  * 8, 4, 2, 1. n is a multiple of 16. */
 float tkv_sum16(int n, const float *values);
 
+/* <a, b> in that order. */
+float tkv_dot16(int n, const float *a, const float *b);
+
 /* Quantises one rotated row of any coded type (not f16). NaN or infinity gives codes 0 and a NaN
- * scale. */
-void tkv_quantise_row(tkv_type type, int head_dim, const float *y, tkv_row_codes *row);
+ * scale. The effort matters to trellis types only. */
+void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
+                      tkv_row_codes *row);
 
 /* Values of one row in the rotated domain. */
 void tkv_dequantise_row(tkv_type type, int head_dim, const tkv_row_codes *row, float *y);

@@ -18,6 +18,14 @@ const uint32_t tkv_rotation_signs[2][TKV_SIGN_WORDS] = {
      0x3984be18u, 0x1c54624cu, 0x19cd1ab7u, 0x5718af29u},
 };
 
+/* SplitMix64 with seed 3. */
+const uint32_t tkv_sketch_signs[TKV_SIGN_WORDS] = {
+    0xdb018fedu, 0x1d0b14e4u, 0x7b81a989u, 0xb3466f8au, 0xd050dd01u, 0x9cebe8a6u, 0x66abc9cfu,
+    0x12a764fbu, 0xcab79996u, 0x37688dadu, 0x091f4f07u, 0xa2df7737u, 0xcbbefdb8u, 0x2298eb42u,
+    0xdc859216u, 0xe3830d21u, 0xc849ee7au, 0x7db644e0u, 0xa2036b72u, 0xe376a9b1u, 0xd7d47accu,
+    0xb2ccb612u, 0x305c487fu, 0xb63e2d8fu, 0x9d0fdcf4u, 0x7aec0f99u, 0x93349fc3u, 0x56042295u,
+    0x65f01c5cu, 0xb7a67c4eu, 0x618293eau, 0xcc84126au};
+
 int tkv_rotation_block(int head_dim)
 {
     int block = 1;
@@ -46,24 +54,45 @@ static void transform(int block, float *x)
     }
 }
 
-static void flip_signs(int head_dim, const uint32_t *signs, float *x)
+/* Negates x[j] for the coordinates from `first` on whose sign bit is set. */
+static void flip_signs(int first, int head_dim, const uint32_t *signs, float *x)
 {
-    for (int j = 0; j < head_dim; j++) {
+    for (int j = first; j < head_dim; j++) {
         if (signs[j / 32] >> (j % 32) & 1u) {
             x[j] = -x[j];
         }
     }
 }
 
+/* One round: sign flips and the transform of the first `block` values; if that is not all, the same
+ * with the last `block` values, which overlap the first. */
+static void mix(int head_dim, int block, const uint32_t *signs, float *x)
+{
+    const int last = head_dim - block;
+    flip_signs(0, head_dim, signs, x);
+    transform(block, x);
+    if (last > 0) {
+        flip_signs(last, head_dim, signs, x);
+        transform(block, x + last);
+    }
+}
+
+static void unmix(int head_dim, int block, const uint32_t *signs, float *x)
+{
+    const int last = head_dim - block;
+    if (last > 0) {
+        transform(block, x + last);
+        flip_signs(last, head_dim, signs, x);
+    }
+    transform(block, x);
+    flip_signs(0, head_dim, signs, x);
+}
+
 void tkv_rotate_row(int head_dim, float *x)
 {
     const int block = tkv_rotation_block(head_dim);
     for (int round = 0; round < 2; round++) {
-        flip_signs(head_dim, tkv_rotation_signs[round], x);
-        transform(block, x);
-        if (block < head_dim) {
-            transform(block, x + head_dim - block);
-        }
+        mix(head_dim, block, tkv_rotation_signs[round], x);
     }
 }
 
@@ -71,10 +100,16 @@ void tkv_unrotate_row(int head_dim, float *x)
 {
     const int block = tkv_rotation_block(head_dim);
     for (int round = 1; round >= 0; round--) {
-        if (block < head_dim) {
-            transform(block, x + head_dim - block);
-        }
-        transform(block, x);
-        flip_signs(head_dim, tkv_rotation_signs[round], x);
+        unmix(head_dim, block, tkv_rotation_signs[round], x);
     }
+}
+
+void tkv_sketch_row(int head_dim, float *y)
+{
+    mix(head_dim, tkv_rotation_block(head_dim), tkv_sketch_signs, y);
+}
+
+void tkv_unsketch_row(int head_dim, float *y)
+{
+    unmix(head_dim, tkv_rotation_block(head_dim), tkv_sketch_signs, y);
 }

@@ -11,12 +11,28 @@ typedef struct type_entry {
 /* expected_nmse: with the unbiased scale, at head_dim 128. For long rows a Lloyd-Max codebook of
  * distortion D tends to D/(1-D). */
 static const type_entry types[TKV_TYPE_COUNT] = {
-    [TKV_TYPE_F16] = {{"f16", "IEEE half precision, not rotated", 16, 0, 4.4e-8}, {0, {0}, 0}},
+    [TKV_TYPE_F16] = {{"f16", "IEEE half precision, not rotated", 16, 0, 4.3e-8},
+                      {TKV_CODE_HALF, 0, 0, {0}, 0}},
     [TKV_TYPE_TURBO8] = {{"turbo8", "rotated, 255 uniform levels scaled to the row", 8, 1, 4.1e-5},
-                         {1, {8}, 1}},
-    [TKV_TYPE_TURBO4] = {{"turbo4", "rotated, 16 Lloyd-Max levels", 4, 1, 0.0092}, {1, {4}, 1}},
-    [TKV_TYPE_TURBO3] = {{"turbo3", "rotated, 8 Lloyd-Max levels", 3, 1, 0.0347}, {2, {2, 1}, 1}},
-    [TKV_TYPE_TURBO2] = {{"turbo2", "rotated, 4 Lloyd-Max levels", 2, 1, 0.1305}, {1, {2}, 1}},
+                         {TKV_CODE_UNIFORM, 0, 1, {8}, 1}},
+    [TKV_TYPE_TURBO4] = {{"turbo4", "rotated, 16 Lloyd-Max levels", 4, 1, 0.0092},
+                         {TKV_CODE_CODEBOOK, 4, 1, {4}, 1}},
+    [TKV_TYPE_TURBO3] = {{"turbo3", "rotated, 8 Lloyd-Max levels", 3, 1, 0.0347},
+                         {TKV_CODE_CODEBOOK, 3, 2, {2, 1}, 1}},
+    [TKV_TYPE_TURBO2] = {{"turbo2", "rotated, 4 Lloyd-Max levels", 2, 1, 0.1305},
+                         {TKV_CODE_CODEBOOK, 2, 1, {2}, 1}},
+    [TKV_TYPE_TRELLIS3] = {{"trellis3", "rotated, 256-state trellis code on 16 levels", 3, 1,
+                            0.0208},
+                           {TKV_CODE_TRELLIS, 4, 2, {2, 1}, 1}},
+    [TKV_TYPE_TRELLIS2] = {{"trellis2", "rotated, 256-state trellis code on 8 levels", 2, 1,
+                            0.0809},
+                           {TKV_CODE_TRELLIS, 3, 2, {1, 1}, 1}},
+    [TKV_TYPE_TURBO4Q] = {{"turbo4q", "turbo3 and the residual's signs (QJL); for keys", 4, 2,
+                           0.0196},
+                          {TKV_CODE_SKETCH, 3, 3, {2, 1, 1}, 2}},
+    [TKV_TYPE_TURBO3Q] = {{"turbo3q", "turbo2 and the residual's signs (QJL); for keys", 3, 2,
+                           0.0660},
+                          {TKV_CODE_SKETCH, 2, 2, {2, 1}, 2}},
 };
 
 static bool is_type(tkv_type type)

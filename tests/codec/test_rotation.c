@@ -16,6 +16,13 @@ static void hadamard(int n, double *x)
     free(y);
 }
 
+static void flip_by_definition(int first, int head_dim, const uint32_t *signs, double *x)
+{
+    for (int j = first; j < head_dim; j++) {
+        x[j] *= signs[j / 32] >> (j % 32) & 1 ? -1.0 : 1.0;
+    }
+}
+
 static void rotate_by_definition(int head_dim, double *x)
 {
     int block = 1;
@@ -23,11 +30,10 @@ static void rotate_by_definition(int head_dim, double *x)
         block *= 2;
     }
     for (int round = 0; round < 2; round++) {
-        for (int j = 0; j < head_dim; j++) {
-            x[j] *= tkv_rotation_signs[round][j / 32] >> (j % 32) & 1 ? -1.0 : 1.0;
-        }
+        flip_by_definition(0, head_dim, tkv_rotation_signs[round], x);
         hadamard(block, x);
         if (block < head_dim) {
+            flip_by_definition(head_dim - block, head_dim, tkv_rotation_signs[round], x);
             hadamard(block, x + head_dim - block);
         }
     }

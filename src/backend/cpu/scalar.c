@@ -36,7 +36,7 @@ static void encode(const tkv_page_span *span, const float *x, size_t row_stride,
         tkv_row_codes row;
         memcpy(y, x, (size_t)head_dim * sizeof *y);
         tkv_rotate_row(head_dim, y);
-        tkv_quantise_row(span->type, head_dim, y, &row);
+        tkv_quantise_row(span->type, span->effort, head_dim, y, &row);
         tkv_pack_slot(span->type, span->order, head_dim, slot, &row, page);
     }
 }
