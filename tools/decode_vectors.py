@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""A decoder written from docs/FORMAT.md alone; checks it against the test vectors.
+
+usage: decode_vectors.py VECTORS [FORMAT.md]
+"""
+import re
+import sys
+
+try:
+    import numpy as np
+except ImportError:
+    print("skipped: numpy is not installed")
+    sys.exit(77)
+
+F = np.float32
+TYPES = {  # planes, side fields
+    "turbo8": ([8], 1), "turbo4": ([4], 1), "turbo3": ([2, 1], 1), "turbo2": ([2], 1),
+    "trellis3": ([2, 1], 1), "trellis2": ([1, 1], 1),
+    "turbo4q": ([2, 1, 1], 2), "turbo3q": ([2, 1], 2),
+}
+UPPER = {4: [6, 18, 31, 44, 58, 75, 96, 127], 3: [14, 45, 79, 127], 2: [38, 127]}
+CODEBOOK_BITS = {"turbo4": 4, "turbo3": 3, "turbo2": 2, "turbo4q": 3, "turbo3q": 2}
+TRELLIS = {
+    "trellis3": (2, [-127, -92, -69, -52, -38, -27, -16, -5, 5, 16, 27, 38, 52, 69, 92, 127]),
+    "trellis2": (1, [-127, -72, -39, -13, 13, 39, 72, 127]),
+}
+
+
+def splitmix_words(seed):
+    words, state, mask = [], seed, (1 << 64) - 1
+    while len(words) < 32:
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        z = state
+        z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
+        z ^= z >> 31
+        words += [z & 0xFFFFFFFF, z >> 32]
+    return words
+
+
+SIGNS = [splitmix_words(seed) for seed in (1, 82689, 3)]
+
+
+def flip(x, first, words):
+    for j in range(first, len(x)):
+        if words[j // 32] >> (j % 32) & 1:
+            x[j] = -x[j]
+
+
+def transform(x):
+    n, half = len(x), 1
+    while half < n:
+        for base in range(0, n, 2 * half):
+            a, b = x[base:base + half].copy(), x[base + half:base + 2 * half].copy()
+            x[base:base + half], x[base + half:base + 2 * half] = a + b, a - b
+        half *= 2
+    x *= F(1 / np.sqrt(np.float64(n)))
+
+
+def undo_round(x, words):
+    d = len(x)
+    p = 1 << (d.bit_length() - 1)
+    if p < d:
+        transform(x[d - p:])
+        flip(x, d - p, words)
+    transform(x[:p])
+    flip(x, 0, words)
+
+
+def place(w, c):
+    """Word and shift of code c in a group of 32."""
+    return (c // 4, 8 * (c % 4)) if w == 8 else (c % 4 * w // 4, 4 * (c // 4) + c % 4 * w % 4)
+
+
+def half(field):
+    return F(np.array([field], np.uint16).view(np.float16)[0])
+
+
+def levels_of(name, codes, field):
+    if name == "turbo8":
+        return [c - 256 if c > 127 else c for c in codes]
+    if name in TRELLIS:
+        free_bits, table = TRELLIS[name]
+        w, out = (field & 31) | (field >> 15) << 5, []
+        for code in codes:
+            w = (w << 1 | code >> free_bits) & 0x1FF
+            z1, z0 = bin(w & 0x149).count("1") & 1, bin(w & 0x086).count("1") & 1
+            out.append(table[4 * (code & (1 << free_bits) - 1) + 2 * z1 + z0])
+        return out
+    bits = CODEBOOK_BITS[name]
+    table = [-v for v in reversed(UPPER[bits])] + UPPER[bits]
+    return [table[c & (1 << bits) - 1] for c in codes]
+
+
+def decode(name, codes, fields):
+    d = len(codes)
+    scale = half(fields[0] & 0x7FFF if name in TRELLIS else fields[0]) / F(64)
+    y = np.array(levels_of(name, codes, fields[0]), F) * scale
+    if len(fields) == 2:
+        g = half(fields[1])
+        t = np.array([-g if c >> CODEBOOK_BITS[name] & 1 else g for c in codes], F)
+        undo_round(t, SIGNS[2])
+        y = y + t
+    undo_round(y, SIGNS[1])
+    undo_round(y, SIGNS[0])
+    return y
+
+
+def read_record(name, d, data):
+    planes, n_fields = TYPES[name]
+    codes, low, at = [0] * d, 0, 0
+    for w in planes:
+        for j in range(d):
+            word, shift = place(w, j % 32)
+            is_tail = j // 32 == d // 32
+            bit = j // 32 * w * 32 + word * (16 if is_tail and w < 8 else 32) + shift
+            value = int.from_bytes(data[at + bit // 8:at + bit // 8 + 1], "little")
+            codes[j] |= (value >> bit % 8 & (1 << w) - 1) << low
+        at, low = at + d * w // 8, low + w
+    return codes, [int.from_bytes(data[at + 2 * f:at + 2 * f + 2], "little")
+                   for f in range(n_fields)]
+
+
+def page_address(order, w, d, slot, j):
+    if order == "value_page":
+        word, shift = place(w, slot % 32)
+        return (slot // 32 * w + word) * d + j, shift
+    word, shift = place(w, j % 32)
+    group = j // 32
+    if group < d // 32 or w == 8:
+        return (group * w + word) * 64 + slot, shift
+    base = group * w * 64
+    if w == 1:
+        return base + slot % 32, shift + 16 * (slot // 32)
+    return base + word // 2 * 64 + slot, shift + 16 * (word % 2)
+
+
+def read_page(name, order, d, words, slot):
+    planes, n_fields = TYPES[name]
+    codes, low, base = [0] * d, 0, 0
+    for w in planes:
+        for j in range(d):
+            at, shift = page_address(order, w, d, slot, j)
+            codes[j] |= (words.get(base + at, 0) >> shift & (1 << w) - 1) << low
+        base, low = base + d * w * 2, low + w
+    return codes, [words.get(base + 32 * f + slot // 2, 0) >> 16 * (slot % 2) & 0xFFFF
+                   for f in range(n_fields)]
+
+
+def check_signs(path):
+    """The words printed in the document are those of the rule."""
+    printed = re.findall(r"^    ((?:[0-9a-f]{8} ?){8})$", open(path).read(), re.M)
+    words = [int(w, 16) for line in printed for w in line.split()]
+    assert words == SIGNS[0] + SIGNS[1] + SIGNS[2], "sign tables of the document"
+
+
+def main():
+    checked = 0
+    name = d = None
+    rows = {}
+
+    def compare(what, slot, values):
+        nonlocal checked
+        got = [int(v) for v in values.view(np.uint32)]
+        assert got == rows[slot], f"{name} head_dim {d} {what} slot {slot} differs"
+        checked += 1
+
+    record = None
+    for line in open(sys.argv[1]):
+        key, _, rest = line.strip().partition(" ")
+        if key == "type":
+            name, d, rows = rest.split()[0], int(rest.split()[2]), {}
+        elif key == "row":
+            slot = int(rest.split()[2])
+        elif key == "record":
+            record = bytes.fromhex(rest)
+        elif key == "decoded":
+            rows[slot] = [int(v, 16) for v in rest.split()]
+            if name == "f16":
+                compare("record", slot, np.frombuffer(record, "<f2").astype(F))
+            else:
+                compare("record", slot, decode(name, *read_record(name, d, record)))
+        elif key in ("key_page", "value_page"):
+            words = {int(i): int(v, 16) for i, v in (w.split(":") for w in rest.split())}
+            for slot in rows:
+                if name == "f16":
+                    data = b"".join(words.get(slot * d // 2 + i, 0).to_bytes(4, "little")
+                                    for i in range(d // 2))
+                    compare(key, slot, np.frombuffer(data, "<f2").astype(F))
+                else:
+                    compare(key, slot, decode(name, *read_page(name, key, d, words, slot)))
+    if len(sys.argv) > 2:
+        check_signs(sys.argv[2])
+    assert checked == 9 * 3 * 9, f"{checked} rows checked"
+    print(f"{checked} rows decoded as expected")
+
+
+main()
