@@ -1,0 +1,280 @@
+/* The command as a user meets it: run as a process, its output and exit status checked. */
+#include "support/support.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define OUTPUT_SIZE (1 << 20)
+
+typedef struct outcome {
+    int status; /* exit status, or 1000 + signal */
+    char *out;
+    char *err;
+} outcome;
+
+static char *read_all(int file)
+{
+    char *text = allocate(OUTPUT_SIZE);
+    size_t used = 0;
+    ssize_t n;
+    while (used + 1 < OUTPUT_SIZE && ((n = read(file, text + used, OUTPUT_SIZE - 1 - used)) > 0 ||
+                                      (n < 0 && errno == EINTR))) {
+        used += n > 0 ? (size_t)n : 0;
+    }
+    close(file);
+    return text;
+}
+
+/* Starts the program with the arguments and both outputs in pipes. */
+static pid_t start(const char *const *arguments, int *out, int *err)
+{
+    const char *argv[32] = {TKV_PROGRAM};
+    int pipes[2][2];
+    for (int i = 0; arguments[i]; i++) {
+        argv[i + 1] = arguments[i];
+    }
+    assert_int_equal(pipe(pipes[0]), 0);
+    assert_int_equal(pipe(pipes[1]), 0);
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        const int nothing = open("/dev/null", O_RDONLY);
+        dup2(nothing, STDIN_FILENO);
+        dup2(pipes[0][1], STDOUT_FILENO);
+        dup2(pipes[1][1], STDERR_FILENO);
+        for (int i = 0; i < 4; i++) {
+            close(pipes[i / 2][i % 2]);
+        }
+        execv(TKV_PROGRAM, (char **)(uintptr_t)argv);
+        _exit(127);
+    }
+    close(pipes[0][1]);
+    close(pipes[1][1]);
+    *out = pipes[0][0];
+    *err = pipes[1][0];
+    return child;
+}
+
+static int wait_for(pid_t child)
+{
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0) {
+        assert_int_equal(errno, EINTR);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+#define run(...) run_with((const char *const[]){__VA_ARGS__, NULL})
+
+static outcome run_with(const char *const *arguments)
+{
+    int out;
+    int err;
+    const pid_t child = start(arguments, &out, &err);
+    outcome o = {.out = read_all(out), .err = read_all(err)};
+    o.status = wait_for(child);
+    return o;
+}
+
+static void done(outcome *o)
+{
+    free(o->out);
+    free(o->err);
+}
+
+static void assert_outcome(outcome o, int status, const char *out_part, const char *err_part)
+{
+    if (o.status != status || !strstr(o.out, out_part) || !strstr(o.err, err_part)) {
+        fail_msg("status %d, out '%.400s', err '%.400s': expected %d, '%s', '%s'", o.status, o.out,
+                 o.err, status, out_part, err_part);
+    }
+    done(&o);
+}
+
+static void help_and_usage(void **state)
+{
+    (void)state;
+    assert_outcome(run("--help"), 0, "commands:", "");
+    assert_outcome(run("--version"), 0, "format 1", "");
+    assert_outcome(run("run", "--help"), 0, "-ctk, --cache-type-k TYPE", "");
+    assert_outcome(run("types", "--help"), 0, "--head-dim", "");
+    assert_outcome(run("demo", "--help"), 0, "--model", "");
+    assert_outcome(run_with((const char *const[]){NULL}), 2, "", "usage:");
+    assert_outcome(run("fly"), 2, "", "no command 'fly'");
+}
+
+static void wrong_options_list_the_valid_ones(void **state)
+{
+    (void)state;
+    assert_outcome(run("run", "--colour", "red"), 2, "", "--cache-type-v");
+    assert_outcome(run("run", "-p", "x", "-ctk", "q4_0"), 2, "", "turbo4, turbo3, turbo2");
+    assert_outcome(run("run", "-p", "x", "-n", "12x"), 2, "", "whole number from -1");
+    assert_outcome(run("run", "-p", "x", "-n", "99999999999"), 2, "", "whole number");
+    assert_outcome(run("run", "-p", "x", "--temp", "hot"), 2, "", "number from 0 to 100");
+    assert_outcome(run("run", "-p", "x", "--top-p", "1.5"), 2, "", "from 0 to 1");
+    assert_outcome(run("run", "-p", "x", "-s", "-4"), 2, "", "whole number from 0");
+    assert_outcome(run("run", "-p", "x", "--boundary", "turbo8"), 2, "", "LAYERS:TYPE");
+    assert_outcome(run("run", "-p"), 2, "", "needs a value");
+    assert_outcome(run("run", "-p", "x", "stray"), 2, "", "unexpected argument 'stray'");
+    assert_outcome(run("run"), 2, "", "either -p TEXT or -f FILE");
+    assert_outcome(run("run", "-p", "x", "-f", "y"), 2, "", "either -p TEXT or -f FILE");
+    assert_outcome(run("types", "--head-dim", "65"), 2, "", "multiple of 16");
+}
+
+static void unreadable_input_is_named(void **state)
+{
+    (void)state;
+    assert_outcome(run("run", "-m", "/no/model.gguf", "-p", "x"), 1, "", "/no/model.gguf");
+    assert_outcome(run("run", "-m", TKV_SOURCE_DIR "/README.md", "-p", "x"), 1, "",
+                   "not a GGUF file");
+    assert_outcome(run("run", "-f", "/no/prompt"), 1, "", "/no/prompt");
+    assert_outcome(run("run", "-f", TKV_SOURCE_DIR "/models/tiny-q8_0.gguf"), 1, "", "NUL bytes");
+    assert_outcome(run("run", "-p", ""), 1, "", "prompt is empty");
+    assert_outcome(run("run", "-p", "a b c d e f g h", "-c", "3"), 1, "", "context 3");
+}
+
+static cJSON *run_json(const char *const *arguments)
+{
+    outcome o = run_with(arguments);
+    if (o.status != 0) {
+        fail_msg("status %d: %s", o.status, o.err);
+    }
+    cJSON *json = cJSON_Parse(o.out);
+    assert_non_null(json);
+    done(&o);
+    return json;
+}
+
+static double number_of(const cJSON *json, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItem(json, name);
+    assert_true(cJSON_IsNumber(item));
+    return item->valuedouble;
+}
+
+static const char *text_of(const cJSON *json, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItem(json, name);
+    assert_true(cJSON_IsString(item));
+    return item->valuestring;
+}
+
+static void types_are_listed(void **state)
+{
+    (void)state;
+    assert_outcome(run("types"), 0, "turbo3", "");
+    cJSON *json = run_json((const char *const[]){"types", "--json", NULL});
+    assert_int_equal(cJSON_GetArraySize(json), TKV_TYPE_COUNT);
+    const cJSON *turbo3 = cJSON_GetArrayItem(json, TKV_TYPE_TURBO3);
+    assert_string_equal(text_of(turbo3, "name"), "turbo3");
+    assert_true(number_of(turbo3, "bits_per_value") == 3.125);
+    cJSON_Delete(json);
+}
+
+static void text_is_generated(void **state)
+{
+    (void)state;
+    outcome o = run("run", "-p", "The old house stood", "-n", "12", "--temp", "0", "-t", "1");
+    assert_int_equal(o.status, 0);
+    assert_true(strlen(o.out) > 12);
+    assert_non_null(strstr(o.err, "bits a value"));
+    cJSON *json = run_json((const char *const[]){"run", "-p", "The old house stood", "-n", "12",
+                                                 "--temp", "0", "-t", "1", "--json", NULL});
+    /* The streamed text is the same, with a newline at its end. */
+    const size_t length = strlen(text_of(json, "text"));
+    assert_int_equal(strlen(o.out), length + 1);
+    assert_memory_equal(o.out, text_of(json, "text"), length);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "tokens")), 12);
+    assert_true(number_of(json, "decoded_tokens") == 11);
+    assert_true(number_of(json, "cached_tokens") == number_of(json, "prompt_tokens") + 11);
+    assert_true(number_of(json, "kv_bytes_f16") ==
+                number_of(json, "cached_tokens") * 6 * 2 * 128 * 2);
+    assert_true(number_of(json, "kv_bytes") >= number_of(json, "kv_bytes_f16"));
+    cJSON_Delete(json);
+    done(&o);
+}
+
+static void seeds_repeat(void **state)
+{
+    (void)state;
+    const char *const a[] = {"run",    "-p",   "Once",   "-n",   "20",     "-s", "7",
+                             "--json", "-ctk", "turbo4", "-ctv", "turbo3", NULL};
+    const char *const b[] = {"run",    "-p",   "Once",   "-n",   "20",     "-s", "8",
+                             "--json", "-ctk", "turbo4", "-ctv", "turbo3", NULL};
+    cJSON *first = run_json(a);
+    cJSON *second = run_json(a);
+    cJSON *other = run_json(b);
+    assert_string_equal(text_of(first, "text"), text_of(second, "text"));
+    assert_string_not_equal(text_of(first, "text"), text_of(other, "text"));
+    assert_string_equal(text_of(first, "cache_type_k"), "turbo4");
+    assert_string_equal(text_of(first, "cache_type_v"), "turbo3");
+    cJSON_Delete(first);
+    cJSON_Delete(second);
+    cJSON_Delete(other);
+}
+
+/* The context ends the text; -n -1 does not run beyond it. */
+static void the_context_is_the_limit(void **state)
+{
+    (void)state;
+    cJSON *json = run_json((const char *const[]){"run", "-p", "One two three", "-c", "24", "--json",
+                                                 "--temp", "0", NULL});
+    assert_true(number_of(json, "cached_tokens") <= 24);
+    assert_true(number_of(json, "decoded_tokens") > 5);
+    cJSON_Delete(json);
+}
+
+static void a_closed_pipe_ends_it(void **state)
+{
+    (void)state;
+    int out;
+    int err;
+    const pid_t child = start(
+        (const char *const[]){"run", "-p", "Once upon a time", "-n", "2000", "--temp", "0.9", NULL},
+        &out, &err);
+    char byte;
+    assert_int_equal(read(out, &byte, 1), 1);
+    close(out);
+    char *message = read_all(err);
+    assert_int_equal(wait_for(child), 1);
+    assert_non_null(strstr(message, "cannot write the text"));
+    free(message);
+}
+
+static void interrupt_ends_it_cleanly(void **state)
+{
+    (void)state;
+    int out;
+    int err;
+    const pid_t child = start(
+        (const char *const[]){"run", "-p", "Once upon a time", "-n", "7000", "--temp", "0.9", NULL},
+        &out, &err);
+    char byte;
+    assert_int_equal(read(out, &byte, 1), 1);
+    kill(child, SIGINT);
+    char *text = read_all(out);
+    char *summary = read_all(err);
+    assert_int_equal(wait_for(child), 130);
+    assert_true(strlen(text) > 0 && text[strlen(text) - 1] == '\n');
+    assert_non_null(strstr(summary, "bits a value"));
+    free(text);
+    free(summary);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(help_and_usage),
+                                       cmocka_unit_test(wrong_options_list_the_valid_ones),
+                                       cmocka_unit_test(unreadable_input_is_named),
+                                       cmocka_unit_test(types_are_listed),
+                                       cmocka_unit_test(text_is_generated),
+                                       cmocka_unit_test(seeds_repeat),
+                                       cmocka_unit_test(the_context_is_the_limit),
+                                       cmocka_unit_test(a_closed_pipe_ends_it),
+                                       cmocka_unit_test(interrupt_ends_it_cleanly)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

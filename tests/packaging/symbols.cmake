@@ -1,0 +1,25 @@
+# The static library defines only tkv_ symbols; the shared one exports what the header declares.
+execute_process(COMMAND ${NM} -g ${STATIC} OUTPUT_VARIABLE listing COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[TDBRV] [^\n]+" symbols "${listing}")
+foreach(symbol ${symbols})
+    if(NOT symbol MATCHES "^[TDBRV] _?tkv_")
+        message(FATAL_ERROR "libturbokv.a defines ${symbol}")
+    endif()
+endforeach()
+
+execute_process(COMMAND ${NM} -D --defined-only ${SHARED} OUTPUT_VARIABLE listing
+                RESULT_VARIABLE failed)
+if(failed) # macOS
+    execute_process(COMMAND ${NM} -gU ${SHARED} OUTPUT_VARIABLE listing COMMAND_ERROR_IS_FATAL ANY)
+endif()
+string(REGEX MATCHALL " [A-Z] _?[a-z_0-9]+" exported "${listing}")
+list(TRANSFORM exported REPLACE " [A-Z] _?" "")
+file(READ ${HEADER} header)
+string(REGEX MATCHALL "TKV_API [^(;]*[ *](tkv_[a-z_0-9]+)\\(" declared "${header}")
+list(TRANSFORM declared REPLACE ".*[ *](tkv_[a-z_0-9]+)\\($" "\\1")
+list(SORT exported)
+list(SORT declared)
+list(LENGTH declared count)
+if(count LESS 20 OR NOT "${exported}" STREQUAL "${declared}")
+    message(FATAL_ERROR "exported: ${exported}\ndeclared: ${declared}")
+endif()
