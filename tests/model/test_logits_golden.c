@@ -1,16 +1,7 @@
 /* Logits and greedy continuations of trained models against llama.cpp's, from golden files that
  * tools/make_logits_golden.py wrote. Models that the repository does not carry are looked for in
  * the folder named by TKV_TEST_MODELS, or in ../shared/models beside it, and skipped if absent. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "support/support.h"
 
 #include "model/gguf.h"
 #include "model/session.h"
@@ -140,12 +131,9 @@ static loaded_model load(const char *name)
         skip();
     }
     loaded_model loaded = {.golden = read_golden(name)};
-    tkv_error error = {0};
-    if (tkv_gguf_open(path, &loaded.gguf, &error) != TKV_OK ||
-        tkv_model_create(loaded.gguf, &loaded.model, &error) != TKV_OK ||
-        tkv_context_create(NULL, &loaded.context, &error) != TKV_OK) {
-        fail_msg("%s: %s", path, error.message);
-    }
+    assert_ok(tkv_gguf_open(path, &loaded.gguf, &error));
+    assert_ok(tkv_model_create(loaded.gguf, &loaded.model, &error));
+    assert_ok(tkv_context_create(NULL, &loaded.context, &error));
     assert_int_equal(tkv_model_get_config(loaded.model)->vocabulary_size,
                      loaded.golden->vocabulary_size);
     return loaded;
@@ -164,10 +152,7 @@ static tkv_session *start(const loaded_model *loaded, tkv_type type)
     const tkv_session_params params = {
         .max_tokens = MAX_TOKENS, .n_batch = 128, .policy = {.type_k = type, .type_v = type}};
     tkv_session *session = NULL;
-    tkv_error error = {0};
-    if (tkv_session_create(loaded->model, loaded->context, &params, &session, &error) != TKV_OK) {
-        fail_msg("%s", error.message);
-    }
+    assert_ok(tkv_session_create(loaded->model, loaded->context, &params, &session, &error));
     return session;
 }
 
@@ -175,10 +160,7 @@ static void eval(tkv_session *session, const int32_t *tokens, int n_tokens, tkv_
                  float *logits)
 {
     const tkv_eval_params params = {.logits_mode = mode, .logits = logits};
-    tkv_error error = {0};
-    if (tkv_session_eval(session, tokens, n_tokens, &params, &error) != TKV_OK) {
-        fail_msg("%s", error.message);
-    }
+    assert_ok(tkv_session_eval(session, tokens, n_tokens, &params, &error));
 }
 
 /* ---- Checks ------------------------------------------------------------------------------- */

@@ -1,13 +1,7 @@
 /* RoPE against the published formula, evaluated directly in double precision. */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "support/support.h"
 
-#include <cmocka.h>
+#include <stdbool.h>
 
 #include "model/rope.h"
 

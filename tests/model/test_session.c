@@ -1,0 +1,445 @@
+/* The forward pass and sessions, on small random models, against a double-precision forward pass.
+ */
+#include "support/support.h"
+
+#include <unistd.h>
+
+#include "model/gguf.h"
+#include "model/session.h"
+#include "model/toy_model.h"
+
+#define SEED 20261123u
+#define VOCABULARY 50
+#define N_TOKENS 37
+#define MAX_TOKENS 64
+/* Logits are of the order of 5; the f16 cache rounds keys and values by 2^-11 of their size. */
+#define TOLERANCE 0.02
+/* Between batch sizes only float sums differ. */
+#define BATCH_TOLERANCE 0.005
+
+static const toy_shape llama_shape = {
+    .architecture = "llama",
+    .n_layers = 2,
+    .embedding_length = 64,
+    .feed_forward_length = 96,
+    .n_heads = 4,
+    .n_kv_heads = 2,
+    .head_dim_k = 32,
+    .head_dim_v = 32,
+    .vocabulary_size = VOCABULARY,
+    .rope_dim = 32,
+    .rope_freq_base = 10000.0f,
+};
+
+typedef struct fixture {
+    toy_model toy;
+    char path[64];
+    tkv_gguf *gguf;
+    tkv_model *model;
+    tkv_context *context;
+} fixture;
+
+static void open_fixture(fixture *f)
+{
+    snprintf(f->path, sizeof f->path, "/tmp/tkv_test_session_XXXXXX");
+    const int file = mkstemp(f->path);
+    assert_true(file >= 0);
+    close(file);
+    toy_model_write(&f->toy, f->path);
+    assert_ok(tkv_gguf_open(f->path, &f->gguf, &error));
+    assert_ok(tkv_model_create(f->gguf, &f->model, &error));
+    assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 2}, &f->context, &error));
+}
+
+static void make_fixture(fixture *f, const toy_shape *shape)
+{
+    *f = (fixture){0};
+    toy_model_init(&f->toy, shape, SEED);
+    open_fixture(f);
+}
+
+static void close_fixture(fixture *f)
+{
+    tkv_context_free(f->context);
+    tkv_model_free(f->model);
+    tkv_gguf_close(f->gguf);
+    unlink(f->path);
+    toy_model_clear(&f->toy);
+}
+
+static tkv_session *start(const fixture *f, int n_batch)
+{
+    tkv_session *session = NULL;
+    const tkv_session_params params = {.max_tokens = MAX_TOKENS, .n_batch = n_batch};
+    assert_ok(tkv_session_create(f->model, f->context, &params, &session, &error));
+    return session;
+}
+
+static void fill_tokens(int32_t tokens[N_TOKENS])
+{
+    for (int i = 0; i < N_TOKENS; i++) {
+        tokens[i] = (i * i + 3 * i + 1) % VOCABULARY;
+    }
+}
+
+static tkv_status eval(tkv_session *session, const int32_t *tokens, int n_tokens,
+                       tkv_logits_mode mode, float *logits, tkv_error *error)
+{
+    return tkv_session_eval(session, tokens, n_tokens,
+                            &(tkv_eval_params){.logits_mode = mode, .logits = logits}, error);
+}
+
+static void check_near(const float *found, const double *expected, size_t n, double tolerance)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!(fabs(found[i] - expected[i]) <= tolerance)) {
+            fail_msg("logit %zu of token %zu: expected %.5f, found %.5f", i % VOCABULARY,
+                     i / VOCABULARY, expected[i], (double)found[i]);
+        }
+    }
+}
+
+/* ---- Against the double-precision forward pass --------------------------------------------- */
+
+static void check_shape(const toy_shape *shape)
+{
+    fixture f;
+    make_fixture(&f, shape);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    static double expected[N_TOKENS * VOCABULARY];
+    static float found[N_TOKENS * VOCABULARY];
+    toy_model_forward(&f.toy, tokens, N_TOKENS, expected);
+    tkv_session *session = start(&f, 16);
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
+    check_near(found, expected, N_TOKENS * VOCABULARY, TOLERANCE);
+    tkv_session_free(session);
+    close_fixture(&f);
+}
+
+static void test_llama(void **state)
+{
+    (void)state;
+    check_shape(&llama_shape);
+}
+
+static void test_qwen2_with_biases(void **state)
+{
+    (void)state;
+    toy_shape shape = llama_shape;
+    shape.architecture = "qwen2";
+    shape.has_biases = true;
+    shape.has_output = true;
+    shape.rope_freq_base = 1000000.0f;
+    check_shape(&shape);
+}
+
+static void test_qwen3_with_head_norms(void **state)
+{
+    (void)state;
+    toy_shape shape = llama_shape;
+    shape.architecture = "qwen3";
+    shape.has_query_key_norms = true;
+    shape.head_dim_k = 48; /* n_heads * head_dim is not the embedding length */
+    shape.head_dim_v = 48;
+    shape.rope_dim = 48;
+    check_shape(&shape);
+}
+
+static void test_unequal_head_dims_and_partial_rope(void **state)
+{
+    (void)state;
+    toy_shape shape = llama_shape;
+    shape.head_dim_k = 64;
+    shape.head_dim_v = 32;
+    shape.rope_dim = 24;
+    check_shape(&shape);
+}
+
+static void test_rope_scaling(void **state)
+{
+    (void)state;
+    toy_shape shape = llama_shape;
+    shape.rope_linear_factor = 2.0f;
+    shape.rope_attention_factor = 1.2f;
+    shape.has_rope_factors = true;
+    check_shape(&shape);
+}
+
+static void test_sliding_window(void **state)
+{
+    (void)state;
+    toy_shape shape = llama_shape;
+    shape.sliding_window = 9;
+    check_shape(&shape);
+}
+
+/* ---- Sessions ------------------------------------------------------------------------------ */
+
+static void test_batch_size_does_not_matter(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    static double expected[N_TOKENS * VOCABULARY];
+    static float found[N_TOKENS * VOCABULARY];
+    toy_model_forward(&f.toy, tokens, N_TOKENS, expected);
+    const int sizes[] = {1, 5, 36, 37, 64, 0};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        tkv_session *session = start(&f, sizes[i]);
+        assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
+        if (i == 0) {
+            check_near(found, expected, N_TOKENS * VOCABULARY, TOLERANCE);
+            for (size_t j = 0; j < N_TOKENS * VOCABULARY; j++) {
+                expected[j] = found[j];
+            }
+        }
+        check_near(found, expected, N_TOKENS * VOCABULARY, BATCH_TOLERANCE);
+        assert_ok(tkv_session_truncate(session, 0, &error));
+        assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_LAST, found, &error));
+        check_near(found, expected + (N_TOKENS - 1) * VOCABULARY, VOCABULARY, BATCH_TOLERANCE);
+        tkv_session_free(session);
+    }
+    close_fixture(&f);
+}
+
+static void test_truncate_goes_back(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    float first[VOCABULARY], again[VOCABULARY];
+    tkv_session *session = start(&f, 0);
+    assert_ok(eval(session, tokens, 20, TKV_LOGITS_LAST, first, &error));
+    assert_ok(eval(session, tokens + 20, 10, TKV_LOGITS_NONE, NULL, &error));
+    assert_int_equal(tkv_session_length(session), 30);
+    assert_ok(tkv_session_truncate(session, 19, &error));
+    assert_int_equal(tkv_session_length(session), 19);
+    assert_ok(eval(session, tokens + 19, 1, TKV_LOGITS_LAST, again, &error));
+    for (int i = 0; i < VOCABULARY; i++) {
+        assert_float_equal(again[i], first[i], BATCH_TOLERANCE);
+    }
+    assert_fails(tkv_session_truncate(session, 21, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "truncation to 21 tokens");
+    assert_fails(tkv_session_truncate(session, -1, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "truncation to -1 tokens");
+    assert_int_equal(tkv_session_length(session), 20);
+    tkv_session_free(session);
+    close_fixture(&f);
+}
+
+static void test_context_overflow(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    int32_t tokens[MAX_TOKENS + 1] = {0};
+    tkv_session *session = start(&f, 0);
+    assert_int_equal(tkv_session_max_tokens(session), MAX_TOKENS);
+    assert_ok(eval(session, tokens, MAX_TOKENS - 2, TKV_LOGITS_NONE, NULL, &error));
+    assert_fails(eval(session, tokens, 3, TKV_LOGITS_NONE, NULL, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "3 tokens after the 62 in the sequence do not fit a context of 64");
+    assert_int_equal(tkv_session_length(session), MAX_TOKENS - 2);
+    assert_ok(eval(session, tokens, 2, TKV_LOGITS_NONE, NULL, &error));
+    tkv_session_free(session);
+    close_fixture(&f);
+}
+
+static void test_wrong_arguments(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    const int32_t tokens[] = {1, 2, VOCABULARY, -1};
+    tkv_session *session = start(&f, 0);
+    assert_fails(eval(session, tokens, 3, TKV_LOGITS_NONE, NULL, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "token 2 of the input is 50");
+    assert_fails(eval(session, tokens + 3, 1, TKV_LOGITS_NONE, NULL, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "token 0 of the input is -1");
+    assert_fails(eval(session, tokens, 0, TKV_LOGITS_NONE, NULL, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "0 tokens");
+    assert_fails(eval(session, tokens, 2, TKV_LOGITS_LAST, NULL, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "without a buffer");
+    assert_int_equal(tkv_session_length(session), 0);
+    tkv_session_free(session);
+
+    static const struct {
+        tkv_session_params params;
+        const char *message;
+    } wrong[] = {
+        {{.max_tokens = 0}, "a context of 0 tokens"},
+        {{.max_tokens = 8, .n_batch = -1}, "a batch of -1 tokens"},
+        {{.max_tokens = 8, .n_batch = 1 << 30}, "a batch of 1073741824 tokens"},
+        {{.max_tokens = 8, .policy = {.type_k = TKV_TYPE_COUNT}}, ""},
+        {{.max_tokens = 8, .policy = {.n_sinks = 9}}, "9 sinks"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        session = NULL;
+        assert_fails(tkv_session_create(f.model, f.context, &wrong[i].params, &session, &error),
+                     TKV_ERR_INVALID_ARGUMENT, wrong[i].message);
+        assert_null(session);
+    }
+    close_fixture(&f);
+}
+
+typedef struct progress_log {
+    int n_calls;
+    int last_done;
+    int last_total;
+    int stop_at;
+} progress_log;
+
+static bool log_progress(void *user, int n_done, int n_total)
+{
+    progress_log *log = user;
+    log->n_calls++;
+    log->last_done = n_done;
+    log->last_total = n_total;
+    return n_done < log->stop_at;
+}
+
+static void test_progress_and_cancel(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    tkv_session *session = start(&f, 10);
+    progress_log log = {.stop_at = 1000};
+    tkv_eval_params params = {.progress = log_progress, .progress_user = &log};
+    assert_ok(tkv_session_eval(session, tokens, N_TOKENS, &params, &error));
+    assert_int_equal(log.n_calls, 4);
+    assert_int_equal(log.last_done, N_TOKENS);
+    assert_int_equal(log.last_total, N_TOKENS);
+
+    assert_ok(tkv_session_truncate(session, 3, &error));
+    log = (progress_log){.stop_at = 20};
+    float logits[VOCABULARY] = {42.0f};
+    params.logits_mode = TKV_LOGITS_LAST;
+    params.logits = logits;
+    assert_ok(tkv_session_eval(session, tokens + 3, N_TOKENS - 3, &params, &error));
+    assert_int_equal(log.n_calls, 2);
+    assert_int_equal(tkv_session_length(session), 23);
+    assert_true(logits[0] == 42.0f);
+    tkv_session_free(session);
+    close_fixture(&f);
+}
+
+/* A token whose embedding is not finite fails in the cache of layer 0; a bias that is not, in that
+ * of layer 1, when layer 0 has already taken the tokens. */
+static void test_failed_step_restores(void **state)
+{
+    (void)state;
+    fixture f = {0};
+    toy_shape shape = llama_shape;
+    shape.has_biases = true;
+    toy_model_init(&f.toy, &shape, SEED);
+    toy_model_find(&f.toy, "token_embd.weight")->values[49 * 64] = INFINITY;
+    open_fixture(&f);
+    tkv_session *session = start(&f, 4);
+    const int32_t tokens[] = {1, 2, 3, 4, 5, 49, 6};
+    float before[VOCABULARY], after[VOCABULARY];
+    assert_ok(eval(session, tokens, 3, TKV_LOGITS_LAST, before, &error));
+    assert_fails(eval(session, tokens, 7, TKV_LOGITS_NONE, NULL, &error), TKV_ERR_NOT_FINITE,
+                 "layer 0");
+    assert_int_equal(tkv_session_length(session), 3);
+    for (int layer = 0; layer < shape.n_layers; layer++) {
+        assert_int_equal(tkv_cache_length(tkv_session_cache(session), layer), 3);
+    }
+    assert_ok(tkv_session_truncate(session, 2, &error));
+    assert_ok(eval(session, tokens + 2, 1, TKV_LOGITS_LAST, after, &error));
+    for (int i = 0; i < VOCABULARY; i++) {
+        assert_float_equal(after[i], before[i], BATCH_TOLERANCE);
+    }
+    tkv_session_free(session);
+    close_fixture(&f);
+
+    toy_model_init(&f.toy, &shape, SEED);
+    toy_model_find(&f.toy, "blk.1.attn_k.bias")->values[5] = NAN;
+    open_fixture(&f);
+    session = start(&f, 4);
+    assert_fails(eval(session, tokens, 3, TKV_LOGITS_NONE, NULL, &error), TKV_ERR_NOT_FINITE,
+                 "layer 1");
+    assert_int_equal(tkv_session_length(session), 0);
+    assert_int_equal(tkv_cache_length(tkv_session_cache(session), 0), 0);
+    tkv_session_free(session);
+    close_fixture(&f);
+}
+
+static void test_buffers_do_not_grow_with_context(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    size_t bytes[2];
+    for (int i = 0; i < 2; i++) {
+        const tkv_session_params params = {.max_tokens = i == 0 ? 100 : 1000000, .n_batch = 16};
+        tkv_session *session = NULL;
+        assert_ok(tkv_session_create(f.model, f.context, &params, &session, &error));
+        bytes[i] = tkv_session_workspace_bytes(session);
+        tkv_session_free(session);
+    }
+    assert_int_equal(bytes[0], bytes[1]);
+    close_fixture(&f);
+}
+
+/* The policy reaches the cache: coded types take less memory, sinks and recent tokens stay exact.
+ */
+static void test_policy(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    static float exact[N_TOKENS * VOCABULARY], found[N_TOKENS * VOCABULARY];
+    tkv_session *session = start(&f, 0);
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, exact, &error));
+    const size_t exact_bytes = tkv_cache_bytes(tkv_session_cache(session));
+    tkv_session_free(session);
+
+    tkv_session_params params = {.max_tokens = MAX_TOKENS,
+                                 .policy = {.type_k = TKV_TYPE_TURBO2, .type_v = TKV_TYPE_TURBO2}};
+    assert_ok(tkv_session_create(f.model, f.context, &params, &session, &error));
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
+    assert_true(tkv_cache_bytes(tkv_session_cache(session)) < exact_bytes / 2);
+    assert_true(fabsf(found[N_TOKENS * VOCABULARY - 1] - exact[N_TOKENS * VOCABULARY - 1]) > 0.0f);
+    tkv_session_free(session);
+
+    params.policy.n_sinks = 8;
+    params.policy.n_recent = N_TOKENS;
+    assert_ok(tkv_session_create(f.model, f.context, &params, &session, &error));
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
+    for (int i = 0; i < N_TOKENS * VOCABULARY; i++) {
+        assert_float_equal(found[i], exact[i], BATCH_TOLERANCE);
+    }
+    tkv_session_free(session);
+    close_fixture(&f);
+}
+
+int main(void)
+{
+    print_message("seed %u\n", SEED);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_llama),
+        cmocka_unit_test(test_qwen2_with_biases),
+        cmocka_unit_test(test_qwen3_with_head_norms),
+        cmocka_unit_test(test_unequal_head_dims_and_partial_rope),
+        cmocka_unit_test(test_rope_scaling),
+        cmocka_unit_test(test_sliding_window),
+        cmocka_unit_test(test_batch_size_does_not_matter),
+        cmocka_unit_test(test_truncate_goes_back),
+        cmocka_unit_test(test_context_overflow),
+        cmocka_unit_test(test_wrong_arguments),
+        cmocka_unit_test(test_progress_and_cancel),
+        cmocka_unit_test(test_failed_step_restores),
+        cmocka_unit_test(test_buffers_do_not_grow_with_context),
+        cmocka_unit_test(test_policy),
+    };
+    return cmocka_run_group_tests_name("session", tests, NULL, NULL);
+}
