@@ -150,8 +150,9 @@ typedef struct tkv_context_params {
     tkv_effort effort; /* of encoding */
 } tkv_context_params;
 
-/* params may be NULL for the defaults. The caller frees the context with tkv_context_free, after
- * the caches that were created with it. */
+/* params may be NULL for the defaults. The environment variable TKV_CPU chooses the kernels
+ * (scalar, avx2, avx512); without it they are the best that the machine has. The caller frees the
+ * context with tkv_context_free, after the caches that were created with it. */
 TKV_API tkv_status tkv_context_create(const tkv_context_params *params, tkv_context **context,
                                       tkv_error *error);
 TKV_API void tkv_context_free(tkv_context *context);

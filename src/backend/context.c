@@ -6,11 +6,6 @@
 
 #define MAX_THREADS 1024
 
-const tkv_kernels *tkv_kernels_select(void)
-{
-    return &tkv_kernels_scalar;
-}
-
 static int machine_cores(void)
 {
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -38,7 +33,11 @@ tkv_status tkv_context_create(const tkv_context_params *params, tkv_context **co
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a context (%zu bytes)",
                         sizeof *created);
     }
-    created->kernels = tkv_kernels_select();
+    const tkv_status status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
+    if (status != TKV_OK) {
+        free(created);
+        return status;
+    }
     created->effort = effort;
     created->n_threads = n_threads ? n_threads : machine_cores();
     *context = created;

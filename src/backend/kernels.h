@@ -73,8 +73,16 @@ typedef struct tkv_kernels {
 /* The reference: portable C, the specification in code. */
 extern const tkv_kernels tkv_kernels_scalar;
 
-/* The best table for this machine. */
-const tkv_kernels *tkv_kernels_select(void);
+#if defined(TKV_HAVE_X86_KERNELS)
+extern const tkv_kernels tkv_kernels_avx2;
+extern const tkv_kernels tkv_kernels_avx512;
+#endif
+
+/* Tables that this machine can run, by index from 0, the reference first; NULL beyond the last. */
+const tkv_kernels *tkv_kernels_available(int index);
+
+/* The table of that name, or the best one if name is NULL. */
+tkv_status tkv_kernels_select(const char *name, const tkv_kernels **kernels, tkv_error *error);
 
 struct tkv_context {
     const tkv_kernels *kernels;

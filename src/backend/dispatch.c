@@ -1,0 +1,75 @@
+/* Which kernel tables this build has and this machine can run. */
+#include "backend/kernels.h"
+#include "common/error.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool always(void)
+{
+    return true;
+}
+
+#ifdef TKV_HAVE_X86_KERNELS
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+typedef struct candidate {
+    const tkv_kernels *kernels;
+    bool (*is_supported)(void);
+} candidate;
+
+/* The best last. */
+static const candidate candidates[] = {
+    {&tkv_kernels_scalar, always},
+#ifdef TKV_HAVE_X86_KERNELS
+    {&tkv_kernels_avx2, has_avx2},
+    {&tkv_kernels_avx512, has_avx512},
+#endif
+};
+
+enum { N_CANDIDATES = sizeof candidates / sizeof *candidates };
+
+const tkv_kernels *tkv_kernels_available(int index)
+{
+    for (int i = 0; i < N_CANDIDATES; i++) {
+        if (candidates[i].is_supported() && index-- == 0) {
+            return candidates[i].kernels;
+        }
+    }
+    return NULL;
+}
+
+tkv_status tkv_kernels_select(const char *name, const tkv_kernels **kernels, tkv_error *error)
+{
+    char available[64] = "";
+    for (int i = 0; i < N_CANDIDATES; i++) {
+        if (!candidates[i].is_supported()) {
+            continue;
+        }
+        *kernels = candidates[i].kernels;
+        if (name && strcmp(name, candidates[i].kernels->name) == 0) {
+            return TKV_OK;
+        }
+        const size_t used = strlen(available);
+        snprintf(available + used, sizeof available - used, "%s%s", used ? ", " : "",
+                 candidates[i].kernels->name);
+    }
+    if (name) {
+        return tkv_fail(error, TKV_ERR_UNSUPPORTED,
+                        "kernels '%.40s' (TKV_CPU): this machine and build have %s", name,
+                        available);
+    }
+    return TKV_OK;
+}
