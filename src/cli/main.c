@@ -14,6 +14,7 @@ typedef struct subcommand {
 static const subcommand subcommands[] = {
     {"run", "generate text with a model on a compressed KV cache", command_run},
     {"demo", "show the shipped model with exact and compressed caches side by side", command_demo},
+    {"eval", "measure the quality of KV types and policies on a text", command_eval},
     {"types", "list the KV types with their bits and errors", command_types},
 };
 
