@@ -17,6 +17,8 @@
 #define TILE_ROWS 64
 #define MIN_SPLIT_PAGES 4
 #define ITEMS_PER_THREAD 4
+/* Multiply-adds that are worth a thread: some 50 us. */
+#define WORK_PER_THREAD 1000000.0
 #define BUFFER_ALIGNMENT 64
 
 /* Coded and exact blocks lie in different domains, so each kind has its own online softmax and
@@ -35,6 +37,7 @@ typedef struct attend_plan {
     int tile_rows;    /* rows a full tile */
     int n_tiles;
     int n_splits;
+    int n_threads;
     float *partial_sums;  /* [n_items][N_STATES][tile_rows][head_dim_v] */
     float *partial_stats; /* [n_items][N_STATES][2][tile_rows]: maximum, then sum */
 } attend_plan;
@@ -131,10 +134,21 @@ static int ceil_divide(int a, int b)
     return (a + b - 1) / b;
 }
 
+/* No more threads than the work is worth. */
+static int choose_threads(const attend_plan *plan)
+{
+    const tkv_cache *cache = plan->cache;
+    const double work = (double)plan->params.n_queries * plan->params.n_heads *
+                        (plan->params.first_position + plan->params.n_queries) *
+                        (cache->head_dim_k + cache->head_dim_v);
+    const double worth = 1.0 + work / WORK_PER_THREAD;
+    return worth < cache->context->n_threads ? (int)worth : cache->context->n_threads;
+}
+
 /* Splits only as far as there are threads to feed: every split costs a merge. */
 static int choose_splits(const attend_plan *plan)
 {
-    const int n_threads = plan->cache->context->n_threads;
+    const int n_threads = plan->n_threads;
     const int n_pages =
         ceil_divide(plan->params.first_position + plan->params.n_queries, TKV_PAGE_TOKENS);
     const int n_items = plan->cache->n_kv_heads * plan->n_tiles;
@@ -163,6 +177,7 @@ static void make_plan(attend_plan *plan, const tkv_cache *cache, int layer,
     plan->tile_queries = fitting < params->n_queries ? fitting : params->n_queries;
     plan->tile_rows = plan->tile_queries * plan->group;
     plan->n_tiles = ceil_divide(params->n_queries, plan->tile_queries);
+    plan->n_threads = choose_threads(plan);
     plan->n_splits = choose_splits(plan);
 }
 
@@ -478,7 +493,7 @@ static void run_plan(const attend_plan *plan, uint8_t *scratch_base, size_t scra
     const int n_items = n_units * plan->n_splits;
     int64_t n_weights = 0;
     int64_t n_skipped = 0;
-#pragma omp parallel num_threads(plan->cache->context->n_threads) if (n_items > 1)                 \
+#pragma omp parallel num_threads(plan->n_threads) if (plan->n_threads > 1 && n_items > 1)                 \
     reduction(+ : n_weights, n_skipped)
     {
         attend_scratch scratch;
@@ -522,8 +537,7 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
     const size_t stats_bytes =
         align_up(n_items * N_STATES * 2 * (size_t)plan.tile_rows * sizeof(float));
     const size_t scratch_bytes = place_scratch(&plan, NULL, NULL);
-    const size_t bytes =
-        sums_bytes + stats_bytes + (size_t)cache->context->n_threads * scratch_bytes;
+    const size_t bytes = sums_bytes + stats_bytes + (size_t)plan.n_threads * scratch_bytes;
     uint8_t *buffer = aligned_alloc(BUFFER_ALIGNMENT, bytes);
     if (!buffer) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,

@@ -7,6 +7,8 @@
 
 #define MAX_LAYERS 4096
 #define MAX_KV_HEADS 4096
+/* Rows times blocks that are worth threads. */
+#define MIN_PARALLEL_ROWS 512
 
 static tkv_status check_policy(const tkv_cache_params *params, tkv_error *error)
 {
@@ -264,7 +266,8 @@ tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int 
     }
     const int first_block = tkv_block_of(cache, first);
     const int n_items = 2 * cache->n_kv_heads * (layer->n_blocks - first_block);
-#pragma omp parallel for num_threads(cache->context->n_threads) if (n_items >= 16)
+#pragma omp parallel for num_threads(cache->context->n_threads) if (n_items * n_tokens >=          \
+                                                                    MIN_PARALLEL_ROWS)
     for (int item = 0; item < n_items; item++) {
         const tkv_page_order order = item % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
         store_block(cache, layer, first_block + item / 2 / cache->n_kv_heads,

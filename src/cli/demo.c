@@ -143,12 +143,27 @@ static char *needle_prompt(void)
     return prompt;
 }
 
+/* Brings the weights into memory, which the first figures would pay for otherwise. */
+static tkv_status warm_up(const loaded_model *loaded, tkv_error *error)
+{
+    generation result;
+    const generation_params params = {.prompt = continuation_prompt,
+                                      .prompt_length = strlen(continuation_prompt),
+                                      .n_predict = 1};
+    const tkv_status status = generation_run(loaded, &params, &result, error);
+    generation_free(&result);
+    return status;
+}
+
 static int run_demo(const char *model, int n_threads)
 {
     tkv_error error;
     loaded_model loaded;
     char *needle = needle_prompt();
     tkv_status status = loaded_model_open(&loaded, model, n_threads, &error);
+    if (status == TKV_OK) {
+        status = warm_up(&loaded, &error);
+    }
     if (status == TKV_OK && needle) {
         const tkv_model_config *config = tkv_model_get_config(loaded.model);
         const task tasks[] = {{"Continuing a text, greedily", continuation_prompt, 48, NULL},

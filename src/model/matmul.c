@@ -23,7 +23,9 @@
  * pay for packing x again. */
 #define TILE_BYTES ((size_t)4 << 20)
 #define MIN_TILE_ROWS 64
-#define MIN_PARALLEL_WEIGHTS 65536
+/* Below some 100 us of work, starting threads costs more than it brings, and far more on a machine
+ * whose cores are busy. */
+#define MIN_PARALLEL_WEIGHTS ((size_t)1 << 19)
 
 typedef struct product {
     const tkv_weight_format *format;

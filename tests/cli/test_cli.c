@@ -265,6 +265,26 @@ static void interrupt_ends_it_cleanly(void **state)
     free(summary);
 }
 
+static void evaluation(void **state)
+{
+    (void)state;
+    assert_outcome(run("eval"), 2, "", "-f FILE");
+    assert_outcome(run("eval", "-f", "x", "--mode", "sideways"), 2, "", "prefill or decode");
+    assert_outcome(run("eval", "-f", "x", "-P", "q4_0"), 2, "", "turbo4, turbo3");
+    assert_outcome(run("eval", "-f", TKV_SOURCE_DIR "/LICENSE", "-c", "4096"), 1, "",
+                   "expected 6 chunks of 4096");
+    cJSON *json = run_json((const char *const[]){
+        "eval", "-f", TKV_SOURCE_DIR "/LICENSE", "-c", "64", "--chunks", "2", "-t", "1", "--json",
+        "-P", "turbo8,turbo4/turbo3,k=turbo3 v=turbo2 sinks=4 recent=16 sparse-v=0.01", NULL});
+    const cJSON *rows = cJSON_GetObjectItem(json, "policies");
+    assert_int_equal(cJSON_GetArraySize(rows), 3);
+    assert_true(number_of(cJSON_GetArrayItem(rows, 0), "mean_kl") <
+                number_of(cJSON_GetArrayItem(rows, 1), "mean_kl"));
+    assert_true(number_of(cJSON_GetArrayItem(rows, 2), "values_skipped") > 0.0);
+    assert_true(number_of(cJSON_GetArrayItem(rows, 1), "positions") == 62);
+    cJSON_Delete(json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(help_and_usage),
@@ -275,6 +295,7 @@ int main(void)
                                        cmocka_unit_test(seeds_repeat),
                                        cmocka_unit_test(the_context_is_the_limit),
                                        cmocka_unit_test(a_closed_pipe_ends_it),
-                                       cmocka_unit_test(interrupt_ends_it_cleanly)};
+                                       cmocka_unit_test(interrupt_ends_it_cleanly),
+                                       cmocka_unit_test(evaluation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,147 @@
+/* Scoring policies on the shipped model. */
+#include "eval/text.h"
+#include "model/tokenizer.h"
+#include "support/support.h"
+
+typedef struct fixture {
+    tkv_gguf *gguf;
+    tkv_model *model;
+    tkv_context *context;
+    tkv_tokens tokens;
+} fixture;
+
+static const char paragraph[] =
+    "The road to the mill ran along the bank, and in spring the water came up to the stones of the "
+    "bridge. The miller knew every tree on the way, and when he was asked how old they were he "
+    "would "
+    "answer that his grandfather had found them there. ";
+
+static int set_up(void **state)
+{
+    fixture *f = allocate(sizeof *f);
+    tkv_tokenizer *tokenizer = NULL;
+    assert_ok(tkv_gguf_open(TKV_SOURCE_DIR "/models/tiny-q8_0.gguf", &f->gguf, &error));
+    assert_ok(tkv_model_create(f->gguf, &f->model, &error));
+    assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &f->context, &error));
+    assert_ok(tkv_tokenizer_from_gguf(f->gguf, &tokenizer, &error));
+    for (int i = 0; i < 5; i++) {
+        assert_ok(tkv_tokenizer_encode(tokenizer, paragraph, strlen(paragraph), false, false,
+                                       &f->tokens, &error));
+    }
+    tkv_tokenizer_free(tokenizer);
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    fixture *f = *state;
+    tkv_tokens_free(&f->tokens);
+    tkv_context_free(f->context);
+    tkv_model_free(f->model);
+    tkv_gguf_close(f->gguf);
+    free(f);
+    return 0;
+}
+
+enum { N_POLICIES = 3 };
+
+static void run(const fixture *f, tkv_eval_mode mode, tkv_divergence_summary s[N_POLICIES])
+{
+    const tkv_policy policies[N_POLICIES] = {
+        {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16},
+        {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8},
+        {.type_k = TKV_TYPE_TURBO2, .type_v = TKV_TYPE_TURBO2}};
+    tkv_eval_text_result results[N_POLICIES] = {0};
+    const tkv_eval_text_params params = {.tokens = f->tokens.ids,
+                                         .n_tokens = f->tokens.n,
+                                         .n_context = 96,
+                                         .n_chunks = 2,
+                                         .mode = mode,
+                                         .policies = policies,
+                                         .n_policies = N_POLICIES};
+    assert_ok(tkv_eval_text(f->model, f->context, &params, results, &error));
+    for (int i = 0; i < N_POLICIES; i++) {
+        s[i] = tkv_divergence_summarise(&results[i].divergence);
+        assert_int_equal(s[i].n, 2 * 47);
+        assert_true(results[i].kv_bytes > 0 && results[i].seconds > 0.0);
+        tkv_divergence_free(&results[i].divergence);
+    }
+}
+
+/* f16 against f16 is no distance; fewer bits are farther; both modes see the same model. */
+static void policies_are_ranked(void **state)
+{
+    tkv_divergence_summary prefill[N_POLICIES];
+    tkv_divergence_summary decode[N_POLICIES];
+    run(*state, TKV_EVAL_PREFILL, prefill);
+    run(*state, TKV_EVAL_DECODE, decode);
+    assert_true(prefill[0].max_kl == 0.0 && prefill[0].same_top == 1.0);
+    assert_true(prefill[1].mean_kl > 0.0 && prefill[1].mean_kl < 0.01);
+    assert_true(prefill[2].mean_kl > 10.0 * prefill[1].mean_kl);
+    assert_true(prefill[0].perplexity > 1.0 && prefill[0].perplexity < 200.0);
+    for (int i = 0; i < N_POLICIES; i++) {
+        assert_true(fabs(prefill[i].perplexity_reference - decode[i].perplexity_reference) < 1e-2);
+        assert_true(fabs(prefill[i].mean_kl - decode[i].mean_kl) <
+                    0.05 * prefill[i].mean_kl + 1e-6);
+    }
+}
+
+static void impossible_runs_are_explained(void **state)
+{
+    const fixture *f = *state;
+    const tkv_policy policy = {.type_k = TKV_TYPE_TURBO3, .type_v = TKV_TYPE_TURBO3};
+    tkv_eval_text_result result = {0};
+    tkv_eval_text_params params = {.tokens = f->tokens.ids,
+                                   .n_tokens = 100,
+                                   .n_context = 96,
+                                   .n_chunks = 2,
+                                   .policies = &policy,
+                                   .n_policies = 1};
+    assert_fails(tkv_eval_text(f->model, f->context, &params, &result, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "100 tokens: expected 2 chunks of 96");
+    params.n_chunks = 0;
+    assert_fails(tkv_eval_text(f->model, f->context, &params, &result, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "at least one chunk");
+    const tkv_policy sinks = {.type_k = TKV_TYPE_TURBO3, .type_v = TKV_TYPE_TURBO3, .n_sinks = 97};
+    params.n_chunks = 1;
+    params.policies = &sinks;
+    assert_fails(tkv_eval_text(f->model, f->context, &params, &result, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "97 sinks");
+    tkv_divergence_free(&result.divergence);
+}
+
+static bool stop_at_once(void *user, int64_t n_done, int64_t n_total)
+{
+    (void)n_total;
+    *(int64_t *)user = n_done;
+    return false;
+}
+
+static void progress_can_stop_it(void **state)
+{
+    const fixture *f = *state;
+    const tkv_policy policy = {.type_k = TKV_TYPE_TURBO3, .type_v = TKV_TYPE_TURBO3};
+    tkv_eval_text_result result = {0};
+    int64_t n_done = 0;
+    const tkv_eval_text_params params = {.tokens = f->tokens.ids,
+                                         .n_tokens = f->tokens.n,
+                                         .n_context = 96,
+                                         .n_chunks = 2,
+                                         .policies = &policy,
+                                         .n_policies = 1,
+                                         .progress = stop_at_once,
+                                         .progress_user = &n_done};
+    assert_ok(tkv_eval_text(f->model, f->context, &params, &result, &error));
+    assert_true(n_done > 0 && n_done <= 48);
+    assert_int_equal(result.divergence.n, 0);
+    tkv_divergence_free(&result.divergence);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(policies_are_ranked),
+                                       cmocka_unit_test(impossible_runs_are_explained),
+                                       cmocka_unit_test(progress_can_stop_it)};
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
