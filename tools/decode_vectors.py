@@ -41,8 +41,8 @@ def splitmix_words(seed):
 SIGNS = [splitmix_words(seed) for seed in (1, 82689, 3)]
 
 
-def flip(x, first, words):
-    for j in range(first, len(x)):
+def flip(x, first, end, words):
+    for j in range(first, end):
         if words[j // 32] >> (j % 32) & 1:
             x[j] = -x[j]
 
@@ -62,9 +62,9 @@ def undo_round(x, words):
     p = 1 << (d.bit_length() - 1)
     if p < d:
         transform(x[d - p:])
-        flip(x, d - p, words)
+        flip(x, d - p, d, words)
     transform(x[:p])
-    flip(x, 0, words)
+    flip(x, 0, p, words)
 
 
 def place(w, c):

@@ -54,10 +54,10 @@ static void transform(int block, float *x)
     }
 }
 
-/* Negates x[j] for the coordinates from `first` on whose sign bit is set. */
-static void flip_signs(int first, int head_dim, const uint32_t *signs, float *x)
+/* Negates x[j] for the coordinates from `first` to `end` - 1 whose sign bit is set. */
+static void flip_signs(int first, int end, const uint32_t *signs, float *x)
 {
-    for (int j = first; j < head_dim; j++) {
+    for (int j = first; j < end; j++) {
         if (signs[j / 32] >> (j % 32) & 1u) {
             x[j] = -x[j];
         }
@@ -65,11 +65,12 @@ static void flip_signs(int first, int head_dim, const uint32_t *signs, float *x)
 }
 
 /* One round: sign flips and the transform of the first `block` values; if that is not all, the same
- * with the last `block` values, which overlap the first. */
+ * with the last `block` values, which overlap the first. Every transform flips its own values only:
+ * flipped twice with nothing in between, the others would not be flipped at all. */
 static void mix(int head_dim, int block, const uint32_t *signs, float *x)
 {
     const int last = head_dim - block;
-    flip_signs(0, head_dim, signs, x);
+    flip_signs(0, block, signs, x);
     transform(block, x);
     if (last > 0) {
         flip_signs(last, head_dim, signs, x);
@@ -85,7 +86,7 @@ static void unmix(int head_dim, int block, const uint32_t *signs, float *x)
         flip_signs(last, head_dim, signs, x);
     }
     transform(block, x);
-    flip_signs(0, head_dim, signs, x);
+    flip_signs(0, block, signs, x);
 }
 
 void tkv_rotate_row(int head_dim, float *x)

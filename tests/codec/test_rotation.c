@@ -16,9 +16,9 @@ static void hadamard(int n, double *x)
     free(y);
 }
 
-static void flip_by_definition(int first, int head_dim, const uint32_t *signs, double *x)
+static void flip_by_definition(int first, int end, const uint32_t *signs, double *x)
 {
-    for (int j = first; j < head_dim; j++) {
+    for (int j = first; j < end; j++) {
         x[j] *= signs[j / 32] >> (j % 32) & 1 ? -1.0 : 1.0;
     }
 }
@@ -30,7 +30,7 @@ static void rotate_by_definition(int head_dim, double *x)
         block *= 2;
     }
     for (int round = 0; round < 2; round++) {
-        flip_by_definition(0, head_dim, tkv_rotation_signs[round], x);
+        flip_by_definition(0, block, tkv_rotation_signs[round], x);
         hadamard(block, x);
         if (block < head_dim) {
             flip_by_definition(head_dim - block, head_dim, tkv_rotation_signs[round], x);
