@@ -163,6 +163,14 @@ TKV_API int tkv_context_threads(const tkv_context *context);
 
 /* ---- Cache -------------------------------------------------------------------------------- */
 
+/* Rotary position embedding as it was applied to the keys: pair i of a key at position p was turned
+ * by p * frequencies[i] radians. */
+typedef struct tkv_rope {
+    bool is_interleaved;      /* pairs (2i, 2i+1); otherwise (i, i + n_rotated/2) */
+    int n_rotated;            /* coordinates that take part, from the first on */
+    const float *frequencies; /* [n_rotated/2] */
+} tkv_rope;
+
 typedef struct tkv_cache tkv_cache;
 
 typedef struct tkv_cache_params {
@@ -174,10 +182,13 @@ typedef struct tkv_cache_params {
     const tkv_type *types_k; /* [n_layers] */
     const tkv_type *types_v; /* [n_layers] */
     int n_sinks;             /* first tokens that stay exact (f16) */
-    int n_recent;      /* tokens before a query that are exact; older ones are coded in pages */
-    int centre_tokens; /* 0: none; n: keys and values of each head are coded relative to the
-                          mean of the first n tokens after the sinks, which stay exact until
-                          it is known */
+    int n_recent;         /* tokens before a query that are exact; older ones are coded in pages */
+    int centre_tokens;    /* 0: none; n: keys and values of each head are coded relative to the
+                             mean of the first n tokens after the sinks, which stay exact until
+                             it is known */
+    const tkv_rope *rope; /* NULL, or how keys carry positions: only coordinates that turn by less
+                             than a radian over max_tokens have a lasting mean, so only these are
+                             centred; copied */
 } tkv_cache_params;
 
 /* Creates an empty cache. The arrays in params are copied. The context must outlive the cache. */
@@ -202,14 +213,6 @@ TKV_API void tkv_cache_clear(tkv_cache *cache);
  * it with tkv_cache_free, in any order. */
 TKV_API tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork,
                                   tkv_error *error);
-
-/* Rotary position embedding as it was applied to the keys: pair i of a key at position p was turned
- * by p * frequencies[i] radians. */
-typedef struct tkv_rope {
-    bool is_interleaved;      /* pairs (2i, 2i+1); otherwise (i, i + n_rotated/2) */
-    int n_rotated;            /* coordinates that take part, from the first on */
-    const float *frequencies; /* [n_rotated/2] */
-} tkv_rope;
 
 /* Context shift: drops tokens first .. first+n_drop-1 of all layers and moves the later ones down
  * by n_drop positions, correcting their keys (rope NULL: keys carry no positions). Coded tokens are

@@ -2,6 +2,7 @@
 #include "codec/codec.h"
 #include "common/error.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,6 +43,9 @@ static tkv_status check_params(const tkv_cache_params *params, tkv_error *error)
                         params->max_tokens);
     }
     tkv_status status = check_policy(params, error);
+    if (status == TKV_OK) {
+        status = tkv_check_rope(params->rope, params->head_dim_k, error);
+    }
     for (int i = 0; i < params->n_layers && status == TKV_OK; i++) {
         status = tkv_check_head_dim(params->types_k[i], params->head_dim_k, error);
         if (status == TKV_OK) {
@@ -55,6 +59,19 @@ static bool has_means(const tkv_cache_params *params, int layer)
 {
     return params->centre_tokens > 0 &&
            (params->types_k[layer] != TKV_TYPE_F16 || params->types_v[layer] != TKV_TYPE_F16);
+}
+
+/* Marks the coordinates of keys that RoPE turns by less than a radian over the whole context. */
+static void find_lasting_means(tkv_cache *cache, const tkv_rope *rope)
+{
+    for (int j = 0; j < cache->head_dim_k; j++) {
+        cache->has_lasting_mean[j] = true;
+    }
+    for (int i = 0; rope && i < rope->n_rotated / 2; i++) {
+        const bool lasts = fabsf(rope->frequencies[i]) * (float)cache->max_tokens < 1.0f;
+        cache->has_lasting_mean[rope->is_interleaved ? 2 * i : i] = lasts;
+        cache->has_lasting_mean[rope->is_interleaved ? 2 * i + 1 : i + rope->n_rotated / 2] = lasts;
+    }
 }
 
 static tkv_status create_layers(tkv_cache *cache, const tkv_cache_params *params, tkv_error *error)
@@ -104,6 +121,7 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
                            .n_recent = params->n_recent,
                            .centre_tokens = params->centre_tokens,
                            .layers = layers};
+    find_lasting_means(created, params->rope);
     status = create_layers(created, params, error);
     if (status != TKV_OK) {
         tkv_cache_free(created);

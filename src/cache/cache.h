@@ -41,7 +41,8 @@ struct tkv_cache {
     int n_sinks;
     int n_recent;
     int centre_tokens;
-    tkv_cache_layer *layers; /* [n_layers] */
+    bool has_lasting_mean[TKV_MAX_HEAD_DIM]; /* [head_dim_k] coordinates of keys that are centred */
+    tkv_cache_layer *layers;                 /* [n_layers] */
 };
 
 /* Types of the pages in a block. */
@@ -128,6 +129,9 @@ tkv_status tkv_layer_share(const tkv_cache *cache, const tkv_cache_layer *layer,
 
 /* Drops everything that a layer holds, the frozen means included; its mean arrays stay. */
 void tkv_layer_clear(tkv_cache_layer *layer);
+
+/* Checks a description of RoPE; NULL is right. */
+tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
 
 /* Freezes the means of a layer that has enough tokens, and codes the exact blocks that have left
  * the recent window of a query at `position`. A block for which there is no memory stays exact

@@ -20,6 +20,24 @@ typedef struct preset {
 static const preset presets[] = {
     {"f16", {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16}},
     {"8bit", {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8}},
+    {"4bit",
+     {.type_k = TKV_TYPE_TURBO4,
+      .type_v = TKV_TYPE_TURBO4,
+      .n_sinks = 4,
+      .n_recent = 32,
+      .centre_tokens = 64}},
+    {"3bit",
+     {.type_k = TKV_TYPE_TRELLIS3,
+      .type_v = TKV_TYPE_TRELLIS3,
+      .n_sinks = 4,
+      .n_recent = 32,
+      .centre_tokens = 64}},
+    {"2bit",
+     {.type_k = TKV_TYPE_TRELLIS2,
+      .type_v = TKV_TYPE_TRELLIS2,
+      .n_sinks = 4,
+      .n_recent = 32,
+      .centre_tokens = 64}},
 };
 
 enum { N_PRESETS = sizeof presets / sizeof *presets };

@@ -6,14 +6,19 @@
 
 #define CHUNK_ROWS 16
 
+/* A mean is used if it holds this share of the rows' energy; smaller ones are mostly chance. */
+#define MIN_MEAN_SHARE 0.1
+
 static bool has_coded_type(const tkv_cache_layer *layer)
 {
     return layer->type_k != TKV_TYPE_F16 || layer->type_v != TKV_TYPE_F16;
 }
 
-/* Adds rows [first_slot, first_slot + n_rows) of a page to sum, in double. */
+/* Adds rows [first_slot, first_slot + n_rows) of a page to sum, in double, and their squared norms
+ * to *energy. */
 static void add_rows(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                     int kv_head, tkv_page_order order, int first_slot, int n_rows, double *sum)
+                     int kv_head, tkv_page_order order, int first_slot, int n_rows, double *sum,
+                     double *energy)
 {
     const int head_dim = tkv_cache_head_dim(cache, order);
     float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
@@ -23,26 +28,37 @@ static void add_rows(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_b
                        (size_t)head_dim);
         for (int i = 0; i < n; i++) {
             for (int j = 0; j < head_dim; j++) {
-                sum[j] += (double)rows[i * head_dim + j];
+                const double value = (double)rows[i * head_dim + j];
+                sum[j] += value;
+                *energy += value * value;
             }
         }
     }
 }
 
-/* The mean over the first centre_tokens positions after the sinks, all still exact. */
+/* The mean over the first centre_tokens positions after the sinks, all still exact; zero if it is
+ * too small to be worth it. */
 static void estimate_mean(const tkv_cache *cache, const tkv_cache_layer *layer, int kv_head,
                           tkv_page_order order, float *mean)
 {
     const int head_dim = tkv_cache_head_dim(cache, order);
     double sum[TKV_MAX_HEAD_DIM] = {0};
+    double energy = 0.0;
+    double mean_energy = 0.0;
     for (int done = 0; done < cache->centre_tokens; done += TKV_PAGE_TOKENS) {
         const int left = cache->centre_tokens - done;
         tkv_block *block = layer->blocks[tkv_block_of(cache, cache->n_sinks + done)];
         add_rows(cache, layer, block, kv_head, order, 0,
-                 left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS, sum);
+                 left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS, sum, &energy);
     }
     for (int j = 0; j < head_dim; j++) {
-        mean[j] = (float)(sum[j] / cache->centre_tokens);
+        const bool lasts = order == TKV_ORDER_VALUE || cache->has_lasting_mean[j];
+        sum[j] = lasts ? sum[j] : 0.0;
+        mean_energy += sum[j] * sum[j] / cache->centre_tokens;
+    }
+    const bool is_worth_it = mean_energy > MIN_MEAN_SHARE * energy;
+    for (int j = 0; j < head_dim; j++) {
+        mean[j] = is_worth_it ? (float)(sum[j] / cache->centre_tokens) : 0.0f;
     }
 }
 

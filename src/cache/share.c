@@ -56,6 +56,10 @@ tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork
     tkv_cache *created = NULL;
     tkv_status status = tkv_cache_create(cache->context, &params, &created, error);
     free(types);
+    if (status == TKV_OK) {
+        memcpy(created->has_lasting_mean, cache->has_lasting_mean,
+               sizeof created->has_lasting_mean);
+    }
     for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
         const int length = cache->layers[i].n_tokens;
         status = tkv_layer_share(cache, &cache->layers[i], n_tokens < length ? n_tokens : length,

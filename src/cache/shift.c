@@ -22,6 +22,18 @@ static void turn_key(const tkv_rope *rope, const float *cosines, const float *si
     }
 }
 
+tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
+{
+    if (rope && (!rope->frequencies || rope->n_rotated < 0 || rope->n_rotated % 2 != 0 ||
+                 rope->n_rotated > head_dim)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "RoPE over %d coordinates: expected frequencies and an even number up to "
+                        "%d",
+                        rope->n_rotated, head_dim);
+    }
+    return TKV_OK;
+}
+
 static tkv_status check_shift(const tkv_cache *cache, int first, int n_drop, const tkv_rope *rope,
                               tkv_error *error)
 {
@@ -31,12 +43,9 @@ static tkv_status check_shift(const tkv_cache *cache, int first, int n_drop, con
                         "token",
                         n_drop, first);
     }
-    if (rope && (!rope->frequencies || rope->n_rotated < 0 || rope->n_rotated % 2 != 0 ||
-                 rope->n_rotated > cache->head_dim_k)) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "RoPE over %d coordinates: expected frequencies and an even number up to "
-                        "%d",
-                        rope->n_rotated, cache->head_dim_k);
+    const tkv_status status = tkv_check_rope(rope, cache->head_dim_k, error);
+    if (status != TKV_OK) {
+        return status;
     }
     for (int i = 0; i < cache->n_layers; i++) {
         const int length = cache->layers[i].n_tokens;

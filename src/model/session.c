@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "model/transformer.h"
+#include "model/weights.h"
 
 #include <stdlib.h>
 
@@ -18,11 +19,24 @@ struct tkv_session {
     tkv_attend_stats stats;
 };
 
-static tkv_status create_cache(const tkv_model_config *config, tkv_context *context,
+/* What the cache needs to know about the keys' positions; `frequencies` [rope_dim/2] is filled. */
+static tkv_rope describe_rope(const tkv_model *model, float *frequencies)
+{
+    const tkv_model_config *config = tkv_model_get_config(model);
+    for (int i = 0; i < config->rope_dim / 2; i++) {
+        frequencies[i] = (float)model->rope_frequencies[i];
+    }
+    return (tkv_rope){config->rope_pairing == TKV_ROPE_INTERLEAVED, config->rope_dim, frequencies};
+}
+
+static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                const tkv_session_params *params, tkv_cache **cache,
                                tkv_error *error)
 {
+    const tkv_model_config *config = tkv_model_get_config(model);
     const tkv_policy *policy = &params->policy;
+    float frequencies[TKV_MAX_HEAD_DIM / 2];
+    const tkv_rope rope = describe_rope(model, frequencies);
     const size_t n_layers = (size_t)config->n_layers;
     tkv_type *types = malloc(2 * n_layers * sizeof *types);
     if (!types) {
@@ -38,7 +52,8 @@ static tkv_status create_cache(const tkv_model_config *config, tkv_context *cont
                                            .types_v = types + n_layers,
                                            .n_sinks = policy->n_sinks,
                                            .n_recent = policy->n_recent,
-                                           .centre_tokens = policy->centre_tokens};
+                                           .centre_tokens = policy->centre_tokens,
+                                           .rope = &rope};
     tkv_status status =
         tkv_policy_layer_types(policy, config->n_layers, types, types + n_layers, error);
     if (status == TKV_OK) {
@@ -84,7 +99,7 @@ tkv_status tkv_session_create(const tkv_model *model, tkv_context *context,
     created->max_tokens = params->max_tokens;
     created->n_batch = batch_size(params);
     created->sparse_v = params->policy.sparse_v;
-    status = create_cache(tkv_model_get_config(model), context, params, &created->cache, error);
+    status = create_cache(model, context, params, &created->cache, error);
     if (status == TKV_OK) {
         status = tkv_workspace_create(model, created->n_batch, tkv_context_threads(context),
                                       &created->workspace, error);
