@@ -3,6 +3,7 @@
 #include "cli/generate.h"
 #include "cli/options.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +48,8 @@ typedef struct setting {
 
 static const setting settings[] = {
     {"f16", "k f16 v f16"},
-    {"turbo4/turbo3", "k turbo4 v turbo3"},
+    {"turbo4/turbo3", "k turbo4 v turbo3 centre 64"},
+    {"3bit preset", "kv 3bit"},
 };
 
 enum { N_SETTINGS = sizeof settings / sizeof *settings };
@@ -59,9 +61,11 @@ typedef struct task {
     const char *expected; /* NULL: nothing to check */
 } task;
 
+/* Whether the text begins with the number that is expected, and with no more digits. */
 static bool has_answer(const task *t, const generation *g)
 {
-    return t->expected && strstr(g->text, t->expected) != NULL;
+    const size_t length = strlen(t->expected);
+    return strncmp(g->text, t->expected, length) == 0 && !isdigit((unsigned char)g->text[length]);
 }
 
 /* Greedy tokens that agree before the first difference. */
