@@ -120,9 +120,9 @@ TKV_API tkv_status tkv_rotate(int head_dim, size_t n_rows, float *x, tkv_error *
 TKV_API tkv_status tkv_unrotate(int head_dim, size_t n_rows, float *x, tkv_error *error);
 
 /* Encodes n_rows vectors x [n_rows][head_dim] (not rotated) into consecutive row records of
- * tkv_row_bytes each, at default effort. A row that holds NaN or infinity becomes the record that
- * decodes to NaN and the call returns TKV_ERR_NOT_FINITE naming the first such value; all rows are
- * written. */
+ * tkv_row_bytes each, at default effort. Values beyond the range of fp16 saturate. A row that holds
+ * NaN or infinity becomes the record that decodes to NaN (of f16: keeps these values) and the call
+ * returns TKV_ERR_NOT_FINITE naming the first such value; all rows are written. */
 TKV_API tkv_status tkv_encode_rows(tkv_type type, int head_dim, size_t n_rows, const float *x,
                                    void *rows, tkv_error *error);
 
@@ -131,7 +131,8 @@ TKV_API tkv_status tkv_decode_rows(tkv_type type, int head_dim, size_t n_rows, c
                                    float *x, tkv_error *error);
 
 /* Encodes n_rows vectors x [n_rows][head_dim] into slots first_slot .. first_slot+n_rows-1 of a
- * page of tkv_page_bytes; the other slots keep their content. NaN and infinity as for rows. */
+ * page of tkv_page_bytes, aligned to 4 bytes; the other slots keep their content. Large values, NaN
+ * and infinity as for rows. */
 TKV_API tkv_status tkv_encode_page(tkv_type type, tkv_page_order order, int head_dim,
                                    int first_slot, int n_rows, const float *x, void *page,
                                    tkv_error *error);

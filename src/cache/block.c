@@ -142,7 +142,7 @@ void tkv_block_store(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_b
             for (int j = 0; j < head_dim; j++) {
                 /* As if the row had waited in an exact block, so that it does not matter whether it
                  * did. */
-                const float exact = tkv_half_to_float(tkv_float_to_half(row[j]));
+                const float exact = tkv_half_to_float(tkv_float_to_finite_half(row[j]));
                 centred[i * head_dim + j] = exact - mean[j];
             }
         }

@@ -4,8 +4,6 @@
 #include "common/error.h"
 #include "common/half.h"
 
-#include <string.h>
-
 #define TKV_STRING(x) #x
 #define TKV_VERSION_TEXT(major, minor, patch)                                                      \
     TKV_STRING(major) "." TKV_STRING(minor) "." TKV_STRING(patch)
@@ -58,7 +56,7 @@ static tkv_status report_non_finite(int head_dim, size_t n_rows, const float *x,
 static void encode_f16(size_t n, const float *x, uint8_t *record)
 {
     for (size_t i = 0; i < n; i++) {
-        const uint16_t half = tkv_float_to_half(x[i]);
+        const uint16_t half = tkv_float_to_finite_half(x[i]);
         record[2 * i] = (uint8_t)(half & 0xff);
         record[2 * i + 1] = (uint8_t)(half >> 8);
     }
@@ -77,11 +75,8 @@ static void encode_record(tkv_type type, int head_dim, const float *x, uint8_t *
         encode_f16((size_t)head_dim, x, record);
         return;
     }
-    float y[TKV_MAX_HEAD_DIM];
     tkv_row_codes row;
-    memcpy(y, x, (size_t)head_dim * sizeof *y);
-    tkv_rotate_row(head_dim, y);
-    tkv_quantise_row(type, TKV_EFFORT_DEFAULT, head_dim, y, &row);
+    tkv_encode_row(type, TKV_EFFORT_DEFAULT, head_dim, x, &row);
     tkv_pack_row(type, head_dim, &row, record);
 }
 
@@ -121,12 +116,17 @@ tkv_status tkv_decode_rows(tkv_type type, int head_dim, size_t n_rows, const voi
     return TKV_OK;
 }
 
-static tkv_status check_span(const tkv_page_span *span, const void *a, const void *b,
+static tkv_status check_span(const tkv_page_span *span, const float *x, const void *page,
                              tkv_error *error)
 {
-    const tkv_status status = check_arguments(span->type, span->head_dim, a, b, error);
+    const tkv_status status = check_arguments(span->type, span->head_dim, x, page, error);
     if (status != TKV_OK) {
         return status;
+    }
+    if ((uintptr_t)page % sizeof(uint32_t) != 0) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "page at %p: expected an address that is a multiple of %zu", page,
+                        sizeof(uint32_t));
     }
     if (span->order != TKV_ORDER_KEY && span->order != TKV_ORDER_VALUE) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
@@ -157,7 +157,7 @@ tkv_status tkv_decode_page(tkv_type type, tkv_page_order order, int head_dim, in
                            int n_rows, const void *page, float *x, tkv_error *error)
 {
     const tkv_page_span span = {type, order, head_dim, first_slot, n_rows, TKV_EFFORT_DEFAULT};
-    const tkv_status status = check_span(&span, page, x, error);
+    const tkv_status status = check_span(&span, x, page, error);
     if (status != TKV_OK) {
         return status;
     }

@@ -76,8 +76,12 @@ float tkv_sum16(int n, const float *values);
 /* <a, b> in that order. */
 float tkv_dot16(int n, const float *a, const float *b);
 
-/* Quantises one rotated row of any coded type (not f16). NaN or infinity gives codes 0 and a NaN
- * scale. The effort matters to trellis types only. */
+/* Rotates and quantises one row x [head_dim] of any coded type (not f16). NaN or infinity gives
+ * codes 0 and a NaN scale. The effort matters to trellis types only. */
+void tkv_encode_row(tkv_type type, tkv_effort effort, int head_dim, const float *x,
+                    tkv_row_codes *row);
+
+/* Quantises one rotated row of finite values whose squares do not overflow when summed. */
 void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
                       tkv_row_codes *row);
 

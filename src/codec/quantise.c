@@ -5,11 +5,12 @@
 #include <math.h>
 #include <string.h>
 
-/* Below TINY a row's scale rounds to zero in fp16; above HUGE_ROW it saturates, and the squares of
- * the coordinates could overflow, so such rows are first scaled down by an exact power of two. */
+/* Below TINY a row's scale rounds to zero in fp16; above HUGE_ROW it saturates, and the rotation
+ * and the squares of the coordinates could overflow, so such rows are first scaled down by an exact
+ * power of two, which leaves them above TINY. */
 static const float TINY = 0x1p-40f;
 static const float HUGE_ROW = 0x1p40f;
-static const float HUGE_FACTOR = 0x1p-88f;
+static const float HUGE_FACTOR = 0x1p-72f;
 
 float tkv_sum16(int n, const float *values)
 {
@@ -211,34 +212,38 @@ static void saturate_scale(const tkv_type_layout *layout, tkv_row_codes *row)
 void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
                       tkv_row_codes *row)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
     memset(row->codes, 0, (size_t)head_dim);
     memset(row->side, 0, sizeof row->side);
-    if (tkv_find_non_finite((size_t)head_dim, y) < (size_t)head_dim) {
-        row->side[0] = TKV_HALF_NAN;
-        return;
-    }
     row_input in = {.head_dim = head_dim, .y = y, .maximum = max_magnitude(head_dim, y)};
     if (in.maximum < TINY) {
         return;
     }
-    float reduced[TKV_MAX_HEAD_DIM];
-    const bool is_huge = in.maximum > HUGE_ROW;
-    if (is_huge) {
-        for (int j = 0; j < head_dim; j++) {
-            reduced[j] = y[j] * HUGE_FACTOR;
-        }
-        in.maximum *= HUGE_FACTOR;
-        in.y = reduced;
-    }
-    in.norm2 = tkv_dot16(head_dim, in.y, in.y);
+    in.norm2 = tkv_dot16(head_dim, y, y);
     in.to_unit = sqrtf((float)head_dim / in.norm2);
     for (int j = 0; j < head_dim; j++) {
-        in.z[j] = in.y[j] * in.to_unit;
+        in.z[j] = y[j] * in.to_unit;
     }
-    quantise_input(layout, effort, &in, row);
+    quantise_input(tkv_type_get_layout(type), effort, &in, row);
+}
+
+void tkv_encode_row(tkv_type type, tkv_effort effort, int head_dim, const float *x,
+                    tkv_row_codes *row)
+{
+    if (tkv_find_non_finite((size_t)head_dim, x) < (size_t)head_dim) {
+        memset(row->codes, 0, (size_t)head_dim);
+        memset(row->side, 0, sizeof row->side);
+        row->side[0] = TKV_HALF_NAN;
+        return;
+    }
+    float y[TKV_MAX_HEAD_DIM];
+    const bool is_huge = max_magnitude(head_dim, x) > HUGE_ROW;
+    for (int j = 0; j < head_dim; j++) {
+        y[j] = is_huge ? x[j] * HUGE_FACTOR : x[j];
+    }
+    tkv_rotate_row(head_dim, y);
+    tkv_quantise_row(type, effort, head_dim, y, row);
     if (is_huge) {
-        saturate_scale(layout, row);
+        saturate_scale(tkv_type_get_layout(type), row);
     }
 }
 

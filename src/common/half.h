@@ -3,6 +3,7 @@
 #ifndef TKV_COMMON_HALF_H
 #define TKV_COMMON_HALF_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -52,6 +53,15 @@ static inline uint16_t tkv_float_to_half(float value)
     }
     const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
     return (uint16_t)(sign | (rounded - 0x38000000u) >> 13);
+}
+
+/* As f16 rows store values: finite ones that would round to infinity become the largest half. */
+static inline uint16_t tkv_float_to_finite_half(float value)
+{
+    const uint16_t half = tkv_float_to_half(value);
+    const bool is_overflow =
+        (half & 0x7fffu) == 0x7c00u && (tkv_float_bits(value) & 0x7fffffffu) < 0x7f800000u;
+    return (uint16_t)(half - is_overflow);
 }
 
 #endif

@@ -13,6 +13,7 @@ typedef struct shape {
     int n_sinks;
     int n_recent;
     int centre_tokens;
+    float outlier;            /* if not 0, in a key and a value of every 50th token */
     tkv_attend_params params; /* n_queries, n_heads, first_position are filled in */
 } shape;
 
@@ -29,7 +30,7 @@ typedef struct data {
 static tkv_context *create_context(int n_threads)
 {
     tkv_context *context = NULL;
-    const tkv_context_params params = {.n_threads = n_threads};
+    const tkv_context_params params = {.n_threads = n_threads, .effort = TKV_EFFORT_FAST};
     assert_ok(tkv_context_create(&params, &context, &error));
     return context;
 }
@@ -63,6 +64,10 @@ static data create_data(tkv_context *context, const shape *s, uint64_t seed)
     for (size_t i = 0; i < (size_t)s->n_tokens * row_k; i += (size_t)s->dim_k) {
         d.k[i] += 3.0f;
         d.v[i / (size_t)s->dim_k * (size_t)s->dim_v] += 2.0f;
+    }
+    for (int t = 3; s->outlier != 0.0f && t < s->n_tokens; t += 50) {
+        d.k[(size_t)t * row_k + 5] = s->outlier;
+        d.v[(size_t)t * row_v + 7] = -s->outlier;
     }
     assert_ok(tkv_cache_create(context, &params, &d.cache, &error));
     for (int at = 0, step = 1; at < s->n_tokens; at += step, step = step * 3 % 97 + 1) {
@@ -301,6 +306,13 @@ static void sparse_v_skips_small_weights_only(void **state)
     free_data(&d);
 }
 
+static void assert_finite(size_t n, const float *x)
+{
+    for (size_t i = 0; i < n; i++) {
+        assert_true(isfinite(x[i]));
+    }
+}
+
 static void extreme_queries_give_finite_results(void **state)
 {
     shape s = base_shape();
@@ -312,11 +324,31 @@ static void extreme_queries_give_finite_results(void **state)
             d.q[j] = j % 2 ? sizes[i] : -sizes[i];
         }
         run(&s, &d, false);
-        for (size_t j = 0; j < n_q; j++) {
-            assert_true(isfinite(d.out[j]));
-        }
+        assert_finite((size_t)(s.n_kv_heads * s.group * s.dim_v), d.out);
     }
     free_data(&d);
+}
+
+static void extreme_keys_and_values_give_finite_results(void **state)
+{
+    const float sizes[] = {1e6f, 1e30f, -3.4e38f};
+    for (int i = 0; i < 3 * TKV_TYPE_COUNT * 4; i++) {
+        shape s = base_shape();
+        s.type_k = (tkv_type)(i / 3 % TKV_TYPE_COUNT);
+        s.type_v = (tkv_type)(i / 3 % TKV_TYPE_COUNT);
+        s.n_kv_heads = 1;
+        s.n_tokens = 150;
+        s.dim_k = 80;
+        s.outlier = sizes[i % 3];
+        s.n_recent = i / 27 & 1 ? 70 : 0;
+        s.centre_tokens = i / 27 & 2 ? 66 : 0;
+        s.n_sinks = i & 1;
+        data d = create_data(*state, &s, (uint64_t)i);
+        run(&s, &d, false);
+        assert_finite((size_t)s.n_tokens * (size_t)(s.n_kv_heads * s.dim_k), d.k);
+        assert_finite((size_t)(s.n_kv_heads * s.group * s.dim_v), d.out);
+        free_data(&d);
+    }
 }
 
 static void mistakes_are_explained(void **state)
@@ -372,14 +404,16 @@ static int tear_down(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(types_and_head_dims),
-                                       cmocka_unit_test(lengths_around_page_edges),
-                                       cmocka_unit_test(groups),
-                                       cmocka_unit_test(windows_caps_sinks_and_scales),
-                                       cmocka_unit_test(policies),
-                                       cmocka_unit_test(threads_do_not_change_the_result),
-                                       cmocka_unit_test(sparse_v_skips_small_weights_only),
-                                       cmocka_unit_test(extreme_queries_give_finite_results),
-                                       cmocka_unit_test(mistakes_are_explained)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(types_and_head_dims),
+        cmocka_unit_test(lengths_around_page_edges),
+        cmocka_unit_test(groups),
+        cmocka_unit_test(windows_caps_sinks_and_scales),
+        cmocka_unit_test(policies),
+        cmocka_unit_test(threads_do_not_change_the_result),
+        cmocka_unit_test(sparse_v_skips_small_weights_only),
+        cmocka_unit_test(extreme_queries_give_finite_results),
+        cmocka_unit_test(extreme_keys_and_values_give_finite_results),
+        cmocka_unit_test(mistakes_are_explained)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -202,6 +202,12 @@ static void sizes_and_errors(void **state)
                  TKV_ERR_INVALID_ARGUMENT, "0 to 63");
     assert_fails(tkv_encode_page(TKV_TYPE_F16, TKV_ORDER_KEY, 64, -1, 1, x, page, &error),
                  TKV_ERR_INVALID_ARGUMENT, "0 to 63");
+    assert_fails(
+        tkv_encode_page(TKV_TYPE_TURBO4, TKV_ORDER_KEY, 64, 0, 1, x, (uint8_t *)page + 2, &error),
+        TKV_ERR_INVALID_ARGUMENT, "multiple of 4");
+    assert_fails(
+        tkv_decode_page(TKV_TYPE_TURBO4, TKV_ORDER_KEY, 64, 0, 1, (uint8_t *)page + 1, x, &error),
+        TKV_ERR_INVALID_ARGUMENT, "multiple of 4");
     assert_fails(tkv_decode_page(TKV_TYPE_F16, (tkv_page_order)2, 64, 0, 1, page, x, &error),
                  TKV_ERR_INVALID_ARGUMENT, "page order 2");
     assert_fails(tkv_encode_rows(TKV_TYPE_F16, 64, 1, NULL, page, &error), TKV_ERR_INVALID_ARGUMENT,

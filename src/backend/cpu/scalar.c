@@ -28,15 +28,12 @@ static void encode(const tkv_page_span *span, const float *x, size_t row_stride,
         if (span->type == TKV_TYPE_F16) {
             uint16_t *row = (uint16_t *)page + (size_t)slot * (size_t)head_dim;
             for (int j = 0; j < head_dim; j++) {
-                row[j] = tkv_float_to_half(x[j]);
+                row[j] = tkv_float_to_finite_half(x[j]);
             }
             continue;
         }
-        float y[TKV_MAX_HEAD_DIM];
         tkv_row_codes row;
-        memcpy(y, x, (size_t)head_dim * sizeof *y);
-        tkv_rotate_row(head_dim, y);
-        tkv_quantise_row(span->type, span->effort, head_dim, y, &row);
+        tkv_encode_row(span->type, span->effort, head_dim, x, &row);
         tkv_pack_slot(span->type, span->order, head_dim, slot, &row, page);
     }
 }
