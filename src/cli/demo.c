@@ -36,9 +36,29 @@ static const char filler[] =
     "The doctor held that the air of the place was good for those who had worked too much with "
     "their eyes. He himself walked for an hour before breakfast, in any weather, with a stick that "
     "he did not need. If he met the priest on these walks they talked about bees. They had never "
-    "agreed about anything else, and so had come, in thirty years, to know a good deal of honey.\n";
-
-#define FILLER_REPEATS 3
+    "agreed about anything else, and so had come, in thirty years, to know a good deal of honey.\n"
+    "The garden behind the house went down to the water in three steps. On the upper one grew "
+    "roses "
+    "that nobody had planted, on the middle one beans and cabbages, and on the lowest a willow "
+    "whose "
+    "branches touched the boats in summer. It was said that a bishop had once slept under it for a "
+    "whole afternoon, and that his secretary had not dared to wake him, though a council was "
+    "waiting.\n"
+    "My uncle kept a ledger of every journey that he made. He wrote down the weather, the price of "
+    "the horses, and what had been served at table, but never whom he had met. When I asked him "
+    "why, "
+    "he said that he would remember the people well enough, and that a dinner, once eaten, has no "
+    "other friend than the man who writes it down.\n"
+    "There is a kind of silence in a house where somebody is expected. The clock is heard, and the "
+    "dog lifts his head at every wheel upon the road. The lamp had been lit too early, and the old "
+    "woman had twice gone to the window and come back again, when at last the gate was opened and "
+    "a "
+    "boy ran in to tell them that the ferry had been late.\n"
+    "The captain of the ferry was not a patient man. He had been at sea in his youth, and thought "
+    "little of a river that a strong swimmer could cross. But he kept his boat in order, and in "
+    "all "
+    "the years that he had it no passenger was ever lost, except a merchant who stepped into the "
+    "water of his own will because his hat had fallen in.\n";
 
 /* One setting of the cache. */
 typedef struct setting {
@@ -135,14 +155,10 @@ static tkv_status run_task(const loaded_model *loaded, const task *t, tkv_error 
 /* The fact, text, and the question; the caller frees it. */
 static char *needle_prompt(void)
 {
-    const size_t size = sizeof fact + FILLER_REPEATS * sizeof filler + sizeof question;
+    const size_t size = sizeof fact + sizeof filler + sizeof question;
     char *prompt = malloc(size);
     if (prompt) {
-        strcpy(prompt, fact);
-        for (int i = 0; i < FILLER_REPEATS; i++) {
-            strcat(prompt, filler);
-        }
-        strcat(prompt, question);
+        snprintf(prompt, size, "%s%s%s", fact, filler, question);
     }
     return prompt;
 }
