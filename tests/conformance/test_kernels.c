@@ -33,26 +33,61 @@ static void release(guarded *g)
     free(g->memory);
 }
 
-/* Rows of many kinds: Gaussian, spikes, zeros, tiny, huge, constant, on a grid, not finite. */
-static void fill_rows(uint64_t *seed, int n_rows, int head_dim, bool is_hostile, float *x)
+/* One coordinate of a row: Gaussian, a spike, zero, tiny, huge, constant, on a grid, denormal, near
+ * the largest float, not finite. */
+enum { N_FINITE_KINDS = 9, N_KINDS = 10 };
+
+static float row_value(int kind, float gauss, bool is_spike)
+{
+    switch (kind) {
+    case 1: return is_spike ? 7.0f : 0.0f;
+    case 2: return 0.0f;
+    case 3: return gauss * 1e-13f;
+    case 4: return gauss * 1e30f;
+    case 5: return 1.0f;
+    case 6: return rintf(4.0f * gauss) / 4.0f;
+    case 7: return gauss * 1e-42f;
+    case 8: return gauss < 0.0f ? -3e38f : 3e38f;
+    case 9: return is_spike ? NAN : gauss;
+    default: return gauss;
+    }
+}
+
+/* Row i is of kind i modulo n_kinds; 1 kind: all Gaussian. */
+static void fill_rows(uint64_t *seed, int n_rows, int head_dim, size_t stride, int n_kinds,
+                      float *x)
 {
     for (int i = 0; i < n_rows; i++) {
-        float *row = x + (size_t)i * (size_t)head_dim;
-        const int kind = is_hostile ? i % 9 : 0;
         for (int j = 0; j < head_dim; j++) {
-            const float g = random_gauss(seed);
-            const float values[] = {g,
-                                    j == i % head_dim ? 7.0f : 0.0f,
-                                    0.0f,
-                                    g * 1e-13f,
-                                    g * 1e30f,
-                                    1.0f,
-                                    rintf(4.0f * g) / 4.0f,
-                                    j == 5 ? NAN : g,
-                                    g * 1e-42f};
-            row[j] = values[kind];
+            x[(size_t)i * stride + (size_t)j] =
+                row_value(i % n_kinds, random_gauss(seed), j == i % head_dim);
         }
     }
+}
+
+/* Rows lie apart, and not on a vector's boundary. */
+static void check_encoding(const tkv_kernels *kernels, const tkv_page_span *span, uint64_t seed)
+{
+    const size_t stride = (size_t)span->head_dim + 3;
+    const size_t n = (size_t)span->n_rows * stride;
+    const size_t bytes = tkv_page_bytes(span->type, span->head_dim);
+    guarded x = guard((n + 1) * sizeof(float));
+    guarded expected = guard(bytes);
+    guarded actual = guard(bytes);
+    guarded a = guard((n + 1) * sizeof(float));
+    guarded b = guard((n + 1) * sizeof(float));
+    fill_rows(&seed, span->n_rows, span->head_dim, stride, N_KINDS, (float *)x.data + 1);
+    tkv_kernels_scalar.encode(span, (float *)x.data + 1, stride, expected.data);
+    kernels->encode(span, (float *)x.data + 1, stride, actual.data);
+    assert_memory_equal(actual.data, expected.data, bytes);
+    tkv_kernels_scalar.decode(span, expected.data, (float *)a.data + 1, stride);
+    kernels->decode(span, expected.data, (float *)b.data + 1, stride);
+    assert_memory_equal(a.data, b.data, a.bytes);
+    release(&x);
+    release(&expected);
+    release(&actual);
+    release(&a);
+    release(&b);
 }
 
 static void encoding_is_equal_to_the_bit(const tkv_kernels *kernels)
@@ -60,32 +95,21 @@ static void encoding_is_equal_to_the_bit(const tkv_kernels *kernels)
     for (int d = 0; d < N_HEAD_DIMS; d++) {
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
             for (int order = 0; order < 2; order++) {
-                const int head_dim = all_head_dims[d];
-                uint64_t seed = (uint64_t)(1000 * d + 10 * type + order);
                 const tkv_page_span span = {
-                    (tkv_type)type,    (tkv_page_order)order, head_dim, 5 * (d % 2), 54,
+                    (tkv_type)type,    (tkv_page_order)order, all_head_dims[d], 5 * (d % 2), 54,
                     TKV_EFFORT_DEFAULT};
-                float *x = allocate(54 * (size_t)head_dim * sizeof *x);
-                fill_rows(&seed, 54, head_dim, true, x);
-                const size_t bytes = tkv_page_bytes((tkv_type)type, head_dim);
-                guarded expected = guard(bytes);
-                guarded actual = guard(bytes);
-                tkv_kernels_scalar.encode(&span, x, (size_t)head_dim, expected.data);
-                kernels->encode(&span, x, (size_t)head_dim, actual.data);
-                assert_memory_equal(actual.data, expected.data, bytes);
-
-                guarded a = guard(54 * (size_t)head_dim * sizeof(float));
-                guarded b = guard(54 * (size_t)head_dim * sizeof(float));
-                tkv_kernels_scalar.decode(&span, expected.data, (float *)a.data, (size_t)head_dim);
-                kernels->decode(&span, expected.data, (float *)b.data, (size_t)head_dim);
-                assert_memory_equal(a.data, b.data, a.bytes);
-                release(&expected);
-                release(&actual);
-                release(&a);
-                release(&b);
-                free(x);
+                check_encoding(kernels, &span, (uint64_t)(1000 * d + 10 * type + order));
             }
         }
+    }
+    for (int i = 0; i < 2 * TKV_EFFORT_COUNT; i++) {
+        const tkv_page_span span = {i % 2 ? TKV_TYPE_TRELLIS3 : TKV_TYPE_TRELLIS2,
+                                    TKV_ORDER_KEY,
+                                    80,
+                                    17,
+                                    20,
+                                    (tkv_effort)(i / 2)};
+        check_encoding(kernels, &span, (uint64_t)i);
     }
 }
 
@@ -108,90 +132,152 @@ static void rotation_is_equal_to_the_bit(const tkv_kernels *kernels)
     }
 }
 
-/* Scores and sums against double precision over decoded rows. */
-static void check_products(const tkv_kernels *kernels, tkv_type type, int head_dim, int n_rows,
-                           int n_tokens)
+/* A call of `scores` or `accumulate`. */
+typedef struct product_case {
+    tkv_type type;
+    int head_dim;
+    int n_rows;
+    int n_tokens;
+    int n_kinds; /* of the rows in the page */
+} product_case;
+
+static void fail_case(const tkv_kernels *kernels, const product_case *c, const char *what, int row,
+                      int at, double found, double expected)
 {
-    uint64_t seed = (uint64_t)(head_dim + 10000 * n_rows + n_tokens);
-    const size_t n = TKV_PAGE_TOKENS * (size_t)head_dim;
-    float *x = allocate(n * sizeof *x);
-    float *decoded = allocate(n * sizeof *x);
-    float *queries = allocate((size_t)n_rows * (size_t)head_dim * sizeof *x);
-    float *weights = allocate((size_t)n_rows * TKV_PAGE_TOKENS * sizeof *x);
-    float rescale[16];
-    guarded key_page = guard(tkv_page_bytes(type, head_dim));
-    guarded value_page = guard(tkv_page_bytes(type, head_dim));
-    guarded prepared = guard(kernels->query_bytes(type, head_dim, n_rows));
-    guarded scratch = guard(kernels->scratch_bytes(head_dim, n_rows));
-    guarded scores = guard((size_t)n_rows * TKV_PAGE_TOKENS * sizeof(float));
-    guarded sums = guard((size_t)n_rows * (size_t)head_dim * sizeof(float));
-    tkv_page_span span = {type, TKV_ORDER_KEY, head_dim, 0, TKV_PAGE_TOKENS, TKV_EFFORT_FAST};
-    fill_gauss(&seed, n, x);
-    tkv_kernels_scalar.encode(&span, x, (size_t)head_dim, key_page.data);
-    span.order = TKV_ORDER_VALUE;
-    tkv_kernels_scalar.encode(&span, x, (size_t)head_dim, value_page.data);
-    tkv_kernels_scalar.decode(&span, value_page.data, decoded, (size_t)head_dim);
-    if (type != TKV_TYPE_F16) {
-        tkv_kernels_scalar.rotate(head_dim, TKV_PAGE_TOKENS, decoded);
+    fail_msg("%s, %s of type %d, head_dim %d, %d rows, %d tokens, %d kinds: [%d][%d] is %g, "
+             "expected %g",
+             kernels->name, what, (int)c->type, c->head_dim, c->n_rows, c->n_tokens, c->n_kinds,
+             row, at, found, expected);
+}
+
+static double norm_of(int n, const float *x)
+{
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) {
+        sum += (double)x[i] * (double)x[i];
     }
-    fill_gauss(&seed, (size_t)n_rows * (size_t)head_dim, queries);
-    fill_gauss(&seed, (size_t)n_rows * (size_t)head_dim, (float *)sums.data);
-    float *before = allocate(sums.bytes);
-    memcpy(before, sums.data, sums.bytes);
-    for (int r = 0; r < n_rows; r++) {
-        rescale[r] = (float)random_uniform(&seed);
-        for (int t = 0; t < n_tokens; t++) {
-            weights[r * TKV_PAGE_TOKENS + t] = expf(2.0f * random_gauss(&seed));
-        }
+    return sqrt(sum);
+}
+
+/* A page of which only the first n_tokens slots are in use: what the others hold must not matter,
+ * so they hold NaN. `decoded` [n_tokens][head_dim] receives its rows in the domain of the codes. */
+static guarded make_page(const product_case *c, tkv_page_order order, uint64_t *seed,
+                         float *decoded)
+{
+    const size_t head_dim = (size_t)c->head_dim;
+    guarded page = guard(tkv_page_bytes(c->type, c->head_dim));
+    float *x = allocate((size_t)c->n_tokens * head_dim * sizeof *x);
+    const tkv_page_span span = {c->type, order, c->head_dim, 0, c->n_tokens, TKV_EFFORT_FAST};
+    memset(page.data, 0xff, page.bytes);
+    fill_rows(seed, c->n_tokens, c->head_dim, head_dim, c->n_kinds, x);
+    tkv_kernels_scalar.encode(&span, x, head_dim, page.data);
+    tkv_kernels_scalar.decode(&span, page.data, decoded, head_dim);
+    for (int t = 0; c->type != TKV_TYPE_F16 && t < c->n_tokens; t++) {
+        tkv_row_codes row;
+        tkv_unpack_slot(c->type, order, c->head_dim, t, page.data, &row);
+        tkv_dequantise_row(c->type, c->head_dim, &row, decoded + (size_t)t * head_dim);
     }
-    kernels->prepare_queries(type, head_dim, n_rows, queries, prepared.data);
-    kernels->scores(type, head_dim, n_rows, prepared.data, n_tokens, key_page.data,
+    free(x);
+    return page;
+}
+
+/* Relative to the norms of query and key: far below the error of the codes. */
+static const double score_bound = 2e-6;
+
+static void check_scores(const tkv_kernels *kernels, const product_case *c, uint64_t seed)
+{
+    const int d = c->head_dim;
+    float *keys = allocate((size_t)(c->n_tokens * d) * sizeof *keys);
+    guarded page = make_page(c, TKV_ORDER_KEY, &seed, keys);
+    guarded queries = guard((size_t)(c->n_rows * d + 1) * sizeof(float));
+    guarded prepared = guard(kernels->query_bytes(c->type, d, c->n_rows));
+    guarded scratch = guard(kernels->scratch_bytes(d, c->n_rows));
+    guarded scores = guard((size_t)c->n_rows * TKV_PAGE_TOKENS * sizeof(float));
+    float *q = (float *)queries.data + 1;
+    fill_gauss(&seed, (size_t)(c->n_rows * d), q);
+    kernels->prepare_queries(c->type, d, c->n_rows, q, prepared.data);
+    kernels->scores(c->type, d, c->n_rows, prepared.data, c->n_tokens, page.data,
                     (float *)scores.data, scratch.data);
-    kernels->accumulate(type, head_dim, n_rows, weights, rescale, n_tokens, value_page.data,
-                        (float *)sums.data, scratch.data);
-    for (int r = 0; r < n_rows; r++) {
-        for (int t = 0; t < n_tokens; t++) {
+    for (int r = 0; r < c->n_rows; r++) {
+        for (int t = 0; t < c->n_tokens; t++) {
             double sum = 0.0;
-            for (int j = 0; j < head_dim; j++) {
-                sum += (double)queries[r * head_dim + j] * (double)decoded[t * head_dim + j];
+            for (int j = 0; j < d; j++) {
+                sum += (double)q[r * d + j] * (double)keys[t * d + j];
             }
-            const double score = (double)((float *)scores.data)[r * TKV_PAGE_TOKENS + t];
-            assert_true(fabs(score - sum) < 1e-4 * sqrt(head_dim));
-        }
-        for (int j = 0; j < head_dim; j++) {
-            double sum = (double)rescale[r] * (double)before[r * head_dim + j];
-            double size = fabs(sum);
-            for (int t = 0; t < n_tokens; t++) {
-                const double term =
-                    (double)weights[r * TKV_PAGE_TOKENS + t] * (double)decoded[t * head_dim + j];
-                sum += term;
-                size += fabs(term) + (double)weights[r * TKV_PAGE_TOKENS + t];
+            const double size = norm_of(d, q + r * d) * norm_of(d, keys + t * d);
+            const double found = (double)((float *)scores.data)[r * TKV_PAGE_TOKENS + t];
+            if (!(fabs(found - sum) <= score_bound * size)) {
+                fail_case(kernels, c, "score", r, t, found, sum);
             }
-            assert_true(fabs((double)((float *)sums.data)[r * head_dim + j] - sum) <
-                        1e-5 * size + 1e-6);
         }
     }
-    release(&key_page);
-    release(&value_page);
+    release(&page);
+    release(&queries);
     release(&prepared);
     release(&scratch);
     release(&scores);
+    free(keys);
+}
+
+/* Relative to the sum of the magnitudes that were added. */
+static const double sum_bound = 4e-6;
+
+static void check_accumulate(const tkv_kernels *kernels, const product_case *c, uint64_t seed)
+{
+    const int d = c->head_dim;
+    float rescale[16];
+    float *values = allocate((size_t)(c->n_tokens * d) * sizeof *values);
+    float *before = allocate((size_t)(c->n_rows * d) * sizeof *before);
+    guarded page = make_page(c, TKV_ORDER_VALUE, &seed, values);
+    guarded weights = guard(((size_t)c->n_rows * TKV_PAGE_TOKENS + 1) * sizeof(float));
+    guarded scratch = guard(kernels->scratch_bytes(d, c->n_rows));
+    guarded sums = guard((size_t)(c->n_rows * d) * sizeof(float));
+    float *w = (float *)weights.data + 1;
+    fill_gauss(&seed, (size_t)(c->n_rows * d), before);
+    memcpy(sums.data, before, sums.bytes);
+    memset(w, 0, (size_t)c->n_rows * TKV_PAGE_TOKENS * sizeof *w);
+    for (int r = 0; r < c->n_rows; r++) {
+        rescale[r] = (float)random_uniform(&seed);
+        for (int t = 0; t < c->n_tokens; t++) {
+            w[r * TKV_PAGE_TOKENS + t] = expf(2.0f * random_gauss(&seed));
+        }
+    }
+    kernels->accumulate(c->type, d, c->n_rows, w, rescale, c->n_tokens, page.data,
+                        (float *)sums.data, scratch.data);
+    for (int r = 0; r < c->n_rows; r++) {
+        for (int j = 0; j < d; j++) {
+            double sum = (double)rescale[r] * (double)before[r * d + j];
+            double size = fabs(sum);
+            for (int t = 0; t < c->n_tokens; t++) {
+                const double weight = (double)w[r * TKV_PAGE_TOKENS + t];
+                sum += weight * (double)values[t * d + j];
+                size += weight * fabs((double)values[t * d + j]);
+            }
+            const double found = (double)((float *)sums.data)[r * d + j];
+            if (!(fabs(found - sum) <= sum_bound * size)) {
+                fail_case(kernels, c, "sum", r, j, found, sum);
+            }
+        }
+    }
+    release(&page);
+    release(&weights);
+    release(&scratch);
     release(&sums);
-    free(x);
-    free(decoded);
-    free(queries);
-    free(weights);
+    free(values);
     free(before);
 }
 
 static void products_are_within_bounds(const tkv_kernels *kernels)
 {
     const int tokens[] = {1, 15, 16, 33, 64};
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
-        for (int type = 0; type < TKV_TYPE_COUNT; type++) {
-            check_products(kernels, (tkv_type)type, all_head_dims[d], 1 + (3 * d + 5 * type) % 16,
-                           tokens[(d + type) % 5]);
-        }
+    for (int i = 0; i < 2 * TKV_TYPE_COUNT * N_HEAD_DIMS; i++) {
+        const int type = i % TKV_TYPE_COUNT;
+        const int d = i / TKV_TYPE_COUNT % N_HEAD_DIMS;
+        const product_case c = {(tkv_type)type, all_head_dims[d], 1 + (3 * d + 5 * type) % 16,
+                                tokens[(d + type) % 5],
+                                i < TKV_TYPE_COUNT * N_HEAD_DIMS ? 1 : N_FINITE_KINDS};
+        check_scores(kernels, &c, (uint64_t)i);
+        check_accumulate(kernels, &c, (uint64_t)i + 1000);
     }
 }
 
@@ -235,6 +321,32 @@ static void softmax_is_within_bounds(const tkv_kernels *kernels)
     }
 }
 
+/* Scores that overflowed: whatever comes out is finite and the same. */
+static void softmax_stays_finite(const tkv_kernels *kernels)
+{
+    const float hostile[] = {INFINITY, -INFINITY, NAN, 3e38f, -3e38f, 0.0f, 1e-45f};
+    for (int i = 0; i < 7 * 7 * 2; i++) {
+        float a[TKV_PAGE_TOKENS];
+        float b[TKV_PAGE_TOKENS];
+        float maximum[2] = {-INFINITY, -INFINITY};
+        float sum[2] = {0.0f, 0.0f};
+        float rescale[2];
+        const int first = 0;
+        const int end = TKV_PAGE_TOKENS - i % 5;
+        for (int t = 0; t < TKV_PAGE_TOKENS; t++) {
+            a[t] = b[t] = hostile[t % 2 ? i % 7 : i / 7 % 7];
+        }
+        const tkv_softmax_span span = {1, &first, &end, 0.1f, i < 49 ? 0.0f : 30.0f};
+        tkv_kernels_scalar.softmax(&span, a, &maximum[0], &sum[0], &rescale[0]);
+        kernels->softmax(&span, b, &maximum[1], &sum[1], &rescale[1]);
+        assert_true(isfinite(maximum[1]) && isfinite(sum[1]) && sum[1] >= 1.0f);
+        assert_true(fabsf(maximum[0] - maximum[1]) <= 1e-5f * fabsf(maximum[0]));
+        for (int t = 0; t < TKV_PAGE_TOKENS; t++) {
+            assert_true(fabsf(a[t] - b[t]) < 1e-5f);
+        }
+    }
+}
+
 /* Runs a check on every table that this machine can run; the reference checks the checks. */
 static void on_all_tables(void (*check)(const tkv_kernels *))
 {
@@ -267,6 +379,7 @@ static void softmax(void **state)
 {
     (void)state;
     on_all_tables(softmax_is_within_bounds);
+    on_all_tables(softmax_stays_finite);
 }
 
 int main(void)

@@ -111,16 +111,14 @@ static void scores(tkv_type type, int head_dim, int n_rows, const void *prepared
     }
 }
 
-/* Logits beyond this are clamped, so that their differences stay finite. */
+/* Logits beyond this are clamped, so that their differences stay finite; NaN, from a score that
+ * overflowed both ways, becomes the limit. */
 #define LOGIT_LIMIT 0x1p100f
 
 static float to_logit(const tkv_softmax_span *span, float score)
 {
-    float logit = score * span->scale;
-    if (span->softcap > 0.0f) {
-        logit = span->softcap * tanhf(logit / span->softcap);
-    }
-    return fmaxf(-LOGIT_LIMIT, fminf(logit, LOGIT_LIMIT));
+    const float logit = fmaxf(-LOGIT_LIMIT, fminf(score * span->scale, LOGIT_LIMIT));
+    return span->softcap > 0.0f ? span->softcap * tanhf(logit / span->softcap) : logit;
 }
 
 static void softmax(const tkv_softmax_span *span, float *scores, float *maximum, float *sum,
