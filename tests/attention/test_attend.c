@@ -1,6 +1,8 @@
 /* Attention against a double-precision softmax over the decoded rows. */
 #include "support/support.h"
 
+#include <limits.h>
+
 typedef struct shape {
     tkv_type type_k;
     tkv_type type_v;
@@ -161,9 +163,10 @@ static void check(tkv_context *context, const shape *s, bool has_sinks)
     const size_t n = (size_t)s->n_queries * (size_t)(s->n_kv_heads * s->group * s->dim_v);
     const double error = relative_error(n, d.out, d.expected);
     if (!(error < bound)) {
-        fail_msg("relative error %g: types %d/%d, dims %d/%d, group %d, %d tokens, %d queries",
-                 error, (int)s->type_k, (int)s->type_v, s->dim_k, s->dim_v, s->group, s->n_tokens,
-                 s->n_queries);
+        fail_msg("relative error %g: kernels %s, types %d/%d, dims %d/%d, group %d, %d tokens, %d "
+                 "queries",
+                 error, tkv_context_kernels(context), (int)s->type_k, (int)s->type_v, s->dim_k,
+                 s->dim_v, s->group, s->n_tokens, s->n_queries);
     }
     free_data(&d);
 }
@@ -235,6 +238,29 @@ static void windows_caps_sinks_and_scales(void **state)
         s.params.scale = i % 5 ? 0.0f : 0.3f;
         check(*state, &s, i / 12);
     }
+}
+
+/* A sink of -infinity is none. */
+static void sinks_may_be_absent(void **state)
+{
+    shape s = base_shape();
+    data d = create_data(*state, &s, 6);
+    const size_t n = (size_t)(s.n_kv_heads * s.group * s.dim_v);
+    float *without = allocate(n * sizeof *without);
+    run(&s, &d, false);
+    memcpy(without, d.out, n * sizeof *without);
+    for (int h = 0; h < s.n_kv_heads * s.group; h++) {
+        d.sinks[h] = -INFINITY;
+    }
+    run(&s, &d, true);
+    assert_memory_equal(d.out, without, n * sizeof *without);
+    d.sinks[0] = 3e38f; /* takes all of the softmax */
+    run(&s, &d, true);
+    for (int j = 0; j < s.dim_v; j++) {
+        assert_true(d.out[j] == 0.0f);
+    }
+    free(without);
+    free_data(&d);
 }
 
 static void policies(void **state)
@@ -359,6 +385,12 @@ static void mistakes_are_explained(void **state)
     tkv_attend_params p = base;
     assert_fails(tkv_attend(d.cache, 1, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
                  "layer 1");
+    assert_fails(tkv_attend(d.cache, -1, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "layer -1");
+    assert_fails(tkv_attend(NULL, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT, "NULL");
+    assert_fails(tkv_attend(d.cache, 0, NULL, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "NULL");
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, NULL, &error), TKV_ERR_INVALID_ARGUMENT, "NULL");
     assert_fails(tkv_attend(d.cache, 0, &p, NULL, d.out, &error), TKV_ERR_INVALID_ARGUMENT, "NULL");
     p.n_heads = 7;
     assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
@@ -367,6 +399,24 @@ static void mistakes_are_explained(void **state)
     p.first_position = 200;
     assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
                  "200 tokens");
+    p.first_position = -1;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "position -1");
+    p = base;
+    p.n_queries = 0;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "0 queries");
+    p.n_queries = INT_MAX;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "queries from position 199");
+    p = base;
+    p.n_heads = 0;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "n_heads 0");
+    p = base;
+    p.scale = INFINITY;
+    assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "scale inf");
     p = base;
     p.window = -1;
     assert_fails(tkv_attend(d.cache, 0, &p, d.q, d.out, &error), TKV_ERR_INVALID_ARGUMENT,
@@ -409,6 +459,7 @@ int main(void)
         cmocka_unit_test(lengths_around_page_edges),
         cmocka_unit_test(groups),
         cmocka_unit_test(windows_caps_sinks_and_scales),
+        cmocka_unit_test(sinks_may_be_absent),
         cmocka_unit_test(policies),
         cmocka_unit_test(threads_do_not_change_the_result),
         cmocka_unit_test(sparse_v_skips_small_weights_only),
