@@ -1,26 +1,29 @@
-/* Writes the test vectors of docs/FORMAT.md to standard output: for each type and head_dim the rows
- * of a page, as records, in both page orders, and decoded. */
+/* Writes the test vectors of docs/FORMAT.md, section 10, to standard output. */
 #include "turbokv.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const int head_dims[] = {64, 80, 128};
-enum { N_ROWS = 3 };
-/* Rows lie in these slots, so that both halves of a page occur. */
-static const int slots[N_ROWS] = {0, 37, 62};
+/* Slots of rows 0-7: both halves of a page occur. */
+static const int slots[] = {0, 37, 62, 1, 2, 33, 61, 40};
 
-/* Input value i of a row: an integer in [-2048, 2047] from a linear congruential generator, divided
- * by 256; the first coordinates of row 1 are 16 times larger. */
+/* Row `row` of the test vectors. */
 static void make_row(int row, int head_dim, float *x)
 {
     uint32_t state = 12345u + 1000u * (uint32_t)row + (uint32_t)head_dim;
     for (int j = 0; j < head_dim; j++) {
         state = state * 1664525u + 1013904223u;
-        x[j] = (float)((int)(state >> 20) - 2048) / 256.0f;
-        if (row == 1 && j < 3) {
-            x[j] *= 16.0f;
+        const float value = (float)((int)(state >> 20) - 2048) / 256.0f;
+        switch (row) {
+        case 1: x[j] = j < 3 ? value * 16.0f : value; break;
+        case 3: x[j] = 0.0f; break;
+        case 4: x[j] = value * 0x1p-60f; break;
+        case 5: x[j] = value * 0x1p124f; break;
+        case 6: x[j] = j == 5 ? 7.0f : 0.0f; break;
+        case 7: x[j] = j == 3 ? NAN : value; break;
+        default: x[j] = value; break;
         }
     }
 }
@@ -56,40 +59,85 @@ static void print_floats(const char *what, const float *x, int n)
     putchar('\n');
 }
 
-static int write_vectors(tkv_type type, int head_dim)
+/* FNV-1a, 64 bits. */
+static void print_hash(const char *what, const void *bytes, size_t n)
 {
-    const size_t page_bytes = tkv_page_bytes(type, head_dim);
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) {
+        hash = (hash ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3u;
+    }
+    printf("%s_hash %016llx\n", what, (unsigned long long)hash);
+}
+
+static void print_decoded(bool is_full, const float *x, int n)
+{
+    int n_nan = 0;
+    for (int i = 0; i < n; i++) {
+        n_nan += isnan(x[i]) != 0;
+    }
+    if (n_nan == n) {
+        puts("decoded nan");
+    } else if (is_full) {
+        print_floats("decoded", x, n);
+    } else {
+        print_hash("decoded", x, (size_t)n * sizeof *x);
+    }
+}
+
+/* Rows of one page: in full the first three, of the others and of the pages if `is_full` is false
+ * only hashes. */
+typedef struct vector_case {
+    int head_dim;
+    int first_row;
+    int end_row;
+    bool is_full;
+} vector_case;
+
+static int write_vectors(tkv_type type, const vector_case *c)
+{
+    const size_t page_bytes = tkv_page_bytes(type, c->head_dim);
     uint32_t *pages[2] = {calloc(1, page_bytes), calloc(1, page_bytes)};
-    float x[128];
-    uint8_t record[512];
+    float x[TKV_MAX_HEAD_DIM];
+    uint8_t record[2 * TKV_MAX_HEAD_DIM];
     if (!pages[0] || !pages[1]) {
         return 1;
     }
-    printf("type %s head_dim %d\n", tkv_type_get_info(type)->name, head_dim);
-    for (int row = 0; row < N_ROWS; row++) {
-        make_row(row, head_dim, x);
-        tkv_encode_rows(type, head_dim, 1, x, record, NULL);
-        tkv_encode_page(type, TKV_ORDER_KEY, head_dim, slots[row], 1, x, pages[0], NULL);
-        tkv_encode_page(type, TKV_ORDER_VALUE, head_dim, slots[row], 1, x, pages[1], NULL);
+    printf("type %s head_dim %d\n", tkv_type_get_info(type)->name, c->head_dim);
+    for (int row = c->first_row; row < c->end_row; row++) {
+        make_row(row, c->head_dim, x);
+        tkv_encode_rows(type, c->head_dim, 1, x, record, NULL);
+        for (int order = 0; order < 2; order++) {
+            tkv_encode_page(type, (tkv_page_order)order, c->head_dim, slots[row], 1, x,
+                            pages[order], NULL);
+        }
         printf("row %d slot %d\n", row, slots[row]);
-        print_bytes("record", record, tkv_row_bytes(type, head_dim));
-        tkv_decode_rows(type, head_dim, 1, record, x, NULL);
-        print_floats("decoded", x, head_dim);
+        print_bytes("record", record, tkv_row_bytes(type, c->head_dim));
+        tkv_decode_rows(type, c->head_dim, 1, record, x, NULL);
+        print_decoded(c->is_full && row < 3, x, c->head_dim);
     }
-    print_words("key_page", pages[0], page_bytes / 4);
-    print_words("value_page", pages[1], page_bytes / 4);
-    free(pages[0]);
-    free(pages[1]);
+    for (int order = 0; order < 2; order++) {
+        const char *name = order ? "value_page" : "key_page";
+        if (c->is_full) {
+            print_words(name, pages[order], page_bytes / 4);
+        } else {
+            print_hash(name, pages[order], page_bytes);
+        }
+        free(pages[order]);
+    }
     return 0;
 }
 
 int main(void)
 {
+    static const vector_case cases[] = {{64, 0, 8, true},   {80, 0, 3, true},   {128, 0, 3, true},
+                                        {32, 1, 2, false},  {96, 1, 2, false},  {112, 1, 2, false},
+                                        {192, 1, 2, false}, {256, 1, 2, false}, {576, 1, 2, false},
+                                        {1024, 1, 2, false}};
     int failed = 0;
     printf("turbokv format %d\n", TKV_FORMAT_VERSION);
     for (int type = 0; type < TKV_TYPE_COUNT; type++) {
-        for (size_t i = 0; i < sizeof head_dims / sizeof *head_dims; i++) {
-            failed |= write_vectors((tkv_type)type, head_dims[i]);
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            failed |= write_vectors((tkv_type)type, &cases[i]);
         }
     }
     return failed;
