@@ -4,6 +4,7 @@
 #ifndef TKV_CODEC_CODEC_H
 #define TKV_CODEC_CODEC_H
 
+#include "codec/trellis.h"
 #include "turbokv.h"
 
 #define TKV_MAX_PLANES 3
@@ -80,6 +81,10 @@ float tkv_dot16(int n, const float *a, const float *b);
  * codes 0 and a NaN scale. The effort matters to trellis types only. */
 void tkv_encode_row(tkv_type type, tkv_effort effort, int head_dim, const float *x,
                     tkv_row_codes *row);
+
+/* The same with another trellis search, which must find the same path. */
+void tkv_encode_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
+                         int head_dim, const float *x, tkv_row_codes *row);
 
 /* Quantises one rotated row of finite values whose squares do not overflow when summed. */
 void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,

@@ -137,15 +137,15 @@ static const trellis_effort trellis_efforts[TKV_EFFORT_COUNT] = {
     [TKV_EFFORT_BEST] = {TKV_TRELLIS_STATE_BITS, 3, {1.0f, 0.97f, 1.03f}},
 };
 
-static void quantise_trellis(const tkv_trellis *trellis, tkv_effort effort, const row_input *in,
-                             tkv_row_codes *row)
+static void quantise_trellis(tkv_trellis_search_function search, const tkv_trellis *trellis,
+                             tkv_effort effort, const row_input *in, tkv_row_codes *row)
 {
     const trellis_effort *how = &trellis_efforts[effort];
     float best = -1.0f;
     for (int g = 0; g < how->n_gains; g++) {
         tkv_trellis_path path;
         float levels[TKV_MAX_HEAD_DIM];
-        tkv_trellis_search(trellis, how->survivor_bits, how->gains[g], in->head_dim, in->z, &path);
+        search(trellis, how->survivor_bits, how->gains[g], in->head_dim, in->z, &path);
         tkv_trellis_levels(trellis, in->head_dim, path.codes, path.start, levels);
         const float dot = tkv_dot16(in->head_dim, in->z, levels);
         const float correlation = dot * dot / tkv_dot16(in->head_dim, levels, levels);
@@ -185,14 +185,14 @@ static void quantise_sketch(const tkv_codebook *codebook, const row_input *in, t
     row->side[1] = tkv_float_to_half(fminf(step, TKV_HALF_MAX));
 }
 
-static void quantise_input(const tkv_type_layout *layout, tkv_effort effort, const row_input *in,
-                           tkv_row_codes *row)
+static void quantise_input(tkv_trellis_search_function search, const tkv_type_layout *layout,
+                           tkv_effort effort, const row_input *in, tkv_row_codes *row)
 {
     switch (layout->kind) {
     case TKV_CODE_UNIFORM: quantise_uniform(in, row); break;
     case TKV_CODE_CODEBOOK: quantise_codebook(tkv_codebook_get(layout->level_bits), in, row); break;
     case TKV_CODE_TRELLIS:
-        quantise_trellis(tkv_trellis_get(layout->level_bits), effort, in, row);
+        quantise_trellis(search, tkv_trellis_get(layout->level_bits), effort, in, row);
         break;
     case TKV_CODE_SKETCH: quantise_sketch(tkv_codebook_get(layout->level_bits), in, row); break;
     case TKV_CODE_HALF: break;
@@ -209,8 +209,8 @@ static void saturate_scale(const tkv_type_layout *layout, tkv_row_codes *row)
     row->side[1] = 0;
 }
 
-void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
-                      tkv_row_codes *row)
+static void quantise_row(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
+                         int head_dim, const float *y, tkv_row_codes *row)
 {
     memset(row->codes, 0, (size_t)head_dim);
     memset(row->side, 0, sizeof row->side);
@@ -223,11 +223,17 @@ void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const floa
     for (int j = 0; j < head_dim; j++) {
         in.z[j] = y[j] * in.to_unit;
     }
-    quantise_input(tkv_type_get_layout(type), effort, &in, row);
+    quantise_input(search, tkv_type_get_layout(type), effort, &in, row);
 }
 
-void tkv_encode_row(tkv_type type, tkv_effort effort, int head_dim, const float *x,
-                    tkv_row_codes *row)
+void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
+                      tkv_row_codes *row)
+{
+    quantise_row(tkv_trellis_search, type, effort, head_dim, y, row);
+}
+
+void tkv_encode_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
+                         int head_dim, const float *x, tkv_row_codes *row)
 {
     if (tkv_find_non_finite((size_t)head_dim, x) < (size_t)head_dim) {
         memset(row->codes, 0, (size_t)head_dim);
@@ -241,10 +247,16 @@ void tkv_encode_row(tkv_type type, tkv_effort effort, int head_dim, const float 
         y[j] = is_huge ? x[j] * HUGE_FACTOR : x[j];
     }
     tkv_rotate_row(head_dim, y);
-    tkv_quantise_row(type, effort, head_dim, y, row);
+    quantise_row(search, type, effort, head_dim, y, row);
     if (is_huge) {
         saturate_scale(tkv_type_get_layout(type), row);
     }
+}
+
+void tkv_encode_row(tkv_type type, tkv_effort effort, int head_dim, const float *x,
+                    tkv_row_codes *row)
+{
+    tkv_encode_row_with(tkv_trellis_search, type, effort, head_dim, x, row);
 }
 
 /* y += step * sketch transposed times signs. */

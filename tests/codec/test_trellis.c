@@ -1,3 +1,4 @@
+#include "backend/cpu/encode.h"
 #include "codec/codec.h"
 #include "codec/trellis.h"
 #include "support/support.h"
@@ -114,10 +115,64 @@ static void windows_are_shifted_words(void **state)
     }
 }
 
+/* Rows that a search could stumble over: random, constant, far outside the levels, spikes. */
+static void fill_row(uint64_t *seed, int kind, int head_dim, float *z)
+{
+    for (int j = 0; j < head_dim; j++) {
+        const float g = random_gauss(seed);
+        const float values[] = {g,       g, g, 1.0f, j % 2 ? 10.0f : -10.0f, j % 37 ? 0.0f : 6.0f,
+                                3.0f * g};
+        z[j] = values[kind % 7];
+    }
+}
+
+/* Vector searches give the reference's path, whatever the row, the gain and the size. */
+static void check_search(tkv_trellis_search_function search)
+{
+    const float gains[] = {1.0f, 0.97f, 1.03f};
+    uint64_t seed = 99;
+    for (int trial = 0; trial < 3000; trial++) {
+        const tkv_trellis *trellis = tkv_trellis_get(3 + trial % 2);
+        const int head_dim = trial % 16 ? 64 + 16 * (trial % 5) : 576;
+        float z[576];
+        tkv_trellis_path expected;
+        tkv_trellis_path actual;
+        const int bits = trial % 50 ? TKV_TRELLIS_STATE_BITS : 5;
+        fill_row(&seed, trial, head_dim, z);
+        tkv_trellis_search(trellis, bits, gains[trial % 3], head_dim, z, &expected);
+        search(trellis, bits, gains[trial % 3], head_dim, z, &actual);
+        assert_int_equal(actual.start, expected.start);
+        assert_memory_equal(actual.codes, expected.codes, (size_t)head_dim);
+    }
+}
+
+static void vector_searches_find_the_same_path(void **state)
+{
+    (void)state;
+    int n_checked = 0;
+#if defined(TKV_HAVE_X86_KERNELS)
+    const struct {
+        const char *name;
+        tkv_trellis_search_function search;
+    } searches[] = {{"avx2", tkv_trellis_search_avx2}, {"avx512", tkv_trellis_search_avx512}};
+    const tkv_kernels *kernels;
+    for (int i = 0; (kernels = tkv_kernels_available(i)); i++) {
+        for (int s = 0; s < 2; s++) {
+            if (strcmp(kernels->name, searches[s].name) == 0) {
+                check_search(searches[s].search);
+                n_checked++;
+            }
+        }
+    }
+#endif
+    print_message("%d vector searches compared with the reference\n", n_checked);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(search_finds_the_best_path),
                                        cmocka_unit_test(efforts_are_ordered),
-                                       cmocka_unit_test(windows_are_shifted_words)};
+                                       cmocka_unit_test(windows_are_shifted_words),
+                                       cmocka_unit_test(vector_searches_find_the_same_path)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

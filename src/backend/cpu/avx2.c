@@ -1,6 +1,8 @@
-/* The kernels on AVX2. Encoding and decoding are the reference's. */
+/* The kernels on AVX2. Encoding is the reference's but for the trellis
+ * search; decoding is the reference's. */
 #include "backend/cpu/vector_avx2.h"
 
+#include "backend/cpu/encode.h"
 #include "backend/cpu/vector_kernels.h"
 
 static void rotate(int head_dim, int n_rows, float *x)
@@ -15,7 +17,7 @@ static void unrotate(int head_dim, int n_rows, float *x)
 
 static void encode(const tkv_page_span *span, const float *x, size_t row_stride, void *page)
 {
-    tkv_kernels_scalar.encode(span, x, row_stride, page);
+    tkv_encode_span(tkv_trellis_search_avx2, span, x, row_stride, page);
 }
 
 static void decode(const tkv_page_span *span, const void *page, float *x, size_t row_stride)

@@ -1,0 +1,29 @@
+/* What the vector searches note at each coordinate, and how it is read back. */
+#ifndef TKV_BACKEND_CPU_TRELLIS_TRACE_H
+#define TKV_BACKEND_CPU_TRELLIS_TRACE_H
+
+#include "codec/trellis.h"
+
+/* Bit p of [u]: state 2p + u came from state p + 128, not p. */
+typedef struct step_decisions {
+    uint32_t from_upper[2][4];
+} step_decisions;
+
+/* Follows the decisions back from the cheapest state, the lowest of equals. */
+static unsigned trace_back(const uint16_t metrics[TKV_TRELLIS_N_STATES],
+                           const step_decisions *decisions, int head_dim, uint8_t *codes)
+{
+    int state = 0;
+    for (int i = 1; i < TKV_TRELLIS_N_STATES; i++) {
+        state = metrics[i] < metrics[state] ? i : state;
+    }
+    for (int j = head_dim - 1; j >= 0; j--) {
+        const int p = state >> 1;
+        const int bit = state & 1;
+        codes[j] = (uint8_t)bit;
+        state = p + (decisions[j].from_upper[bit][p / 32] >> (p % 32) & 1u ? 128 : 0);
+    }
+    return (unsigned)state & ((1u << TKV_TRELLIS_START_BITS) - 1);
+}
+
+#endif
