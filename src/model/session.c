@@ -13,6 +13,7 @@ struct tkv_session {
     tkv_cache *cache;
     tkv_workspace *workspace;
     int n_batch;
+    int n_threads;
     int max_tokens;
     int length;
     float sparse_v;
@@ -98,10 +99,11 @@ tkv_status tkv_session_create(const tkv_model *model, tkv_context *context,
     created->model = model;
     created->max_tokens = params->max_tokens;
     created->n_batch = batch_size(params);
+    created->n_threads = tkv_context_threads(context);
     created->sparse_v = params->policy.sparse_v;
     status = create_cache(model, context, params, &created->cache, error);
     if (status == TKV_OK) {
-        status = tkv_workspace_create(model, created->n_batch, tkv_context_threads(context),
+        status = tkv_workspace_create(model, created->n_batch, created->n_threads,
                                       &created->workspace, error);
     }
     if (status != TKV_OK) {
@@ -203,6 +205,47 @@ tkv_status tkv_session_truncate(tkv_session *session, int n_tokens, tkv_error *e
     tkv_status status = tkv_cache_truncate(session->cache, n_tokens, error);
     if (status == TKV_OK) {
         session->length = n_tokens;
+    }
+    return status;
+}
+
+tkv_status tkv_session_fork(const tkv_session *session, int n_tokens, tkv_session **fork,
+                            tkv_error *error)
+{
+    if (n_tokens < 0 || n_tokens > session->length) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "a fork of %d tokens: expected 0 to the sequence's %d", n_tokens,
+                        session->length);
+    }
+    tkv_session *created = calloc(1, sizeof *created);
+    if (!created) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a session");
+    }
+    *created = *session;
+    created->cache = NULL;
+    created->workspace = NULL;
+    created->length = n_tokens;
+    created->stats = (tkv_attend_stats){0};
+    tkv_status status = tkv_cache_fork(session->cache, n_tokens, &created->cache, error);
+    if (status == TKV_OK) {
+        status = tkv_workspace_create(session->model, session->n_batch, session->n_threads,
+                                      &created->workspace, error);
+    }
+    if (status != TKV_OK) {
+        tkv_session_free(created);
+        return status;
+    }
+    *fork = created;
+    return TKV_OK;
+}
+
+tkv_status tkv_session_shift(tkv_session *session, int first, int n_drop, tkv_error *error)
+{
+    float frequencies[TKV_MAX_HEAD_DIM / 2];
+    const tkv_rope rope = describe_rope(session->model, frequencies);
+    const tkv_status status = tkv_cache_shift(session->cache, first, n_drop, &rope, error);
+    if (status == TKV_OK) {
+        session->length -= n_drop;
     }
     return status;
 }

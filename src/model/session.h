@@ -53,6 +53,16 @@ tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_t
  * session's length is an error. */
 tkv_status tkv_session_truncate(tkv_session *session, int n_tokens, tkv_error *error);
 
+/* A second session, of the same model, context and policy, that starts with the first n_tokens of
+ * this one and shares their memory (tkv_cache_fork). The caller frees it, in any order. */
+tkv_status tkv_session_fork(const tkv_session *session, int n_tokens, tkv_session **fork,
+                            tkv_error *error);
+
+/* Context shift (tkv_cache_shift): drops n_drop tokens from position `first` on; the later ones
+ * move down. What they took from the dropped ones while these were there stays in them, as in every
+ * context shift. On error the session is as it was. */
+tkv_status tkv_session_shift(tkv_session *session, int first, int n_drop, tkv_error *error);
+
 /* Tokens in the sequence, and how many it can hold. */
 int tkv_session_length(const tkv_session *session);
 int tkv_session_max_tokens(const tkv_session *session);

@@ -422,6 +422,93 @@ static void test_policy(void **state)
     close_fixture(&f);
 }
 
+/* ---- Context shift and forks --------------------------------------------------------------- */
+
+/* In a model of one layer keys and values depend on their own token only, so a shifted context must
+ * give what the remaining tokens give from scratch. Policies: exact, and coded twice. */
+static void test_shift_equals_recomputation(void **state)
+{
+    (void)state;
+    fixture f;
+    toy_shape shape = llama_shape;
+    shape.n_layers = 1;
+    make_fixture(&f, &shape);
+    static const struct {
+        tkv_policy policy;
+        double tolerance;
+    } cases[] = {
+        {{0}, TOLERANCE},
+        {{.n_sinks = 3, .type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8}, 4.0 * TOLERANCE},
+        {{.n_recent = 8, .centre_tokens = 8, .type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8},
+         4.0 * TOLERANCE},
+    };
+    enum { FIRST = 3, N_DROP = 20 };
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    int32_t kept[N_TOKENS - N_DROP];
+    memcpy(kept, tokens, FIRST * sizeof *kept);
+    memcpy(kept + FIRST, tokens + FIRST + N_DROP, (N_TOKENS - N_DROP - FIRST) * sizeof *kept);
+    static double expected[(N_TOKENS - N_DROP) * VOCABULARY];
+    toy_model_forward(&f.toy, kept, N_TOKENS - N_DROP, expected);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tkv_session *session = NULL;
+        float found[VOCABULARY];
+        const tkv_session_params params = {.max_tokens = MAX_TOKENS, .policy = cases[i].policy};
+        assert_ok(tkv_session_create(f.model, f.context, &params, &session, &error));
+        assert_ok(eval(session, tokens, N_TOKENS - 1, TKV_LOGITS_NONE, NULL, &error));
+        assert_ok(tkv_session_shift(session, FIRST, N_DROP, &error));
+        assert_int_equal(tkv_session_length(session), N_TOKENS - 1 - N_DROP);
+        assert_ok(eval(session, tokens + N_TOKENS - 1, 1, TKV_LOGITS_LAST, found, &error));
+        check_near(found, expected + (N_TOKENS - N_DROP - 1) * VOCABULARY, VOCABULARY,
+                   cases[i].tolerance);
+        assert_fails(tkv_session_shift(session, 10, 30, &error), TKV_ERR_INVALID_ARGUMENT,
+                     "shift drops tokens 10 to 39");
+        assert_int_equal(tkv_session_length(session), N_TOKENS - N_DROP);
+        tkv_session_free(session);
+    }
+    close_fixture(&f);
+}
+
+static void test_forks_go_their_own_ways(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    static double expected[N_TOKENS * VOCABULARY];
+    float found[VOCABULARY];
+    tkv_session *session = start(&f, 16);
+    tkv_session *fork = NULL;
+    assert_ok(eval(session, tokens, 20, TKV_LOGITS_NONE, NULL, &error));
+    assert_fails(tkv_session_fork(session, 21, &fork, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "a fork of 21 tokens: expected 0 to the sequence's 20");
+    assert_ok(tkv_session_fork(session, 12, &fork, &error));
+    assert_int_equal(tkv_session_length(fork), 12);
+    assert_true(tkv_cache_shared_bytes(tkv_session_cache(fork)) > 0);
+
+    /* The fork goes on with other tokens than the original. */
+    int32_t other[N_TOKENS];
+    memcpy(other, tokens, sizeof other);
+    for (int i = 12; i < N_TOKENS; i++) {
+        other[i] = (tokens[i] + 7) % VOCABULARY;
+    }
+    assert_ok(eval(fork, other + 12, N_TOKENS - 12, TKV_LOGITS_LAST, found, &error));
+    toy_model_forward(&f.toy, other, N_TOKENS, expected);
+    check_near(found, expected + (N_TOKENS - 1) * VOCABULARY, VOCABULARY, TOLERANCE);
+    assert_ok(eval(session, tokens + 20, N_TOKENS - 20, TKV_LOGITS_LAST, found, &error));
+    toy_model_forward(&f.toy, tokens, N_TOKENS, expected);
+    check_near(found, expected + (N_TOKENS - 1) * VOCABULARY, VOCABULARY, TOLERANCE);
+
+    /* It outlives the original. */
+    tkv_session_free(session);
+    assert_ok(tkv_session_truncate(fork, 12, &error));
+    assert_ok(eval(fork, tokens + 12, N_TOKENS - 12, TKV_LOGITS_LAST, found, &error));
+    check_near(found, expected + (N_TOKENS - 1) * VOCABULARY, VOCABULARY, TOLERANCE);
+    tkv_session_free(fork);
+    close_fixture(&f);
+}
+
 int main(void)
 {
     print_message("seed %u\n", SEED);
@@ -440,6 +527,8 @@ int main(void)
         cmocka_unit_test(test_failed_step_restores),
         cmocka_unit_test(test_buffers_do_not_grow_with_context),
         cmocka_unit_test(test_policy),
+        cmocka_unit_test(test_shift_equals_recomputation),
+        cmocka_unit_test(test_forks_go_their_own_ways),
     };
     return cmocka_run_group_tests_name("session", tests, NULL, NULL);
 }
