@@ -2,6 +2,7 @@
 
 #include "cli/progress.h"
 #include "common/error.h"
+#include "eval/clock.h"
 #include "model/session.h"
 
 #include <errno.h>
@@ -45,10 +46,10 @@ static tkv_status prefill(generator *g, tkv_error *error)
     if (g->params->has_progress) {
         progress_begin(&g->bar, "prefill");
     }
-    const double start = progress_now();
+    const double start = tkv_clock();
     const tkv_status status = tkv_session_eval(g->session, g->result->prompt_tokens.ids,
                                                (int)g->result->prompt_tokens.n, &eval, error);
-    g->result->prefill_seconds = progress_now() - start;
+    g->result->prefill_seconds = tkv_clock() - start;
     if (g->params->has_progress) {
         progress_end(&g->bar);
     }
@@ -110,7 +111,7 @@ static tkv_status decode(generator *g, tkv_error *error)
     generation *r = g->result;
     const tkv_eval_params eval = {.logits_mode = TKV_LOGITS_LAST, .logits = g->logits};
     const int limit = g->params->n_predict;
-    const double start = progress_now();
+    const double start = tkv_clock();
     tkv_status status = TKV_OK;
     while (status == TKV_OK && !is_interrupted(g) && (limit < 0 || r->tokens.n < (size_t)limit)) {
         int32_t token;
@@ -126,7 +127,7 @@ static tkv_status decode(generator *g, tkv_error *error)
         status = tkv_session_eval(g->session, &token, 1, &eval, error);
         r->n_decoded++;
     }
-    r->decode_seconds = progress_now() - start;
+    r->decode_seconds = tkv_clock() - start;
     return status == TKV_OK ? show_text(g, true, error) : status;
 }
 

@@ -1,28 +1,22 @@
 #include "cli/progress.h"
 
+#include "eval/clock.h"
+
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define WIDTH 30
 #define INTERVAL 0.1 /* seconds between redraws */
 
-double progress_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 void progress_begin(progress *bar, const char *label)
 {
-    *bar = (progress){label, isatty(STDERR_FILENO) != 0, progress_now(), 0.0};
+    *bar = (progress){label, isatty(STDERR_FILENO) != 0, tkv_clock(), 0.0};
 }
 
 void progress_update(progress *bar, double done, double total)
 {
-    const double now = progress_now();
+    const double now = tkv_clock();
     if (!bar->is_shown || (now - bar->last_shown < INTERVAL && done < total)) {
         return;
     }

@@ -11,9 +11,6 @@ typedef struct progress {
     double last_shown;
 } progress;
 
-/* Seconds of a clock that only goes forward. */
-double progress_now(void);
-
 void progress_begin(progress *bar, const char *label);
 void progress_update(progress *bar, double done, double total);
 

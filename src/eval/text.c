@@ -1,11 +1,11 @@
 #include "eval/text.h"
 
 #include "common/error.h"
+#include "eval/clock.h"
 #include "model/session.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* Tokens of the scored half that pass at once in prefill mode: bounds the logits in memory. */
 #define SCORED_STEP 256
@@ -21,13 +21,6 @@ typedef struct evaluation {
     float *tested;          /* likewise */
     bool is_stopped;
 } evaluation;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static tkv_status check_params(const tkv_eval_text_params *p, tkv_error *error)
 {
@@ -66,10 +59,10 @@ static tkv_status pass(evaluation *e, int index, const int32_t *tokens, int n, f
 {
     const tkv_eval_params params = {.logits_mode = logits ? TKV_LOGITS_ALL : TKV_LOGITS_NONE,
                                     .logits = logits};
-    const double start = now();
+    const double start = tkv_clock();
     const tkv_status status = tkv_session_eval(e->sessions[index], tokens, n, &params, error);
     if (index > 0) {
-        e->results[index - 1].seconds += now() - start;
+        e->results[index - 1].seconds += tkv_clock() - start;
     }
     return status;
 }
