@@ -273,6 +273,12 @@ TKV_API tkv_status tkv_policy_preset(const char *name, tkv_policy *policy, tkv_e
  * sparse-v off|auto|THRESHOLD. On error *policy is as it was. */
 TKV_API tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *error);
 
+/* Writes a policy as text that tkv_policy_parse turns back into it, starting from an all-zero
+ * policy: "k=turbo4 v=turbo4 sinks=4". Fails if it does not fit `size` bytes; 1024 always do for
+ * valid types. */
+TKV_API tkv_status tkv_policy_format(const tkv_policy *policy, char *text, size_t size,
+                                     tkv_error *error);
+
 /* The types of each layer: types_k and types_v [n_layers]. */
 TKV_API tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_type *types_k,
                                           tkv_type *types_v, tkv_error *error);

@@ -3,6 +3,7 @@
 #include "common/error.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,12 +113,11 @@ static tkv_status find_shipped_model(char path[MAX_PATH], tkv_error *error)
                     SHIPPED_MODEL);
 }
 
-tkv_status loaded_model_open(loaded_model *loaded, const char *path, int n_threads,
-                             tkv_error *error)
+tkv_status loaded_model_open(loaded_model *loaded, const char *path,
+                             const tkv_context_params *params, tkv_error *error)
 {
     *loaded = (loaded_model){0};
     char shipped[MAX_PATH];
-    const tkv_context_params params = {.n_threads = n_threads};
     tkv_status status = path ? TKV_OK : find_shipped_model(shipped, error);
     if (status == TKV_OK) {
         status = tkv_gguf_open(path ? path : shipped, &loaded->gguf, error);
@@ -137,7 +137,7 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path, int n_threa
         }
     }
     if (status == TKV_OK) {
-        status = tkv_context_create(&params, &loaded->context, error);
+        status = tkv_context_create(params, &loaded->context, error);
     }
     return status;
 }
@@ -200,4 +200,40 @@ tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_
         status = tkv_fail(error, TKV_ERR_FORMAT, "%s holds NUL bytes: expected a text", path);
     }
     return status;
+}
+
+tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *error)
+{
+    char *text = NULL;
+    size_t length = 0;
+    tkv_error reason;
+    tkv_status status = command_read_text(path, &text, &length, error);
+    if (status == TKV_OK && tkv_policy_parse(text, policy, &reason) != TKV_OK) {
+        status = tkv_fail(error, reason.status, "%s: %s", path, reason.message);
+    }
+    free(text);
+    return status;
+}
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+void command_catch_interrupt(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt;
+    action.sa_flags = (int)SA_RESETHAND;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+bool command_is_interrupted(void)
+{
+    return interrupted != 0;
 }

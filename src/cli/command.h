@@ -32,14 +32,22 @@ typedef struct loaded_model {
     tkv_context *context;
 } loaded_model;
 
-/* Loads a file, or the model that is shipped with TurboKV if path is NULL. n_threads 0: all. The
- * caller frees it with loaded_model_free, also after an error. */
-tkv_status loaded_model_open(loaded_model *loaded, const char *path, int n_threads,
-                             tkv_error *error);
+/* Loads a file, or the model that is shipped with TurboKV if path is NULL. The caller frees it with
+ * loaded_model_free, also after an error. */
+tkv_status loaded_model_open(loaded_model *loaded, const char *path,
+                             const tkv_context_params *params, tkv_error *error);
 void loaded_model_free(loaded_model *loaded);
 
 /* Reads a whole file, "-" for standard input, into a NUL-terminated buffer that the caller frees. A
  * file with NUL bytes is no text, and an error. */
 tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_error *error);
+
+/* Applies a policy file to *policy; on error it is as it was. */
+tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *error);
+
+/* From then on the first Ctrl-C is noted, for the command to end cleanly; the second ends the
+ * process. */
+void command_catch_interrupt(void);
+bool command_is_interrupted(void);
 
 #endif

@@ -180,7 +180,8 @@ static int run_demo(const char *model, int n_threads)
     tkv_error error;
     loaded_model loaded;
     char *needle = needle_prompt();
-    tkv_status status = loaded_model_open(&loaded, model, n_threads, &error);
+    tkv_status status =
+        loaded_model_open(&loaded, model, &(tkv_context_params){.n_threads = n_threads}, &error);
     if (status == TKV_OK) {
         status = warm_up(&loaded, &error);
     }

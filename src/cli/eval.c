@@ -1,254 +1,206 @@
 /* turbokv eval: how far a model with a compressed KV cache is from the same model with f16 KV. */
-#include "cli/command.h"
-#include "cli/options.h"
-#include "cli/progress.h"
-#include "eval/text.h"
+#include "cli/eval.h"
 
+#include "cli/options.h"
+#include "cli/report.h"
+#include "common/error.h"
+
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_POLICIES 32
 #define DEFAULT_POLICIES "turbo8,turbo4,trellis3,turbo3,trellis2,turbo2"
+#define DEFAULT_LENGTHS "2048,4096,8192"
 
 typedef struct eval_options {
     const char *model;
     const char *file;
     const char *policies;
-    const char *mode;
+    const char *lengths;
+    const char *report;
     int n_bytes;
-    int n_threads;
+    tkv_context_params context;
     bool wants_json;
     bool wants_help;
-    tkv_eval_text_params text;
+    eval_plan plan;
 } eval_options;
-
-/* The policies of one run, and their names as they were given. */
-typedef struct policy_list {
-    char *names; /* the text, cut at its commas */
-    const char *name[MAX_POLICIES];
-    tkv_policy policy[MAX_POLICIES];
-    int n;
-} policy_list;
 
 static option_result parse(int argc, char **argv, eval_options *o)
 {
+    eval_plan *plan = &o->plan;
     const option_entry entries[] = {
         {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
          "GGUF model (default: the one that is shipped)"},
-        {"file", NULL, 'f', OPTION_TEXT, &o->file, 0, 0, "FILE", "text to score; required"},
+        {"file", NULL, 'f', OPTION_TEXT, &o->file, 0, 0, "FILE",
+         "text to score, and to hide needles in; required"},
         {"bytes", NULL, 0, OPTION_INT, &o->n_bytes, 0, INT32_MAX, "N",
          "use only the first N bytes of the text; 0: all (0)"},
-        {"ctx-size", NULL, 'c', OPTION_INT, &o->text.n_context, 4, INT32_MAX, "N",
+        {"ctx-size", NULL, 'c', OPTION_INT, &plan->text.n_context, 4, INT32_MAX, "N",
          "tokens of a chunk, of which the second half is scored (4096)"},
-        {"chunks", NULL, 0, OPTION_INT, &o->text.n_chunks, 1, INT32_MAX, "N",
-         "chunks to score (6)"},
+        {"chunks", NULL, 0, OPTION_INT, &plan->text.n_chunks, 0, INT32_MAX, "N",
+         "chunks to score; 0: only needles (6)"},
         {"policies", NULL, 'P', OPTION_TEXT, &o->policies, 0, 0, "LIST",
-         "comma-separated: TYPE, TYPE_K/TYPE_V, a preset, or words as in a policy file "
-         "(" DEFAULT_POLICIES ")"},
-        {"mode", NULL, 0, OPTION_TEXT, &o->mode, 0, 0, "MODE",
+         "comma-separated: TYPE, TYPE_K/TYPE_V, a preset, @FILE (a policy file), or words as in a "
+         "policy file (" DEFAULT_POLICIES ")"},
+        {"mode", NULL, 0, OPTION_TEXT, &plan->mode, 0, 0, "MODE",
          "prefill: in batches, as llama-perplexity; decode: token by token (prefill)"},
-        {"batch", NULL, 'b', OPTION_INT, &o->text.n_batch, 0, 65536, "N",
+        {"batch", NULL, 'b', OPTION_INT, &plan->text.n_batch, 0, 65536, "N",
          "tokens that pass the model at once; 0: 512 (0)"},
-        {"threads", NULL, 't', OPTION_INT, &o->n_threads, 0, 1024, "N",
+        {"needles", NULL, 0, OPTION_FLAG, &plan->has_needles, 0, 0, NULL,
+         "also ask for facts hidden in the text"},
+        {"needle-lengths", NULL, 0, OPTION_TEXT, &o->lengths, 0, 0, "LIST",
+         "tokens of the prompts (" DEFAULT_LENGTHS ")"},
+        {"needle-facts", NULL, 0, OPTION_INT, &plan->n_facts, 1, TKV_NEEDLES_MAX_FACTS, "N",
+         "facts in a prompt, at depths from 0 to 100 % (5)"},
+        {"needle-prompts", NULL, 0, OPTION_INT, &plan->n_prompts, 1, 100000, "N",
+         "prompts of each length (10)"},
+        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
+        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
+         "of encoding trellis types: fast, default or best (default)"},
+        {"resume", NULL, 0, OPTION_TEXT, &plan->state_path, 0, 0, "FILE",
+         "keep every step in this file and go on from what it holds"},
+        {"report", NULL, 0, OPTION_TEXT, &o->report, 0, 0, "FILE",
+         "write an HTML page with tables and plots"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
     return options_parse("eval",
                          "Compares a model with compressed KV caches against itself with f16 KV: "
-                         "Kullback-Leibler\ndivergence, perplexity and agreement.",
+                         "Kullback-Leibler\ndivergence, perplexity, agreement, and recall of facts "
+                         "hidden in a long text.",
                          entries, sizeof entries / sizeof *entries, argc, argv);
 }
 
-/* One entry: a preset, types, or a policy text. */
-static tkv_status parse_policy(const char *text, tkv_policy *policy, tkv_error *error)
+static tkv_status parse_lengths(const char *text, eval_plan *plan, tkv_error *error)
 {
-    *policy = (tkv_policy){0};
-    if (tkv_policy_preset(text, policy, NULL) == TKV_OK) {
-        return TKV_OK;
+    for (;;) {
+        char *end;
+        const long length = strtol(text, &end, 10);
+        if (!isdigit((unsigned char)*text) || (*end && *end != ',') || length < 1 ||
+            length > 100000000 || plan->n_lengths == EVAL_MAX_LENGTHS) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "--needle-lengths: expected up to %d whole numbers, as " DEFAULT_LENGTHS
+                            ", found '%.40s'",
+                            EVAL_MAX_LENGTHS, text);
+        }
+        plan->lengths[plan->n_lengths++] = (int)length;
+        if (!*end) {
+            return TKV_OK;
+        }
+        text = end + 1;
     }
-    if (strchr(text, ' ') || strchr(text, '=')) {
-        return tkv_policy_parse(text, policy, error);
+}
+
+/* What only reading the options together can tell. */
+static tkv_status check(eval_options *o, tkv_error *error)
+{
+    eval_plan *plan = &o->plan;
+    if (!o->file) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "expected a text: -f FILE");
     }
-    char type_k[32];
-    const char *slash = strchr(text, '/');
-    const size_t length = slash ? (size_t)(slash - text) : strlen(text);
-    snprintf(type_k, sizeof type_k, "%.*s", (int)(length < 31 ? length : 31), text);
-    tkv_status status = tkv_type_from_name(type_k, &policy->type_k, error);
+    if (strcmp(plan->mode, "prefill") != 0 && strcmp(plan->mode, "decode") != 0) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "--mode is '%.40s': expected prefill or decode", plan->mode);
+    }
+    if (plan->text.n_chunks == 0 && !plan->has_needles) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "nothing to measure: expected chunks, or --needles");
+    }
+    plan->text_path = o->file;
+    plan->text.mode = strcmp(plan->mode, "decode") == 0 ? TKV_EVAL_DECODE : TKV_EVAL_PREFILL;
+    tkv_status status = policy_list_parse(o->policies, &plan->policies, error);
+    plan->text.policies = plan->policies.policy;
+    plan->text.n_policies = plan->policies.n;
+    return status == TKV_OK && plan->has_needles ? parse_lengths(o->lengths, plan, error) : status;
+}
+
+static tkv_status read_tokens(const loaded_model *loaded, eval_options *o, tkv_tokens *tokens,
+                              tkv_error *error)
+{
+    char *text = NULL;
+    size_t length = 0;
+    tkv_status status = command_read_text(o->file, &text, &length, error);
     if (status == TKV_OK) {
-        status = tkv_type_from_name(slash ? slash + 1 : type_k, &policy->type_v, error);
+        length = o->n_bytes > 0 && (size_t)o->n_bytes < length ? (size_t)o->n_bytes : length;
+        status = tkv_tokenizer_encode(loaded->tokenizer, text, length, false, false, tokens, error);
+    }
+    free(text);
+    o->plan.text.tokens = tokens->ids;
+    o->plan.text.n_tokens = tokens->n;
+    if (status == TKV_OK && o->plan.text.n_chunks > 0) {
+        status = tkv_eval_text_check(&o->plan.text, error);
     }
     return status;
 }
 
-static tkv_status parse_policies(const char *text, policy_list *list, tkv_error *error)
+static int show(const loaded_model *loaded, const eval_options *o, eval_results *results)
 {
-    tkv_status status = TKV_OK;
-    list->names = strdup(text);
-    if (!list->names) {
-        *error = (tkv_error){TKV_ERR_OUT_OF_MEMORY, "no memory for the policies"};
-        return error->status;
+    tkv_error error;
+    if (results->was_interrupted) {
+        fprintf(stderr, "turbokv: interrupted%s\n",
+                o->plan.state_path ? "; the same command goes on from here" : "");
+        return EXIT_INTERRUPTED;
     }
-    char *rest = list->names;
-    for (char *name; status == TKV_OK && (name = strsep(&rest, ","));) {
-        if (list->n == MAX_POLICIES) {
-            *error = (tkv_error){TKV_ERR_INVALID_ARGUMENT, "more than 32 policies"};
-            return error->status;
-        }
-        list->name[list->n] = name;
-        status = parse_policy(name, &list->policy[list->n++], error);
+    if (o->report && report_write(o->report, loaded, &o->plan, results, &error) != TKV_OK) {
+        return command_fail(&error);
     }
-    return status;
-}
-
-static bool show_progress(void *user, int64_t n_done, int64_t n_total)
-{
-    progress_update(user, (double)n_done, (double)n_total);
-    return true;
-}
-
-static double bits_per_value(const loaded_model *loaded, const eval_options *o,
-                             const tkv_eval_text_result *r)
-{
-    const tkv_model_config *c = tkv_model_get_config(loaded->model);
-    const double values =
-        (double)c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v) * o->text.n_context;
-    return 8.0 * (double)r->kv_bytes / values;
-}
-
-static void print_table(const loaded_model *loaded, const eval_options *o, const policy_list *list,
-                        tkv_eval_text_result *results)
-{
-    for (int i = 0; i < list->n; i++) {
-        const tkv_divergence_summary s = tkv_divergence_summarise(&results[i].divergence);
-        if (i == 0) {
-            printf("%zu positions, perplexity with f16 KV %.4f\n", s.n, s.perplexity_reference);
-            printf("%-34s %10s %10s %10s %10s %9s %9s %8s\n", "KV", "bits/value", "mean KLD",
-                   "median", "99.9 %", "same top", "PPL", "skipped");
-        }
-        printf("%-34s %10.3f %10.5f %10.5f %10.4f %8.2f%% %9.4f", list->name[i],
-               bits_per_value(loaded, o, &results[i]), s.mean_kl, s.median_kl, s.kl_999,
-               100.0 * s.same_top, s.perplexity);
-        if (results[i].n_weights) {
-            printf(" %7.2f%%", 100.0 * (double)results[i].n_skipped / (double)results[i].n_weights);
-        }
-        putchar('\n');
+    if (o->wants_json) {
+        return command_print_json(eval_to_json(loaded, &o->plan, results));
     }
+    eval_print(&o->plan, results);
+    return EXIT_OK;
 }
 
-static cJSON *to_json(const loaded_model *loaded, const eval_options *o, const policy_list *list,
-                      tkv_eval_text_result *results)
-{
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "model", tkv_gguf_path(loaded->gguf));
-    cJSON_AddStringToObject(json, "text", o->file);
-    cJSON_AddStringToObject(json, "mode", o->mode);
-    cJSON_AddNumberToObject(json, "context", o->text.n_context);
-    cJSON_AddNumberToObject(json, "chunks", o->text.n_chunks);
-    cJSON *rows = cJSON_AddArrayToObject(json, "policies");
-    for (int i = 0; i < list->n; i++) {
-        const tkv_divergence_summary s = tkv_divergence_summarise(&results[i].divergence);
-        cJSON *row = cJSON_CreateObject();
-        cJSON_AddStringToObject(row, "policy", list->name[i]);
-        cJSON_AddNumberToObject(row, "bits_per_value", bits_per_value(loaded, o, &results[i]));
-        cJSON_AddNumberToObject(row, "positions", (double)s.n);
-        cJSON_AddNumberToObject(row, "mean_kl", s.mean_kl);
-        cJSON_AddNumberToObject(row, "median_kl", s.median_kl);
-        cJSON_AddNumberToObject(row, "kl_999", s.kl_999);
-        cJSON_AddNumberToObject(row, "max_kl", s.max_kl);
-        cJSON_AddNumberToObject(row, "same_top", s.same_top);
-        cJSON_AddNumberToObject(row, "perplexity", s.perplexity);
-        cJSON_AddNumberToObject(row, "perplexity_f16", s.perplexity_reference);
-        cJSON_AddNumberToObject(row, "seconds", results[i].seconds);
-        if (results[i].n_weights) {
-            cJSON_AddNumberToObject(row, "values_skipped",
-                                    (double)results[i].n_skipped / (double)results[i].n_weights);
-        }
-        cJSON_AddItemToArray(rows, row);
-    }
-    return json;
-}
-
-static tkv_status evaluate(const loaded_model *loaded, eval_options *o, const char *text,
-                           size_t length, tkv_eval_text_result *results, tkv_error *error)
-{
-    progress bar;
-    tkv_tokens tokens = {0};
-    tkv_status status =
-        tkv_tokenizer_encode(loaded->tokenizer, text, length, false, false, &tokens, error);
-    if (status == TKV_OK) {
-        o->text.tokens = tokens.ids;
-        o->text.n_tokens = tokens.n;
-        o->text.progress = show_progress;
-        o->text.progress_user = &bar;
-        progress_begin(&bar, "eval");
-        status = tkv_eval_text(loaded->model, loaded->context, &o->text, results, error);
-        progress_end(&bar);
-    }
-    tkv_tokens_free(&tokens);
-    return status;
-}
-
-static int run(eval_options *o, const policy_list *list)
+static int run(eval_options *o, eval_results *results)
 {
     tkv_error error;
     loaded_model loaded;
-    tkv_eval_text_result results[MAX_POLICIES] = {0};
-    char *text = NULL;
-    size_t length = 0;
-    o->text.policies = list->policy;
-    o->text.n_policies = list->n;
-    tkv_status status = loaded_model_open(&loaded, o->model, o->n_threads, &error);
+    tkv_tokens tokens = {0};
+    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
     if (status == TKV_OK) {
-        status = command_read_text(o->file, &text, &length, &error);
+        status = read_tokens(&loaded, o, &tokens, &error);
     }
     if (status == TKV_OK) {
-        length = o->n_bytes > 0 && (size_t)o->n_bytes < length ? (size_t)o->n_bytes : length;
-        status = evaluate(&loaded, o, text, length, results, &error);
+        command_catch_interrupt();
+        status = eval_measure(&loaded, &o->plan, results, &error);
     }
-    int code = EXIT_OK;
-    if (status != TKV_OK) {
-        code = command_fail(&error);
-    } else if (o->wants_json) {
-        code = command_print_json(to_json(&loaded, o, list, results));
-    } else {
-        print_table(&loaded, o, list, results);
-    }
-    for (int i = 0; i < list->n; i++) {
-        tkv_divergence_free(&results[i].divergence);
-    }
-    free(text);
+    const int code = status == TKV_OK ? show(&loaded, o, results) : command_fail(&error);
+    tkv_tokens_free(&tokens);
     loaded_model_free(&loaded);
     return code;
 }
 
 int command_eval(int argc, char **argv)
 {
-    eval_options o = {.policies = DEFAULT_POLICIES,
-                      .mode = "prefill",
-                      .text = {.n_context = 4096, .n_chunks = 6}};
-    const option_result result = parse(argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
-    }
-    if (!o.file) {
-        fprintf(stderr, "turbokv: expected a text: -f FILE\n");
-        return EXIT_USAGE;
-    }
-    if (strcmp(o.mode, "prefill") != 0 && strcmp(o.mode, "decode") != 0) {
-        fprintf(stderr, "turbokv: --mode is '%s': expected prefill or decode\n", o.mode);
-        return EXIT_USAGE;
-    }
-    o.text.mode = strcmp(o.mode, "decode") == 0 ? TKV_EVAL_DECODE : TKV_EVAL_PREFILL;
     tkv_error error;
-    policy_list list = {.names = NULL};
-    int code = EXIT_USAGE;
-    if (parse_policies(o.policies, &list, &error) == TKV_OK) {
-        code = run(&o, &list);
-    } else {
-        fprintf(stderr, "turbokv: --policies: %s\n", error.message);
+    int code = EXIT_RUNTIME;
+    eval_options *o = calloc(1, sizeof *o);
+    eval_results *results = calloc(1, sizeof *results);
+    if (!o || !results) {
+        fprintf(stderr, "turbokv: no memory for an evaluation\n");
+        goto done;
     }
-    free(list.names);
+    *o = (eval_options){.policies = DEFAULT_POLICIES,
+                        .lengths = DEFAULT_LENGTHS,
+                        .plan = {.mode = "prefill",
+                                 .text = {.n_context = 4096, .n_chunks = 6},
+                                 .n_facts = 5,
+                                 .n_prompts = 10}};
+    const option_result result = parse(argc, argv, o);
+    if (result != OPTIONS_OK) {
+        code = result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    } else if (check(o, &error) != TKV_OK) {
+        command_fail(&error);
+        code = EXIT_USAGE;
+    } else {
+        code = run(o, results);
+    }
+    eval_results_free(results);
+    free(o->plan.policies.names);
+done:
+    free(o);
+    free(results);
     return code;
 }

@@ -23,18 +23,13 @@ typedef struct generator {
     size_t text_capacity;
 } generator;
 
-static bool is_interrupted(const generator *g)
-{
-    return g->params->is_interrupted && *g->params->is_interrupted;
-}
-
 static bool show_progress(void *user, int n_done, int n_total)
 {
     generator *g = user;
     if (g->params->has_progress) {
         progress_update(&g->bar, n_done, n_total);
     }
-    return !is_interrupted(g);
+    return !command_is_interrupted();
 }
 
 static tkv_status prefill(generator *g, tkv_error *error)
@@ -113,7 +108,8 @@ static tkv_status decode(generator *g, tkv_error *error)
     const int limit = g->params->n_predict;
     const double start = tkv_clock();
     tkv_status status = TKV_OK;
-    while (status == TKV_OK && !is_interrupted(g) && (limit < 0 || r->tokens.n < (size_t)limit)) {
+    while (status == TKV_OK && !command_is_interrupted() &&
+           (limit < 0 || r->tokens.n < (size_t)limit)) {
         int32_t token;
         status = tkv_sampler_draw(g->sampler, g->logits, &token, error);
         if (status != TKV_OK || tkv_tokenizer_is_end(g->loaded->tokenizer, token)) {
@@ -188,13 +184,13 @@ tkv_status generation_run(const loaded_model *loaded, const generation_params *p
     if (status == TKV_OK) {
         status = prefill(&g, error);
     }
-    if (status == TKV_OK && !is_interrupted(&g)) {
+    if (status == TKV_OK && !command_is_interrupted()) {
         status = decode(&g, error);
     }
     if (g.session) {
         measure_cache(&g);
     }
-    result->was_interrupted = is_interrupted(&g);
+    result->was_interrupted = command_is_interrupted();
     tkv_session_free(g.session);
     tkv_sampler_free(g.sampler);
     free(g.logits);

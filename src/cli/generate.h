@@ -5,8 +5,6 @@
 #include "cli/command.h"
 #include "model/sampler.h"
 
-#include <signal.h>
-
 typedef struct generation_params {
     const char *prompt;
     size_t prompt_length;
@@ -14,9 +12,8 @@ typedef struct generation_params {
     int max_tokens; /* context; 0: what the model was trained for */
     tkv_policy policy;
     tkv_sampler_params sampling;
-    bool is_streamed;                      /* print the text as it comes */
-    bool has_progress;                     /* show the prefill's progress on a terminal */
-    volatile sig_atomic_t *is_interrupted; /* NULL, or set to stop */
+    bool is_streamed;  /* print the text as it comes */
+    bool has_progress; /* show the prefill's progress on a terminal */
 } generation_params;
 
 typedef struct generation {

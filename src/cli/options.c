@@ -1,5 +1,7 @@
 #include "cli/options.h"
 
+#include "cli/command.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
@@ -95,6 +97,18 @@ static option_result set_policy(const option_entry *e, const char *text)
     return report(e->name, tkv_policy_parse(setting, e->target, &error), &error);
 }
 
+static option_result set_effort(const option_entry *e, const char *text)
+{
+    static const char *const names[TKV_EFFORT_COUNT] = {"default", "fast", "best"};
+    for (int i = 0; i < TKV_EFFORT_COUNT; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *(tkv_effort *)e->target = (tkv_effort)i;
+            return OPTIONS_OK;
+        }
+    }
+    return wrong(e->name, text, "fast, default or best");
+}
+
 static option_result set_option(const option_entry *e, const char *text)
 {
     tkv_error error;
@@ -107,6 +121,9 @@ static option_result set_option(const option_entry *e, const char *text)
     case OPTION_SEED: return set_seed(e, text);
     case OPTION_TYPE: return report(e->name, tkv_type_from_name(text, e->target, &error), &error);
     case OPTION_POLICY: return set_policy(e, text);
+    case OPTION_POLICY_FILE:
+        return report(e->name, command_read_policy(text, e->target, &error), &error);
+    case OPTION_EFFORT: return set_effort(e, text);
     }
     return OPTIONS_WRONG;
 }

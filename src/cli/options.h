@@ -5,14 +5,16 @@
 #include "turbokv.h"
 
 typedef enum option_kind {
-    OPTION_FLAG,   /* bool, set to true */
-    OPTION_TEXT,   /* const char * */
-    OPTION_INT,    /* int within [low, high] */
-    OPTION_REAL,   /* float within [low, high] */
-    OPTION_SEED,   /* uint64_t */
-    OPTION_TYPE,   /* tkv_type by name */
-    OPTION_POLICY, /* tkv_policy, changed by "NAME VALUE" */
-    OPTION_HELP    /* bool, set to true */
+    OPTION_FLAG,        /* bool, set to true */
+    OPTION_TEXT,        /* const char * */
+    OPTION_INT,         /* int within [low, high] */
+    OPTION_REAL,        /* float within [low, high] */
+    OPTION_SEED,        /* uint64_t */
+    OPTION_TYPE,        /* tkv_type by name */
+    OPTION_POLICY,      /* tkv_policy, changed by "NAME VALUE" */
+    OPTION_POLICY_FILE, /* tkv_policy, changed by a file */
+    OPTION_EFFORT,      /* tkv_effort by name */
+    OPTION_HELP         /* bool, set to true */
 } option_kind;
 
 typedef struct option_entry {

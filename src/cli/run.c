@@ -6,30 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
-
-/* The first Ctrl-C ends the text cleanly, the second the process. */
-static void catch_interrupt(void)
-{
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_interrupt;
-    action.sa_flags = (int)SA_RESETHAND;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-}
-
 typedef struct run_options {
     const char *model;
     const char *prompt;
     const char *file;
-    int n_threads;
+    tkv_context_params context;
     bool wants_json;
     bool wants_help;
     generation_params generation;
@@ -48,7 +29,7 @@ static option_result parse(int argc, char **argv, run_options *o)
          "tokens to generate; -1: until the text ends or the context is full (-1)"},
         {"ctx-size", NULL, 'c', OPTION_INT, &g->max_tokens, 0, INT32_MAX, "N",
          "context in tokens; 0: what the model was trained for (0)"},
-        {"threads", NULL, 't', OPTION_INT, &o->n_threads, 0, 1024, "N",
+        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
         {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N", "seed of sampling (0)"},
         {"temp", NULL, 0, OPTION_REAL, &g->sampling.temperature, 0, 100, "T",
@@ -75,6 +56,10 @@ static option_result parse(int argc, char **argv, run_options *o)
          "type of layers A to B, or TYPE_K/TYPE_V; may be repeated"},
         {"sparse-v", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "T",
          "skip values with a smaller weight: off, auto or a threshold (off)"},
+        {"policy", NULL, 0, OPTION_POLICY_FILE, &g->policy, 0, 0, "FILE",
+         "apply a policy file; options after it change it"},
+        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
+         "of encoding trellis types: fast, default or best (default)"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL,
          "print text and summary as one JSON object"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
@@ -143,9 +128,9 @@ static int generate(const run_options *o)
     tkv_error error;
     loaded_model loaded;
     generation g = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, o->n_threads, &error);
+    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
     if (status == TKV_OK) {
-        catch_interrupt();
+        command_catch_interrupt();
         status = generation_run(&loaded, &o->generation, &g, &error);
     }
     int code = EXIT_OK;
@@ -171,8 +156,7 @@ int command_run(int argc, char **argv)
     run_options o = {
         .generation = {
             .n_predict = -1,
-            .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f},
-            .is_interrupted = &interrupted}};
+            .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f}}};
     const option_result result = parse(argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;

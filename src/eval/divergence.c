@@ -25,12 +25,13 @@ static double log_sum(const float *logits, int n, int *top)
     return (double)logits[*top] + log(sum);
 }
 
-static tkv_status reserve(tkv_divergence *divergence, tkv_error *error)
+/* Makes room for n more positions. */
+static tkv_status reserve(tkv_divergence *divergence, size_t n, tkv_error *error)
 {
-    if (divergence->n < divergence->capacity) {
+    if (divergence->n + n <= divergence->capacity) {
         return TKV_OK;
     }
-    const size_t capacity = divergence->capacity ? 2 * divergence->capacity : 1024;
+    const size_t capacity = 2 * divergence->capacity + n + 1024;
     double *kl = realloc(divergence->kl, capacity * sizeof *kl);
     if (!kl) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu divergences", capacity);
@@ -59,7 +60,7 @@ tkv_status tkv_divergence_add(tkv_divergence *divergence, const float *reference
                         "the divergence at scored position %zu is %g: a logit is not finite",
                         divergence->n, kl);
     }
-    const tkv_status status = reserve(divergence, error);
+    const tkv_status status = reserve(divergence, 1, error);
     if (status != TKV_OK) {
         return status;
     }
@@ -68,6 +69,22 @@ tkv_status tkv_divergence_add(tkv_divergence *divergence, const float *reference
     divergence->nll += log_tested - (double)tested[next_token];
     divergence->nll_reference += log_reference - (double)reference[next_token];
     divergence->n_same_top += top_reference == top_tested;
+    return TKV_OK;
+}
+
+tkv_status tkv_divergence_append(tkv_divergence *divergence, const tkv_divergence *other,
+                                 tkv_error *error)
+{
+    const tkv_status status = reserve(divergence, other->n, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    for (size_t i = 0; i < other->n; i++) {
+        divergence->kl[divergence->n++] = other->kl[i];
+    }
+    divergence->nll += other->nll;
+    divergence->nll_reference += other->nll_reference;
+    divergence->n_same_top += other->n_same_top;
     return TKV_OK;
 }
 

@@ -22,6 +22,10 @@ tkv_status tkv_divergence_add(tkv_divergence *divergence, const float *reference
                               const float *tested, int n_vocabulary, int32_t next_token,
                               tkv_error *error);
 
+/* Adds all positions of `other`. On error nothing is added. */
+tkv_status tkv_divergence_append(tkv_divergence *divergence, const tkv_divergence *other,
+                                 tkv_error *error);
+
 typedef struct tkv_divergence_summary {
     size_t n;
     double mean_kl;

@@ -192,7 +192,7 @@ static bool is_right(const char *answer, int number)
 
 /* Answers one question on a fork of the session. */
 static tkv_status answer(const haystack *h, const tkv_session *asked, int index, float *logits,
-                         int n_vocabulary, bool *is_found, tkv_error *error)
+                         int n_vocabulary, tkv_needles_result *result, tkv_error *error)
 {
     tkv_session *session = NULL;
     char text[TEXT_SIZE] = "";
@@ -214,7 +214,11 @@ static tkv_status answer(const haystack *h, const tkv_session *asked, int index,
         text[used] = '\0';
         status = tkv_session_eval(session, &token, 1, &eval, error);
     }
-    *is_found = status == TKV_OK && is_right(text, h->facts[index].number);
+    result->is_found[index] = status == TKV_OK && is_right(text, h->facts[index].number);
+    if (status == TKV_OK && index == 0) {
+        result->kv_bytes = tkv_cache_bytes(tkv_session_cache(session));
+        result->n_cached = tkv_session_length(session);
+    }
     tkv_session_free(session);
     return status;
 }
@@ -228,9 +232,8 @@ static tkv_status ask_all(const haystack *h, tkv_session *session, int n_vocabul
     }
     tkv_status status =
         tkv_session_eval(session, h->prompt.ids, (int)h->prompt.n, &(tkv_eval_params){0}, error);
-    result->kv_bytes = tkv_cache_bytes(tkv_session_cache(session));
     for (int i = 0; i < h->params->n_facts && status == TKV_OK; i++) {
-        status = answer(h, session, i, logits, n_vocabulary, &result->is_found[i], error);
+        status = answer(h, session, i, logits, n_vocabulary, result, error);
     }
     free(logits);
     return status;

@@ -19,7 +19,8 @@ typedef struct tkv_needles_params {
 
 typedef struct tkv_needles_result {
     bool is_found[TKV_NEEDLES_MAX_FACTS]; /* [n_facts] the right digits, and no more */
-    size_t kv_bytes;                      /* of the prompt without the questions */
+    size_t kv_bytes;                      /* after the first answer */
+    int n_cached;                         /* tokens that these bytes hold */
     double seconds;
 } tkv_needles_result;
 

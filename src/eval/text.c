@@ -22,7 +22,7 @@ typedef struct evaluation {
     bool is_stopped;
 } evaluation;
 
-static tkv_status check_params(const tkv_eval_text_params *p, tkv_error *error)
+tkv_status tkv_eval_text_check(const tkv_eval_text_params *p, tkv_error *error)
 {
     if (p->n_context < 4 || p->n_chunks < 1 || p->n_policies < 1) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
@@ -123,7 +123,7 @@ tkv_status tkv_eval_text(const tkv_model *model, tkv_context *context,
                          const tkv_eval_text_params *params, tkv_eval_text_result *results,
                          tkv_error *error)
 {
-    tkv_status status = check_params(params, error);
+    tkv_status status = tkv_eval_text_check(params, error);
     if (status != TKV_OK) {
         return status;
     }

@@ -30,6 +30,9 @@ typedef struct tkv_eval_text_result {
     int64_t n_skipped; /* by sparse V */
 } tkv_eval_text_result;
 
+/* Whether the text holds the chunks that are asked for, and there are policies to score. */
+tkv_status tkv_eval_text_check(const tkv_eval_text_params *params, tkv_error *error);
+
 /* Scores every policy on the first n_chunks chunks; results [n_policies] zero-initialised, to be
  * freed with tkv_divergence_free by the caller, also after an error. A text that is too short is an
  * error that says how many tokens it has. If progress stops it, the positions so far count. */

@@ -43,6 +43,31 @@ static void text_form(void **state)
     assert_true(parse("sparse-v auto sparse-v off").sparse_v == 0.0f);
 }
 
+/* Formatted and parsed again, every policy is the same. */
+static void policies_become_text(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "",
+        "kv 2bit",
+        "k turbo4 v turbo3 sinks 4 recent 64 centre 64 boundary 2:turbo8",
+        "kv 3bit layers 2-3:turbo2/f16 layers 5:turbo8 sparse-v 0.0003",
+    };
+    char text[1024];
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        const tkv_policy policy = parse(texts[i]);
+        assert_ok(tkv_policy_format(&policy, text, sizeof text, &error));
+        const tkv_policy again = parse(text);
+        assert_memory_equal(&again, &policy, sizeof policy);
+    }
+    const tkv_policy policy = parse("k turbo4 v turbo3 sinks 4");
+    assert_ok(tkv_policy_format(&policy, text, sizeof text, &error));
+    assert_string_equal(text, "k=turbo4 v=turbo3 sinks=4");
+    assert_fails(tkv_policy_format(&policy, text, 25, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "25 bytes: expected room for 26");
+    assert_fails(tkv_policy_format(NULL, text, 25, &error), TKV_ERR_INVALID_ARGUMENT, "NULL");
+}
+
 static void mistakes_are_explained(void **state)
 {
     (void)state;
@@ -123,8 +148,8 @@ static void bits_match_a_real_cache(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(text_form),
-                                       cmocka_unit_test(mistakes_are_explained),
-                                       cmocka_unit_test(bits_match_a_real_cache)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(text_form), cmocka_unit_test(policies_become_text),
+        cmocka_unit_test(mistakes_are_explained), cmocka_unit_test(bits_match_a_real_cache)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,7 +61,7 @@ static int count_found(const fixture *f, const tkv_policy *policy, int n_prompts
         tkv_needles_result result;
         assert_ok(
             tkv_needles_ask(f->model, f->tokenizer, f->context, &params, policy, &result, &error));
-        assert_true(result.kv_bytes > 0 && result.seconds > 0.0);
+        assert_true(result.kv_bytes > 0 && result.n_cached > 600 && result.seconds > 0.0);
         for (int k = 0; k < params.n_facts; k++) {
             n_found += result.is_found[k];
         }

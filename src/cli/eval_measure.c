@@ -1,0 +1,351 @@
+/* The steps of an evaluation: one chunk of the text with all policies that lack it, one needle
+ * prompt with one policy. Each is taken from the state file or measured and put there. */
+#include "cli/eval_state.h"
+#include "cli/progress.h"
+#include "common/error.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STEP_NAME (EVAL_POLICY_TEXT + 64)
+#define NEEDLE_SEED 20261124u
+
+static const tkv_policy exact_policy = {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16};
+
+typedef struct measurement {
+    const loaded_model *loaded;
+    const eval_plan *plan;
+    eval_results *results;
+    eval_state state;
+    progress bar;
+    double work_done; /* in tokens through the model */
+    double work_total;
+    double step_work; /* of the step under way */
+} measurement;
+
+static bool show_progress(void *user, int64_t n_done, int64_t n_total)
+{
+    measurement *m = user;
+    progress_update(&m->bar, m->work_done + m->step_work * (double)n_done / (double)n_total,
+                    m->work_total);
+    return !command_is_interrupted();
+}
+
+static double bits_per_value(const measurement *m, size_t kv_bytes, int n_tokens)
+{
+    const tkv_model_config *c = tkv_model_get_config(m->loaded->model);
+    return 8.0 * (double)kv_bytes /
+           ((double)c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v) * n_tokens);
+}
+
+/* ---- Divergence on text -------------------------------------------------------------------- */
+
+static void name_chunk(const measurement *m, int policy, int chunk, char name[STEP_NAME])
+{
+    snprintf(name, STEP_NAME, "text|%s|%d", m->plan->policies.text[policy], chunk);
+}
+
+static cJSON *chunk_to_json(const tkv_eval_text_result *r)
+{
+    const tkv_divergence *d = &r->divergence;
+    cJSON *step = cJSON_CreateObject();
+    cJSON_AddItemToObject(step, "kl", cJSON_CreateDoubleArray(d->kl, (int)d->n));
+    cJSON_AddNumberToObject(step, "nll", d->nll);
+    cJSON_AddNumberToObject(step, "nll_f16", d->nll_reference);
+    cJSON_AddNumberToObject(step, "same_top", (double)d->n_same_top);
+    cJSON_AddNumberToObject(step, "kv_bytes", (double)r->kv_bytes);
+    cJSON_AddNumberToObject(step, "seconds", r->seconds);
+    cJSON_AddNumberToObject(step, "weights", (double)r->n_weights);
+    cJSON_AddNumberToObject(step, "skipped", (double)r->n_skipped);
+    return step;
+}
+
+static tkv_status damaged(const measurement *m, const char *name, tkv_error *error)
+{
+    return tkv_fail(error, TKV_ERR_FORMAT, "%s: step '%.60s' is damaged; remove the file",
+                    m->plan->state_path, name);
+}
+
+/* A number of a step; negative if it is missing. */
+static double number_of(const cJSON *step, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItem(step, name);
+    return cJSON_IsNumber(item) ? item->valuedouble : -1.0;
+}
+
+static tkv_status chunk_from_json(const measurement *m, const char *name, const cJSON *step,
+                                  tkv_eval_text_result *r, tkv_error *error)
+{
+    const cJSON *kl = cJSON_GetObjectItem(step, "kl");
+    const int n = cJSON_IsArray(kl) ? cJSON_GetArraySize(kl) : 0;
+    const double same_top = number_of(step, "same_top");
+    const double kv_bytes = number_of(step, "kv_bytes");
+    if (n < 1 || same_top < 0.0 || kv_bytes < 0.0 || number_of(step, "nll") < 0.0 ||
+        number_of(step, "nll_f16") < 0.0) {
+        return damaged(m, name, error);
+    }
+    r->divergence.kl = malloc((size_t)n * sizeof *r->divergence.kl);
+    if (!r->divergence.kl) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d divergences", n);
+    }
+    const cJSON *item;
+    cJSON_ArrayForEach(item, kl)
+    {
+        r->divergence.kl[r->divergence.n++] = item->valuedouble;
+    }
+    r->divergence.capacity = (size_t)n;
+    r->divergence.nll = number_of(step, "nll");
+    r->divergence.nll_reference = number_of(step, "nll_f16");
+    r->divergence.n_same_top = (size_t)same_top;
+    r->kv_bytes = (size_t)kv_bytes;
+    r->seconds = number_of(step, "seconds");
+    r->n_weights = (int64_t)number_of(step, "weights");
+    r->n_skipped = (int64_t)number_of(step, "skipped");
+    return TKV_OK;
+}
+
+static tkv_status merge_chunk(measurement *m, int policy, const tkv_eval_text_result *chunk,
+                              tkv_error *error)
+{
+    tkv_eval_text_result *total = &m->results->text[policy];
+    const tkv_status status = tkv_divergence_append(&total->divergence, &chunk->divergence, error);
+    total->kv_bytes = chunk->kv_bytes;
+    total->seconds += chunk->seconds;
+    total->n_weights += chunk->n_weights;
+    total->n_skipped += chunk->n_skipped;
+    m->results->text_bits[policy] = bits_per_value(m, chunk->kv_bytes, m->plan->text.n_context);
+    return status;
+}
+
+/* Merges the saved steps of a chunk and lists the policies that lack it. */
+static tkv_status load_chunk(measurement *m, int chunk, int missing[EVAL_MAX_POLICIES],
+                             int *n_missing, tkv_error *error)
+{
+    tkv_status status = TKV_OK;
+    *n_missing = 0;
+    for (int i = 0; i < m->plan->policies.n && status == TKV_OK; i++) {
+        char name[STEP_NAME];
+        name_chunk(m, i, chunk, name);
+        const cJSON *step = eval_state_find(&m->state, name);
+        if (!step) {
+            missing[(*n_missing)++] = i;
+            continue;
+        }
+        tkv_eval_text_result result = {0};
+        status = chunk_from_json(m, name, step, &result, error);
+        if (status == TKV_OK) {
+            status = merge_chunk(m, i, &result, error);
+            m->results->n_resumed++;
+        }
+        tkv_divergence_free(&result.divergence);
+    }
+    return status;
+}
+
+static tkv_status measure_chunk(measurement *m, int chunk, tkv_error *error)
+{
+    int missing[EVAL_MAX_POLICIES];
+    int n_missing;
+    tkv_policy policies[EVAL_MAX_POLICIES];
+    tkv_eval_text_result results[EVAL_MAX_POLICIES] = {0};
+    tkv_status status = load_chunk(m, chunk, missing, &n_missing, error);
+    if (status != TKV_OK || n_missing == 0) {
+        return status;
+    }
+    for (int i = 0; i < n_missing; i++) {
+        policies[i] = m->plan->policies.policy[missing[i]];
+    }
+    tkv_eval_text_params params = m->plan->text;
+    const size_t offset = (size_t)chunk * (size_t)params.n_context;
+    params.tokens += offset;
+    params.n_tokens -= offset;
+    params.n_chunks = 1;
+    params.policies = policies;
+    params.n_policies = n_missing;
+    params.progress = show_progress;
+    params.progress_user = m;
+    m->step_work = (double)(n_missing + 1) * params.n_context;
+    status = tkv_eval_text(m->loaded->model, m->loaded->context, &params, results, error);
+    m->results->was_interrupted = command_is_interrupted();
+    for (int i = 0; i < n_missing; i++) {
+        char name[STEP_NAME];
+        name_chunk(m, missing[i], chunk, name);
+        if (status == TKV_OK && !m->results->was_interrupted) {
+            status = merge_chunk(m, missing[i], &results[i], error);
+        }
+        if (status == TKV_OK && !m->results->was_interrupted) {
+            status = eval_state_add(&m->state, name, chunk_to_json(&results[i]), error);
+        }
+        tkv_divergence_free(&results[i].divergence);
+    }
+    m->work_done += m->step_work;
+    return status;
+}
+
+/* ---- Needles ------------------------------------------------------------------------------- */
+
+/* Policy -1 is f16. */
+static void name_prompt(const measurement *m, int policy, int length, int prompt,
+                        char name[STEP_NAME])
+{
+    snprintf(name, STEP_NAME, "needles|%s|%d|%d",
+             policy < 0 ? "f16" : m->plan->policies.text[policy], length, prompt);
+}
+
+static void count_prompt(measurement *m, int policy, int length_index,
+                         const tkv_needles_result *result)
+{
+    needle_counts *counts = policy < 0 ? &m->results->needles_f16 : &m->results->needles[policy];
+    for (int i = 0; i < m->plan->n_facts; i++) {
+        counts->n_found[length_index][i] += result->is_found[i];
+    }
+    counts->bits_per_value[length_index] = bits_per_value(m, result->kv_bytes, result->n_cached);
+}
+
+static cJSON *prompt_to_json(const tkv_needles_result *result, int n_facts)
+{
+    cJSON *step = cJSON_CreateObject();
+    cJSON *found = cJSON_AddArrayToObject(step, "found");
+    for (int i = 0; i < n_facts; i++) {
+        cJSON_AddItemToArray(found, cJSON_CreateBool(result->is_found[i]));
+    }
+    cJSON_AddNumberToObject(step, "kv_bytes", (double)result->kv_bytes);
+    cJSON_AddNumberToObject(step, "cached", result->n_cached);
+    return step;
+}
+
+static tkv_status prompt_from_json(const measurement *m, const char *name, const cJSON *step,
+                                   tkv_needles_result *result, tkv_error *error)
+{
+    const cJSON *found = cJSON_GetObjectItem(step, "found");
+    if (!cJSON_IsArray(found) || cJSON_GetArraySize(found) != m->plan->n_facts ||
+        number_of(step, "kv_bytes") < 0.0 || number_of(step, "cached") < 1.0) {
+        return damaged(m, name, error);
+    }
+    for (int i = 0; i < m->plan->n_facts; i++) {
+        result->is_found[i] = cJSON_IsTrue(cJSON_GetArrayItem(found, i));
+    }
+    result->kv_bytes = (size_t)number_of(step, "kv_bytes");
+    result->n_cached = (int)number_of(step, "cached");
+    return TKV_OK;
+}
+
+static tkv_status measure_prompt(measurement *m, int policy, int length_index, int prompt,
+                                 tkv_error *error)
+{
+    const int length = m->plan->lengths[length_index];
+    char name[STEP_NAME];
+    tkv_needles_result result = {0};
+    name_prompt(m, policy, length, prompt, name);
+    const cJSON *step = eval_state_find(&m->state, name);
+    tkv_status status;
+    if (step) {
+        status = prompt_from_json(m, name, step, &result, error);
+        m->results->n_resumed++;
+    } else {
+        const tkv_needles_params params = {.filler = m->plan->text.tokens,
+                                           .n_filler = m->plan->text.n_tokens,
+                                           .length = length,
+                                           .n_facts = m->plan->n_facts,
+                                           .n_batch = m->plan->text.n_batch,
+                                           .seed = NEEDLE_SEED + (uint64_t)prompt};
+        m->step_work = length;
+        status = tkv_needles_ask(
+            m->loaded->model, m->loaded->tokenizer, m->loaded->context, &params,
+            policy < 0 ? &exact_policy : &m->plan->policies.policy[policy], &result, error);
+        m->work_done += length;
+        if (status == TKV_OK) {
+            status =
+                eval_state_add(&m->state, name, prompt_to_json(&result, m->plan->n_facts), error);
+        }
+    }
+    if (status == TKV_OK) {
+        count_prompt(m, policy, length_index, &result);
+        m->results->was_interrupted = !show_progress(m, 0, 1);
+    }
+    return status;
+}
+
+static tkv_status measure_needles(measurement *m, tkv_error *error)
+{
+    const eval_plan *plan = m->plan;
+    tkv_status status = TKV_OK;
+    for (int length = 0; length < plan->n_lengths; length++) {
+        for (int prompt = 0; prompt < plan->n_prompts; prompt++) {
+            for (int policy = -1; policy < plan->policies.n; policy++) {
+                if (status == TKV_OK && !m->results->was_interrupted) {
+                    status = measure_prompt(m, policy, length, prompt, error);
+                }
+            }
+        }
+    }
+    return status;
+}
+
+/* ---- All of it ----------------------------------------------------------------------------- */
+
+/* Tokens that steps not in the state file will pass through the model. */
+static double count_work(const measurement *m)
+{
+    const eval_plan *plan = m->plan;
+    char name[STEP_NAME];
+    double work = 0.0;
+    for (int chunk = 0; chunk < plan->text.n_chunks; chunk++) {
+        int n_missing = 0;
+        for (int i = 0; i < plan->policies.n; i++) {
+            name_chunk(m, i, chunk, name);
+            n_missing += !eval_state_find(&m->state, name);
+        }
+        work += n_missing ? (double)(n_missing + 1) * plan->text.n_context : 0.0;
+    }
+    for (int i = 0; plan->has_needles && i < plan->n_lengths; i++) {
+        for (int unit = 0; unit < plan->n_prompts * (plan->policies.n + 1); unit++) {
+            const int policy = unit % (plan->policies.n + 1) - 1;
+            name_prompt(m, policy, plan->lengths[i], unit / (plan->policies.n + 1), name);
+            work += eval_state_find(&m->state, name) ? 0.0 : plan->lengths[i];
+        }
+    }
+    return work;
+}
+
+tkv_status eval_measure(const loaded_model *loaded, eval_plan *plan, eval_results *results,
+                        tkv_error *error)
+{
+    measurement m = {.loaded = loaded, .plan = plan, .results = results};
+    tkv_status status = eval_state_open(loaded, plan, &m.state, error);
+    if (status == TKV_OK) {
+        m.work_total = count_work(&m);
+        progress_begin(&m.bar, "eval");
+        for (int i = 0; i < plan->text.n_chunks && status == TKV_OK && !results->was_interrupted;
+             i++) {
+            status = measure_chunk(&m, i, error);
+        }
+        if (status == TKV_OK && plan->has_needles && !results->was_interrupted) {
+            status = measure_needles(&m, error);
+        }
+        progress_end(&m.bar);
+    }
+    eval_state_free(&m.state);
+    return status;
+}
+
+void eval_results_free(eval_results *results)
+{
+    for (int i = 0; i < EVAL_MAX_POLICIES; i++) {
+        tkv_divergence_free(&results->text[i].divergence);
+    }
+}
+
+double eval_recall(const eval_plan *plan, const needle_counts *counts, int length)
+{
+    const int first = length < 0 ? 0 : length;
+    const int end = length < 0 ? plan->n_lengths : length + 1;
+    int n_found = 0;
+    for (int i = first; i < end; i++) {
+        for (int k = 0; k < plan->n_facts; k++) {
+            n_found += counts->n_found[i][k];
+        }
+    }
+    return (double)n_found / ((double)(end - first) * plan->n_facts * plan->n_prompts);
+}

@@ -1,0 +1,206 @@
+#include "cli/plot.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define WIDTH 720
+#define HEIGHT 420
+#define LEFT 76
+#define RIGHT 110
+#define TOP 40
+#define BOTTOM 54
+#define MAX_TICKS 12
+
+void plot_write_text(FILE *file, const char *text)
+{
+    for (; *text; text++) {
+        switch (*text) {
+        case '&': fputs("&amp;", file); break;
+        case '<': fputs("&lt;", file); break;
+        case '>': fputs("&gt;", file); break;
+        case '"': fputs("&quot;", file); break;
+        default: fputc(*text, file);
+        }
+    }
+}
+
+/* A range of values along one side of the plot. */
+typedef struct axis {
+    double low;
+    double high;
+    bool is_logarithmic;
+    double ticks[MAX_TICKS];
+    int n_ticks;
+} axis;
+
+static double share_of(const axis *a, double value)
+{
+    return a->is_logarithmic ? log(value / a->low) / log(a->high / a->low)
+                             : (value - a->low) / (a->high - a->low);
+}
+
+static double x_of(const axis *a, double value)
+{
+    return LEFT + share_of(a, value) * (WIDTH - LEFT - RIGHT);
+}
+
+static double y_of(const axis *a, double value)
+{
+    return HEIGHT - BOTTOM - share_of(a, value) * (HEIGHT - TOP - BOTTOM);
+}
+
+/* 1, 2 or 5 times a power of ten: at most MAX_TICKS steps from low to high. */
+static double choose_step(double span)
+{
+    const double rough = span / 7.0;
+    const double power = pow(10.0, floor(log10(rough)));
+    const double digit = rough / power;
+    return power * (digit <= 1.0 ? 1.0 : digit <= 2.0 ? 2.0 : digit <= 5.0 ? 5.0 : 10.0);
+}
+
+static axis linear_axis(double low, double high)
+{
+    const double span = high > low ? high - low : 1.0;
+    const double step = choose_step(1.1 * span);
+    axis a = {.low = low - 0.05 * span, .high = high + 0.05 * span};
+    for (double tick = ceil(a.low / step) * step; tick <= a.high && a.n_ticks < MAX_TICKS;
+         tick += step) {
+        a.ticks[a.n_ticks++] = fabs(tick) < 1e-9 * step ? 0.0 : tick;
+    }
+    return a;
+}
+
+/* Whole powers of ten around the values. */
+static axis logarithmic_axis(double low, double high)
+{
+    const int first = (int)floor(log10(low) - 1e-9);
+    const int last = (int)ceil(log10(high) + 1e-9);
+    axis a = {.low = pow(10.0, first), .high = pow(10.0, last), .is_logarithmic = true};
+    for (int power = first; power <= last && a.n_ticks < MAX_TICKS; power++) {
+        a.ticks[a.n_ticks++] = pow(10.0, power);
+    }
+    return a;
+}
+
+static void begin_figure(FILE *file, int height, const char *title)
+{
+    fprintf(file, "<svg viewBox=\"0 0 %d %d\" width=\"%d\" role=\"img\">\n", WIDTH, height, WIDTH);
+    fprintf(file, "<title>");
+    plot_write_text(file, title);
+    fprintf(file, "</title>\n<text x=\"%d\" y=\"22\" class=\"title\">", LEFT);
+    plot_write_text(file, title);
+    fprintf(file, "</text>\n");
+}
+
+static void write_label(FILE *file, double x, double y, const char *anchor, const char *text)
+{
+    fprintf(file, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">", x, y, anchor);
+    plot_write_text(file, text);
+    fprintf(file, "</text>\n");
+}
+
+static void draw_axes(FILE *file, const plot_axes *axes, const axis *x, const axis *y)
+{
+    char text[32];
+    for (int i = 0; i < x->n_ticks; i++) {
+        const double at = x_of(x, x->ticks[i]);
+        fprintf(file, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" class=\"grid\"/>\n", at,
+                at, TOP, HEIGHT - BOTTOM);
+        snprintf(text, sizeof text, "%g", x->ticks[i]);
+        write_label(file, at, HEIGHT - BOTTOM + 18, "middle", text);
+    }
+    for (int i = 0; i < y->n_ticks; i++) {
+        const double at = y_of(y, y->ticks[i]);
+        fprintf(file, "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" class=\"grid\"/>\n", LEFT,
+                WIDTH - RIGHT, at, at);
+        snprintf(text, sizeof text, "%g", y->ticks[i]);
+        write_label(file, LEFT - 8, at + 4, "end", text);
+    }
+    write_label(file, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12, "middle", axes->x_label);
+    fprintf(file, "<text transform=\"translate(18 %d) rotate(-90)\" text-anchor=\"middle\">",
+            (TOP + HEIGHT - BOTTOM) / 2);
+    plot_write_text(file, axes->y_label);
+    fprintf(file, "</text>\n");
+}
+
+static bool is_shown(const plot_axes *axes, const plot_point *point)
+{
+    return isfinite(point->x) && isfinite(point->y) && (!axes->is_y_logarithmic || point->y > 0.0);
+}
+
+void plot_scatter(FILE *file, const plot_axes *axes, const plot_point *points, int n_points)
+{
+    double low[2] = {INFINITY, INFINITY};
+    double high[2] = {-INFINITY, -INFINITY};
+    for (int i = 0; i < n_points; i++) {
+        if (is_shown(axes, &points[i])) {
+            low[0] = fmin(low[0], points[i].x);
+            high[0] = fmax(high[0], points[i].x);
+            low[1] = fmin(low[1], points[i].y);
+            high[1] = fmax(high[1], points[i].y);
+        }
+    }
+    if (low[0] > high[0]) {
+        return;
+    }
+    const axis x = linear_axis(low[0], high[0]);
+    const axis y =
+        axes->is_y_logarithmic ? logarithmic_axis(low[1], high[1]) : linear_axis(low[1], high[1]);
+    begin_figure(file, HEIGHT, axes->title);
+    draw_axes(file, axes, &x, &y);
+    for (int i = 0; i < n_points; i++) {
+        if (is_shown(axes, &points[i])) {
+            const double at_x = x_of(&x, points[i].x);
+            const double at_y = y_of(&y, points[i].y);
+            fprintf(file, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\"/>\n", at_x, at_y);
+            const bool is_near_end = at_x > WIDTH - RIGHT - 30;
+            write_label(file, is_near_end ? at_x - 9 : at_x + 9, at_y + 4,
+                        is_near_end ? "end" : "start", points[i].label);
+        }
+    }
+    fprintf(file, "</svg>\n");
+}
+
+/* From red over yellow to green. */
+static void cell_colour(double share, int rgb[3])
+{
+    static const int stops[3][3] = {{215, 76, 62}, {250, 222, 130}, {96, 173, 104}};
+    const double at = 2.0 * fmin(fmax(share, 0.0), 1.0);
+    const int from = at < 1.0 ? 0 : 1;
+    for (int i = 0; i < 3; i++) {
+        const double part = at - from;
+        rgb[i] = (int)(stops[from][i] + part * (stops[from + 1][i] - stops[from][i]) + 0.5);
+    }
+}
+
+void plot_heat_map(FILE *file, const plot_cells *c)
+{
+    const double width = (WIDTH - LEFT - RIGHT) / (double)c->n_columns;
+    const double height = 34.0;
+    const int total = (int)(TOP + c->n_rows * height + BOTTOM);
+    begin_figure(file, total, c->title);
+    for (int r = 0; r < c->n_rows; r++) {
+        for (int k = 0; k < c->n_columns; k++) {
+            const double value = c->values[r * c->n_columns + k];
+            const double x = LEFT + k * width;
+            const double y = TOP + r * height;
+            int rgb[3];
+            char text[16];
+            cell_colour(value, rgb);
+            fprintf(file,
+                    "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" "
+                    "fill=\"rgb(%d,%d,%d)\"/>\n",
+                    x, y, width - 2.0, height - 2.0, rgb[0], rgb[1], rgb[2]);
+            snprintf(text, sizeof text, "%.0f %%", 100.0 * value);
+            write_label(file, x + width / 2.0, y + height / 2.0 + 4, "middle", text);
+        }
+        write_label(file, LEFT - 8, TOP + (r + 0.5) * height + 4, "end", c->row_names[r]);
+    }
+    for (int k = 0; k < c->n_columns; k++) {
+        write_label(file, LEFT + (k + 0.5) * width, TOP + c->n_rows * height + 18, "middle",
+                    c->column_names[k]);
+    }
+    write_label(file, (LEFT + WIDTH - RIGHT) / 2.0, total - 12, "middle", c->column_label);
+    write_label(file, 4, TOP - 4, "start", c->row_label);
+    fprintf(file, "</svg>\n");
+}
