@@ -1,99 +1,8 @@
-/* The command as a user meets it: run as a process, its output and exit status checked. */
-#include "support/support.h"
+/* What the subcommands share, run, and types. */
+#include "process.h"
 
-#include <cjson/cJSON.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-#define OUTPUT_SIZE (1 << 20)
-
-typedef struct outcome {
-    int status; /* exit status, or 1000 + signal */
-    char *out;
-    char *err;
-} outcome;
-
-static char *read_all(int file)
-{
-    char *text = allocate(OUTPUT_SIZE);
-    size_t used = 0;
-    ssize_t n;
-    while (used + 1 < OUTPUT_SIZE && ((n = read(file, text + used, OUTPUT_SIZE - 1 - used)) > 0 ||
-                                      (n < 0 && errno == EINTR))) {
-        used += n > 0 ? (size_t)n : 0;
-    }
-    close(file);
-    return text;
-}
-
-/* Starts the program with the arguments and both outputs in pipes. */
-static pid_t start(const char *const *arguments, int *out, int *err)
-{
-    const char *argv[32] = {TKV_PROGRAM};
-    int pipes[2][2];
-    for (int i = 0; arguments[i]; i++) {
-        argv[i + 1] = arguments[i];
-    }
-    assert_int_equal(pipe(pipes[0]), 0);
-    assert_int_equal(pipe(pipes[1]), 0);
-    const pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        const int nothing = open("/dev/null", O_RDONLY);
-        dup2(nothing, STDIN_FILENO);
-        dup2(pipes[0][1], STDOUT_FILENO);
-        dup2(pipes[1][1], STDERR_FILENO);
-        for (int i = 0; i < 4; i++) {
-            close(pipes[i / 2][i % 2]);
-        }
-        execv(TKV_PROGRAM, (char **)(uintptr_t)argv);
-        _exit(127);
-    }
-    close(pipes[0][1]);
-    close(pipes[1][1]);
-    *out = pipes[0][0];
-    *err = pipes[1][0];
-    return child;
-}
-
-static int wait_for(pid_t child)
-{
-    int status = 0;
-    while (waitpid(child, &status, 0) < 0) {
-        assert_int_equal(errno, EINTR);
-    }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
-#define run(...) run_with((const char *const[]){__VA_ARGS__, NULL})
-
-static outcome run_with(const char *const *arguments)
-{
-    int out;
-    int err;
-    const pid_t child = start(arguments, &out, &err);
-    outcome o = {.out = read_all(out), .err = read_all(err)};
-    o.status = wait_for(child);
-    return o;
-}
-
-static void done(outcome *o)
-{
-    free(o->out);
-    free(o->err);
-}
-
-static void assert_outcome(outcome o, int status, const char *out_part, const char *err_part)
-{
-    if (o.status != status || !strstr(o.out, out_part) || !strstr(o.err, err_part)) {
-        fail_msg("status %d, out '%.400s', err '%.400s': expected %d, '%s', '%s'", o.status, o.out,
-                 o.err, status, out_part, err_part);
-    }
-    done(&o);
-}
 
 static void help_and_usage(void **state)
 {
@@ -135,32 +44,6 @@ static void unreadable_input_is_named(void **state)
     assert_outcome(run("run", "-f", TKV_SOURCE_DIR "/models/tiny-q8_0.gguf"), 1, "", "NUL bytes");
     assert_outcome(run("run", "-p", ""), 1, "", "prompt is empty");
     assert_outcome(run("run", "-p", "a b c d e f g h", "-c", "3"), 1, "", "context 3");
-}
-
-static cJSON *run_json(const char *const *arguments)
-{
-    outcome o = run_with(arguments);
-    if (o.status != 0) {
-        fail_msg("status %d: %s", o.status, o.err);
-    }
-    cJSON *json = cJSON_Parse(o.out);
-    assert_non_null(json);
-    done(&o);
-    return json;
-}
-
-static double number_of(const cJSON *json, const char *name)
-{
-    const cJSON *item = cJSON_GetObjectItem(json, name);
-    assert_true(cJSON_IsNumber(item));
-    return item->valuedouble;
-}
-
-static const char *text_of(const cJSON *json, const char *name)
-{
-    const cJSON *item = cJSON_GetObjectItem(json, name);
-    assert_true(cJSON_IsString(item));
-    return item->valuestring;
 }
 
 static void types_are_listed(void **state)
@@ -265,26 +148,6 @@ static void interrupt_ends_it_cleanly(void **state)
     free(summary);
 }
 
-static void evaluation(void **state)
-{
-    (void)state;
-    assert_outcome(run("eval"), 2, "", "-f FILE");
-    assert_outcome(run("eval", "-f", "x", "--mode", "sideways"), 2, "", "prefill or decode");
-    assert_outcome(run("eval", "-f", "x", "-P", "q4_0"), 2, "", "turbo4, turbo3");
-    assert_outcome(run("eval", "-f", TKV_SOURCE_DIR "/LICENSE", "-c", "4096"), 1, "",
-                   "expected 6 chunks of 4096");
-    cJSON *json = run_json((const char *const[]){
-        "eval", "-f", TKV_SOURCE_DIR "/LICENSE", "-c", "64", "--chunks", "2", "-t", "1", "--json",
-        "-P", "turbo8,turbo4/turbo3,k=turbo3 v=turbo2 sinks=4 recent=16 sparse-v=0.01", NULL});
-    const cJSON *rows = cJSON_GetObjectItem(json, "policies");
-    assert_int_equal(cJSON_GetArraySize(rows), 3);
-    assert_true(number_of(cJSON_GetArrayItem(rows, 0), "mean_kl") <
-                number_of(cJSON_GetArrayItem(rows, 1), "mean_kl"));
-    assert_true(number_of(cJSON_GetArrayItem(rows, 2), "values_skipped") > 0.0);
-    assert_true(number_of(cJSON_GetArrayItem(rows, 1), "positions") == 62);
-    cJSON_Delete(json);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(help_and_usage),
@@ -295,7 +158,6 @@ int main(void)
                                        cmocka_unit_test(seeds_repeat),
                                        cmocka_unit_test(the_context_is_the_limit),
                                        cmocka_unit_test(a_closed_pipe_ends_it),
-                                       cmocka_unit_test(interrupt_ends_it_cleanly),
-                                       cmocka_unit_test(evaluation)};
+                                       cmocka_unit_test(interrupt_ends_it_cleanly)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,236 @@
+/* turbokv eval: results, the state file, the report, mistakes. */
+#include "process.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TEXT TKV_SOURCE_DIR "/LICENSE"
+
+/* Files of one test, removed at its end. */
+typedef struct files {
+    char directory[64];
+    char state[96];
+    char report[96];
+    char policy[96];
+} files;
+
+static files make_files(void)
+{
+    files f;
+    snprintf(f.directory, sizeof f.directory, "/tmp/tkv_test_eval_XXXXXX");
+    assert_non_null(mkdtemp(f.directory));
+    snprintf(f.state, sizeof f.state, "%s/state.json", f.directory);
+    snprintf(f.report, sizeof f.report, "%s/report.html", f.directory);
+    snprintf(f.policy, sizeof f.policy, "%s/policy.txt", f.directory);
+    return f;
+}
+
+static void remove_files(const files *f)
+{
+    unlink(f->state);
+    unlink(f->report);
+    unlink(f->policy);
+    assert_int_equal(rmdir(f->directory), 0);
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    assert_int_equal(fclose(file), 0);
+}
+
+static char *read_file(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    struct stat info;
+    assert_int_equal(fstat(fileno(file), &info), 0);
+    char *text = allocate((size_t)info.st_size + 1);
+    assert_int_equal(fread(text, 1, (size_t)info.st_size, file), info.st_size);
+    fclose(file);
+    return text;
+}
+
+/* A small evaluation and more arguments. */
+#define evaluate(...) run("eval", "-f", TEXT, "-c", "64", "--chunks", "2", "-t", "1", __VA_ARGS__)
+
+static void divergences_are_measured(void **state)
+{
+    (void)state;
+    cJSON *json = run_json((const char *const[]){
+        "eval", "-f", TEXT, "-c", "64", "--chunks", "2", "-t", "1", "--json", "-P",
+        "turbo8,turbo4/turbo3,k=turbo3 v=turbo2 sinks=4 recent=16 sparse-v=0.01", NULL});
+    const cJSON *rows = cJSON_GetObjectItem(json, "policies");
+    assert_int_equal(cJSON_GetArraySize(rows), 3);
+    assert_true(number_of(cJSON_GetArrayItem(rows, 0), "mean_kl") <
+                number_of(cJSON_GetArrayItem(rows, 1), "mean_kl"));
+    assert_true(number_of(cJSON_GetArrayItem(rows, 2), "values_skipped") > 0.0);
+    assert_true(number_of(cJSON_GetArrayItem(rows, 1), "positions") == 62);
+    cJSON_Delete(json);
+}
+
+static void needles_are_counted(void **state)
+{
+    (void)state;
+    cJSON *json = run_json((const char *const[]){
+        "eval", "-f", TEXT, "--chunks", "0", "--needles", "--needle-lengths", "160,180",
+        "--needle-facts", "2", "--needle-prompts", "3", "-P", "turbo8", "-t", "1", "--json", NULL});
+    const cJSON *needles = cJSON_GetObjectItem(json, "needles");
+    const cJSON *rows = cJSON_GetObjectItem(needles, "policies");
+    assert_int_equal(cJSON_GetArraySize(rows), 4);
+    const cJSON *exact = cJSON_GetArrayItem(rows, 0);
+    assert_string_equal(text_of(exact, "policy"), "f16");
+    assert_true(number_of(exact, "length") == 160);
+    assert_true(number_of(exact, "recall") > 0.6);
+    assert_true(number_of(exact, "bits_per_value") >= 16.0);
+    const cJSON *coded = cJSON_GetArrayItem(rows, 3);
+    assert_true(number_of(coded, "length") == 180);
+    assert_true(number_of(coded, "bits_per_value") < number_of(exact, "bits_per_value"));
+    assert_null(cJSON_GetObjectItem(json, "policies"));
+    cJSON_Delete(json);
+    assert_outcome(run("eval", "-f", TEXT, "--chunks", "0", "--needles", "--needle-lengths", "160",
+                       "--needle-facts", "2", "--needle-prompts", "1", "-P", "turbo8"),
+                   0, "of f16", "");
+}
+
+static void steps_are_kept_and_reused(void **state)
+{
+    (void)state;
+    const files f = make_files();
+    outcome first = evaluate("-P", "turbo4", "--resume", f.state, "--json");
+    assert_int_equal(first.status, 0);
+
+    /* Another policy is added; what was measured stays, seconds included. */
+    cJSON *json =
+        run_json((const char *const[]){"eval", "-f", TEXT, "-c", "64", "--chunks", "2", "-t", "1",
+                                       "-P", "turbo4,turbo3", "--resume", f.state, "--json", NULL});
+    cJSON *before = cJSON_Parse(first.out);
+    const cJSON *kept = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "policies"), 0);
+    const cJSON *original = cJSON_GetArrayItem(cJSON_GetObjectItem(before, "policies"), 0);
+    for (const cJSON *item = original->child; item; item = item->next) {
+        if (cJSON_IsNumber(item)) {
+            const double value = item->valuedouble;
+            assert_true(fabs(number_of(kept, item->string) - value) <= 1e-12 * fabs(value));
+        }
+    }
+    char *text = read_file(f.state);
+    cJSON *saved = cJSON_Parse(text);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(saved, "steps")), 4);
+    free(text);
+    cJSON_Delete(saved);
+    cJSON_Delete(before);
+    cJSON_Delete(json);
+    done(&first);
+
+    assert_outcome(evaluate("-P", "turbo4", "--resume", f.state, "--mode", "decode"), 1, "",
+                   "its mode is \"prefill\", expected \"decode\"");
+    assert_outcome(evaluate("-P", "turbo4", "--resume", f.state, "--bytes", "900"), 1, "",
+                   "its tokens_hash is");
+    write_file(f.state, "[1, 2]");
+    assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "", "no saved evaluation");
+    assert_outcome(evaluate("-P", "turbo4", "--resume", "/no/state"), 1, "", "cannot write");
+    remove_files(&f);
+}
+
+/* A step that was damaged by hand is an error, not a wrong result. */
+static void damaged_steps_are_found(void **state)
+{
+    (void)state;
+    const files f = make_files();
+    assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 0, "turbo4", "");
+    char *text = read_file(f.state);
+    cJSON *json = cJSON_Parse(text);
+    cJSON *steps = cJSON_GetObjectItem(json, "steps");
+    cJSON_DeleteItemFromObject(cJSON_GetArrayItem(steps, 1), "kl");
+    char *damaged = cJSON_Print(json);
+    write_file(f.state, damaged);
+    assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "", "is damaged");
+    free(damaged);
+    cJSON_Delete(json);
+    free(text);
+    remove_files(&f);
+}
+
+static int count_parts(const char *text, const char *part)
+{
+    int n = 0;
+    for (; (text = strstr(text, part)); text++) {
+        n++;
+    }
+    return n;
+}
+
+static void the_report_has_tables_and_plots(void **state)
+{
+    (void)state;
+    const files f = make_files();
+    assert_outcome(evaluate("-P", "turbo4,k=turbo3 v=turbo2 sinks=4", "--needles",
+                            "--needle-lengths", "160", "--needle-facts", "2", "--needle-prompts",
+                            "1", "--report", f.report),
+                   0, "turbo4", "");
+    char *page = read_file(f.report);
+    assert_int_equal(count_parts(page, "<svg"), 4); /* divergence, and f16 and two policies */
+    assert_int_equal(count_parts(page, "<svg"), count_parts(page, "</svg>"));
+    assert_int_equal(count_parts(page, "<circle"), 2);
+    assert_int_equal(count_parts(page, "<rect"), 6);
+    assert_null(strstr(page, "http://"));
+    assert_null(strstr(page, "src="));
+    assert_non_null(strstr(page, "</html>"));
+    free(page);
+    assert_outcome(evaluate("-P", "turbo4", "--report", "/no/report.html"), 1, "",
+                   "cannot write /no/report.html");
+    remove_files(&f);
+}
+
+static void policy_files_are_read(void **state)
+{
+    (void)state;
+    const files f = make_files();
+    char entry[128];
+    snprintf(entry, sizeof entry, "@%s", f.policy);
+    write_file(f.policy, "# coarse values\nk turbo8\nv turbo2\nsinks 4\n");
+    cJSON *json = run_json((const char *const[]){"eval", "-f", TEXT, "-c", "64", "--chunks", "1",
+                                                 "-P", entry, "--json", NULL});
+    const cJSON *row = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "policies"), 0);
+    assert_string_equal(text_of(row, "policy_text"), "k=turbo8 v=turbo2 sinks=4");
+    cJSON_Delete(json);
+    assert_outcome(run("run", "-p", "Once", "-n", "2", "--policy", f.policy, "--json"), 0,
+                   "\"cache_type_v\":\t\"turbo2\"", "");
+    write_file(f.policy, "colour blue\n");
+    assert_outcome(run("run", "-p", "Once", "--policy", f.policy), 2, "", "unknown key 'colour'");
+    assert_outcome(evaluate("-P", entry), 2, "", f.policy);
+    unlink(f.policy);
+    assert_outcome(run("run", "-p", "Once", "--policy", f.policy), 2, "", f.policy);
+    remove_files(&f);
+}
+
+static void mistakes_are_explained(void **state)
+{
+    (void)state;
+    assert_outcome(run("eval"), 2, "", "-f FILE");
+    assert_outcome(run("eval", "-f", "x", "--mode", "sideways"), 2, "", "prefill or decode");
+    assert_outcome(run("eval", "-f", "x", "-P", "q4_0"), 2, "", "turbo4, turbo3");
+    assert_outcome(run("eval", "-f", "x", "--chunks", "0"), 2, "", "nothing to measure");
+    assert_outcome(run("eval", "-f", "x", "--effort", "most"), 2, "", "fast, default or best");
+    assert_outcome(run("eval", "-f", "x", "--needles", "--needle-lengths", "12,x"), 2, "",
+                   "found 'x'");
+    assert_outcome(run("eval", "-f", TEXT, "-c", "4096"), 1, "", "expected 6 chunks of 4096");
+    assert_outcome(run("eval", "-f", TEXT, "--chunks", "0", "--needles"), 1, "",
+                   "a prompt of 2048 needs");
+    assert_outcome(evaluate("-P", "k=turbo4 v=turbo4 sinks=65"), 1, "", "65 sinks");
+    assert_outcome(evaluate("-P", "layers=3-9:turbo2"), 1, "", "layers 3-9");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(divergences_are_measured),
+                                       cmocka_unit_test(needles_are_counted),
+                                       cmocka_unit_test(steps_are_kept_and_reused),
+                                       cmocka_unit_test(damaged_steps_are_found),
+                                       cmocka_unit_test(the_report_has_tables_and_plots),
+                                       cmocka_unit_test(policy_files_are_read),
+                                       cmocka_unit_test(mistakes_are_explained)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
