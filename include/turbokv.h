@@ -267,6 +267,9 @@ typedef struct tkv_policy {
  * were chosen by). */
 TKV_API tkv_status tkv_policy_preset(const char *name, tkv_policy *policy, tkv_error *error);
 
+/* Names of the presets by index from 0; NULL beyond the last. Static storage. */
+TKV_API const char *tkv_policy_preset_name(int index);
+
 /* Changes *policy as `text` says: words as on the command line, "--sinks 4 --recent 64", with or
  * without the dashes, one or many a line, "#" begins a comment. Keys: kv PRESET, k TYPE, v TYPE,
  * sinks N, recent N, centre N, boundary N:TYPE or N:TYPE_K/TYPE_V, layers FIRST-LAST:TYPE_K/TYPE_V,

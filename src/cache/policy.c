@@ -60,6 +60,11 @@ tkv_status tkv_policy_preset(const char *name, tkv_policy *policy, tkv_error *er
                     name, valid);
 }
 
+const char *tkv_policy_preset_name(int index)
+{
+    return index >= 0 && index < N_PRESETS ? presets[index].name : NULL;
+}
+
 /* Reads a whole number from 0 up to the largest int. */
 static tkv_status parse_count(const char *key, const char *text, int *count, tkv_error *error)
 {

@@ -13,6 +13,7 @@ enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 int command_run(int argc, char **argv);
 int command_demo(int argc, char **argv);
 int command_eval(int argc, char **argv);
+int command_bench(int argc, char **argv);
 int command_types(int argc, char **argv);
 
 /* Prints "turbokv: MESSAGE" to stderr; returns EXIT_RUNTIME. */

@@ -96,9 +96,24 @@ static tkv_status add_token(generator *g, int32_t token, tkv_error *error)
     return show_text(g, false, error);
 }
 
-static bool has_room(const generator *g)
+/* Whether one more token fits, after a shift of the context if that is wanted. */
+static tkv_status make_room(generator *g, bool *has_room, tkv_error *error)
 {
-    return tkv_session_length(g->session) < tkv_session_max_tokens(g->session);
+    const int length = tkv_session_length(g->session);
+    *has_room = length < tkv_session_max_tokens(g->session);
+    if (*has_room || !g->params->shifts_context) {
+        return TKV_OK;
+    }
+    const int n_keep = g->params->n_keep < 0 ? g->params->policy.n_sinks : g->params->n_keep;
+    if (n_keep > length - 2) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "the context of %d tokens is full, and all but %d are to be kept: expected "
+                        "a smaller --keep",
+                        length, length - n_keep);
+    }
+    g->result->n_shifts++;
+    *has_room = true;
+    return tkv_session_shift(g->session, n_keep, (length - n_keep) / 2, error);
 }
 
 static tkv_status decode(generator *g, tkv_error *error)
@@ -116,8 +131,11 @@ static tkv_status decode(generator *g, tkv_error *error)
             break;
         }
         status = add_token(g, token, error);
-        const bool is_last = limit >= 0 && r->tokens.n == (size_t)limit;
-        if (status != TKV_OK || is_last || !has_room(g)) {
+        bool has_room = limit < 0 || r->tokens.n < (size_t)limit;
+        if (status == TKV_OK && has_room) {
+            status = make_room(g, &has_room, error);
+        }
+        if (status != TKV_OK || !has_room) {
             break;
         }
         status = tkv_session_eval(g->session, &token, 1, &eval, error);
@@ -133,6 +151,9 @@ static void measure_cache(generator *g)
     generation *r = g->result;
     const double values = (double)tkv_session_length(g->session) * config->n_layers *
                           config->n_kv_heads * (config->head_dim_k + config->head_dim_v);
+    const tkv_attend_stats *stats = tkv_session_attend_stats(g->session);
+    r->n_weights = stats->n_weights;
+    r->n_skipped = stats->n_skipped;
     r->n_cached = tkv_session_length(g->session);
     r->kv_bytes = tkv_cache_bytes(tkv_session_cache(g->session));
     r->kv_bytes_f16 = (size_t)(2.0 * values);

@@ -8,8 +8,10 @@
 typedef struct generation_params {
     const char *prompt;
     size_t prompt_length;
-    int n_predict;  /* -1: until the context is full or the text ends */
-    int max_tokens; /* context; 0: what the model was trained for */
+    int n_predict;       /* -1: until the context is full or the text ends */
+    int max_tokens;      /* context; 0: what the model was trained for */
+    bool shifts_context; /* when it is full, drop the older half and go on */
+    int n_keep;          /* first tokens that a shift never drops; -1: the policy's sinks */
     tkv_policy policy;
     tkv_sampler_params sampling;
     bool is_streamed;  /* print the text as it comes */
@@ -28,6 +30,9 @@ typedef struct generation {
     size_t kv_bytes;
     size_t kv_bytes_f16; /* of the same tokens in f16, without any overhead */
     double bits_per_value;
+    int n_shifts;
+    int64_t n_weights; /* of attention, and skipped by sparse V */
+    int64_t n_skipped;
     bool was_interrupted;
 } generation;
 

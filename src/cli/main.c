@@ -15,6 +15,7 @@ static const subcommand subcommands[] = {
     {"run", "generate text with a model on a compressed KV cache", command_run},
     {"demo", "show the shipped model with exact and compressed caches side by side", command_demo},
     {"eval", "measure the quality of KV types and policies on a text", command_eval},
+    {"bench", "measure errors and speeds beside their bounds", command_bench},
     {"types", "list the KV types with their bits and errors", command_types},
 };
 

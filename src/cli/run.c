@@ -29,6 +29,10 @@ static option_result parse(int argc, char **argv, run_options *o)
          "tokens to generate; -1: until the text ends or the context is full (-1)"},
         {"ctx-size", NULL, 'c', OPTION_INT, &g->max_tokens, 0, INT32_MAX, "N",
          "context in tokens; 0: what the model was trained for (0)"},
+        {"context-shift", NULL, 0, OPTION_FLAG, &g->shifts_context, 0, 0, NULL,
+         "when the context is full, drop the older half and go on"},
+        {"keep", NULL, 0, OPTION_INT, &g->n_keep, -1, INT32_MAX, "N",
+         "first tokens that a context shift never drops; -1: the sinks (-1)"},
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
         {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N", "seed of sampling (0)"},
@@ -76,6 +80,13 @@ static void print_summary(const generation *g)
             g->prompt_tokens.n, generation_prefill_speed(g), g->n_decoded,
             generation_decode_speed(g), g->n_cached, g->kv_bytes, g->bits_per_value,
             g->kv_bytes_f16, g->kv_bytes ? (double)g->kv_bytes_f16 / (double)g->kv_bytes : 0.0);
+    if (g->n_shifts) {
+        fprintf(stderr, "the context was full and was shifted %d times\n", g->n_shifts);
+    }
+    if (g->n_weights) {
+        fprintf(stderr, "sparse V skipped %.2f %% of %.3g values\n",
+                100.0 * (double)g->n_skipped / (double)g->n_weights, (double)g->n_weights);
+    }
 }
 
 static int print_json(const loaded_model *loaded, const run_options *o, const generation *g)
@@ -85,6 +96,10 @@ static int print_json(const loaded_model *loaded, const run_options *o, const ge
     cJSON_AddStringToObject(json, "model", tkv_gguf_path(loaded->gguf));
     cJSON_AddStringToObject(json, "cache_type_k", tkv_type_get_info(policy->type_k)->name);
     cJSON_AddStringToObject(json, "cache_type_v", tkv_type_get_info(policy->type_v)->name);
+    char text[1024];
+    if (tkv_policy_format(policy, text, sizeof text, NULL) == TKV_OK) {
+        cJSON_AddStringToObject(json, "policy", text);
+    }
     cJSON_AddStringToObject(json, "kernels", tkv_context_kernels(loaded->context));
     cJSON_AddNumberToObject(json, "threads", tkv_context_threads(loaded->context));
     command_add_text(json, "text", g->text, g->text_length);
@@ -100,6 +115,11 @@ static int print_json(const loaded_model *loaded, const run_options *o, const ge
     cJSON_AddNumberToObject(json, "kv_bytes", (double)g->kv_bytes);
     cJSON_AddNumberToObject(json, "kv_bytes_f16", (double)g->kv_bytes_f16);
     cJSON_AddNumberToObject(json, "bits_per_value", g->bits_per_value);
+    cJSON_AddNumberToObject(json, "context_shifts", g->n_shifts);
+    if (g->n_weights) {
+        cJSON_AddNumberToObject(json, "values_skipped",
+                                (double)g->n_skipped / (double)g->n_weights);
+    }
     cJSON_AddBoolToObject(json, "interrupted", g->was_interrupted);
     return command_print_json(json);
 }
@@ -156,6 +176,7 @@ int command_run(int argc, char **argv)
     run_options o = {
         .generation = {
             .n_predict = -1,
+            .n_keep = -1,
             .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f}}};
     const option_result result = parse(argc, argv, &o);
     if (result != OPTIONS_OK) {

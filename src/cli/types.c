@@ -1,10 +1,69 @@
-/* turbokv types: what the KV types cost and how far off they are. */
+/* turbokv types: what KV types and presets cost, and how far off the types are. */
 #include "cli/command.h"
 #include "cli/options.h"
 
 #include <stdio.h>
 
-static cJSON *to_json(int head_dim)
+/* The shape for which presets are priced: many models of 7 to 9 billion parameters have it. */
+enum { N_LAYERS = 32, N_KV_HEADS = 8 };
+
+static const int lengths[] = {4096, 32768, 131072};
+
+enum { N_LENGTHS = sizeof lengths / sizeof *lengths };
+
+static double preset_bits(const char *name, int head_dim, int n_tokens)
+{
+    tkv_policy policy;
+    return tkv_policy_preset(name, &policy, NULL) == TKV_OK
+               ? tkv_policy_bits(&policy, N_LAYERS, N_KV_HEADS, head_dim, head_dim, n_tokens)
+               : 0.0;
+}
+
+static cJSON *presets_to_json(int head_dim)
+{
+    cJSON *list = cJSON_CreateArray();
+    const char *name;
+    for (int i = 0; (name = tkv_policy_preset_name(i)); i++) {
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "name", name);
+        cJSON *bits = cJSON_AddArrayToObject(item, "bits_per_value");
+        for (int k = 0; k < N_LENGTHS; k++) {
+            cJSON *entry = cJSON_CreateObject();
+            cJSON_AddNumberToObject(entry, "tokens", lengths[k]);
+            cJSON_AddNumberToObject(entry, "bits", preset_bits(name, head_dim, lengths[k]));
+            cJSON_AddItemToArray(bits, entry);
+        }
+        cJSON_AddItemToArray(list, item);
+    }
+    return list;
+}
+
+static void print_presets(int head_dim)
+{
+    printf("\n%-9s", "preset");
+    for (int k = 0; k < N_LENGTHS; k++) {
+        printf(" %9dK", lengths[k] / 1024);
+    }
+    printf("  policy\n");
+    const char *name;
+    for (int i = 0; (name = tkv_policy_preset_name(i)); i++) {
+        tkv_policy policy;
+        char text[1024] = "";
+        printf("%-9s", name);
+        for (int k = 0; k < N_LENGTHS; k++) {
+            printf(" %10.3f", preset_bits(name, head_dim, lengths[k]));
+        }
+        if (tkv_policy_preset(name, &policy, NULL) == TKV_OK &&
+            tkv_policy_format(&policy, text, sizeof text, NULL) == TKV_OK) {
+            printf("  %s\n", text);
+        }
+    }
+    printf("bits a value by tokens in the cache, exact tokens, scales, means and unused slots "
+           "included;\n%d layers, %d KV heads, head_dim %d\n",
+           N_LAYERS, N_KV_HEADS, head_dim);
+}
+
+static cJSON *types_to_json(int head_dim)
 {
     cJSON *list = cJSON_CreateArray();
     for (int i = 0; i < TKV_TYPE_COUNT; i++) {
@@ -21,6 +80,14 @@ static cJSON *to_json(int head_dim)
     return list;
 }
 
+static cJSON *to_json(int head_dim)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddItemToObject(json, "types", types_to_json(head_dim));
+    cJSON_AddItemToObject(json, "presets", presets_to_json(head_dim));
+    return json;
+}
+
 int command_types(int argc, char **argv)
 {
     int head_dim = 128;
@@ -32,8 +99,9 @@ int command_types(int argc, char **argv)
         {"json", NULL, 0, OPTION_FLAG, &wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &wants_help, 0, 0, NULL, "print this help"},
     };
-    const option_result result = options_parse("types", "Lists the KV types.", entries,
-                                               sizeof entries / sizeof *entries, argc, argv);
+    const option_result result =
+        options_parse("types", "Lists the KV types and the presets.", entries,
+                      sizeof entries / sizeof *entries, argc, argv);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
@@ -53,5 +121,6 @@ int command_types(int argc, char **argv)
     }
     printf("bits at head_dim %d; error: E|x-x'|^2 / E|x|^2 on Gaussian rows at head_dim 128\n",
            head_dim);
+    print_presets(head_dim);
     return EXIT_OK;
 }

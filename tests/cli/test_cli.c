@@ -51,10 +51,17 @@ static void types_are_listed(void **state)
     (void)state;
     assert_outcome(run("types"), 0, "turbo3", "");
     cJSON *json = run_json((const char *const[]){"types", "--json", NULL});
-    assert_int_equal(cJSON_GetArraySize(json), TKV_TYPE_COUNT);
-    const cJSON *turbo3 = cJSON_GetArrayItem(json, TKV_TYPE_TURBO3);
+    const cJSON *types = cJSON_GetObjectItem(json, "types");
+    assert_int_equal(cJSON_GetArraySize(types), TKV_TYPE_COUNT);
+    const cJSON *turbo3 = cJSON_GetArrayItem(types, TKV_TYPE_TURBO3);
     assert_string_equal(text_of(turbo3, "name"), "turbo3");
     assert_true(number_of(turbo3, "bits_per_value") == 3.125);
+    const cJSON *preset = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "presets"), 3);
+    assert_string_equal(text_of(preset, "name"), "3bit");
+    const cJSON *bits = cJSON_GetObjectItem(preset, "bits_per_value");
+    assert_true(number_of(cJSON_GetArrayItem(bits, 0), "tokens") == 4096);
+    assert_true(number_of(cJSON_GetArrayItem(bits, 0), "bits") < 3.6);
+    assert_true(number_of(cJSON_GetArrayItem(bits, 2), "bits") < 3.2);
     cJSON_Delete(json);
 }
 
@@ -111,6 +118,28 @@ static void the_context_is_the_limit(void **state)
     cJSON_Delete(json);
 }
 
+static void a_shift_goes_beyond_it(void **state)
+{
+    (void)state;
+    cJSON *json = run_json((const char *const[]){
+        "run", "-p", "The old house stood by the river", "-c", "64", "-n", "150", "--json",
+        "--temp", "0.9", "--kv", "3bit", "--context-shift", "--sparse-v", "0.01", NULL});
+    /* Each shift makes room for thirty tokens; the text may end before. */
+    const double n = number_of(json, "decoded_tokens");
+    assert_true(n > 64);
+    assert_float_equal(number_of(json, "context_shifts"), (n - 56) / 30, 1.5);
+    assert_true(number_of(json, "cached_tokens") <= 64);
+    assert_true(number_of(json, "values_skipped") > 0.0);
+    assert_non_null(strstr(text_of(json, "policy"), "k=trellis3 v=trellis3 sinks=4"));
+    cJSON_Delete(json);
+    assert_outcome(run("run", "-p", "One two three", "-c", "24", "-n", "60", "--context-shift",
+                       "--keep", "23"),
+                   1, "", "expected a smaller --keep");
+    assert_outcome(run("run", "-p", "One two three", "-c", "24", "-n", "60", "--context-shift",
+                       "--sparse-v", "auto", "-ctk", "turbo4"),
+                   0, "", "sparse V skipped");
+}
+
 static void a_closed_pipe_ends_it(void **state)
 {
     (void)state;
@@ -157,6 +186,7 @@ int main(void)
                                        cmocka_unit_test(text_is_generated),
                                        cmocka_unit_test(seeds_repeat),
                                        cmocka_unit_test(the_context_is_the_limit),
+                                       cmocka_unit_test(a_shift_goes_beyond_it),
                                        cmocka_unit_test(a_closed_pipe_ends_it),
                                        cmocka_unit_test(interrupt_ends_it_cleanly)};
     return cmocka_run_group_tests(tests, NULL, NULL);

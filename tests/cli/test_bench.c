@@ -1,0 +1,69 @@
+/* turbokv bench: what it prints, and mistakes. */
+#include "process.h"
+
+#include <unistd.h>
+
+static void codecs_are_measured(void **state)
+{
+    (void)state;
+    assert_outcome(run("bench", "codec", "-n", "64", "-q", "4", "-T", "turbo3,trellis2"), 0,
+                   "trellis2", "");
+    cJSON *json = run_json((const char *const[]){"bench", "codec", "-n", "256", "-q", "4", "-d",
+                                                 "64,80", "-T", "turbo4,turbo2", "--json", NULL});
+    const cJSON *rows = cJSON_GetObjectItem(json, "types");
+    assert_int_equal(cJSON_GetArraySize(rows), 4);
+    const cJSON *last = cJSON_GetArrayItem(rows, 3);
+    assert_string_equal(text_of(last, "type"), "turbo2");
+    assert_true(number_of(last, "head_dim") == 80);
+    assert_float_equal(number_of(last, "nmse"), 0.13, 0.01);
+    assert_true(number_of(last, "encode_key_seconds") > 0.0);
+    assert_true(number_of(json, "read_bytes_per_second") > 0.0);
+    cJSON_Delete(json);
+}
+
+/* Two heads of four vectors; with the mean of all taken off, nothing is left of constant rows. */
+static void vectors_come_from_files(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/tkv_test_bench_XXXXXX";
+    const int file = mkstemp(path);
+    assert_true(file >= 0);
+    uint16_t halves[2 * 4 * 32];
+    for (int i = 0; i < 2 * 4 * 32; i++) {
+        halves[i] = (uint16_t)(0x3c00 + i % 32 * 16 + i / 32 % 2); /* 1 to 1.5, a pattern */
+    }
+    assert_int_equal(write(file, halves, sizeof halves), sizeof halves);
+    close(file);
+    cJSON *json =
+        run_json((const char *const[]){"bench", "codec", "--data", path, "-n", "4", "-d", "32",
+                                       "-T", "turbo4", "--centre", "4", "--json", NULL});
+    const cJSON *row = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "types"), 0);
+    assert_true(number_of(row, "nmse") < 1e-6);
+    cJSON_Delete(json);
+    assert_outcome(run("bench", "codec", "--data", path, "-n", "3", "-d", "32"), 1, "",
+                   "expected whole heads of 3 vectors of 32 fp16 values (192 bytes), found 2 and "
+                   "128 bytes");
+    unlink(path);
+    assert_outcome(run("bench", "codec", "--data", path), 1, "", path);
+}
+
+static void mistakes_are_explained(void **state)
+{
+    (void)state;
+    assert_outcome(run("bench"), 2, "", "benchmarks:");
+    assert_outcome(run("bench", "--help"), 0, "codec", "");
+    assert_outcome(run("bench", "flight"), 2, "", "no benchmark 'flight'");
+    assert_outcome(run("bench", "codec", "--help"), 0, "--head-dim", "");
+    assert_outcome(run("bench", "codec", "-T", "turbo4,q4_0"), 2, "", "turbo4, turbo3");
+    assert_outcome(run("bench", "codec", "-d", "128,x"), 2, "", "found 'x'");
+    assert_outcome(run("bench", "codec", "-d", "100"), 2, "", "multiple of 16");
+    assert_outcome(run("bench", "codec", "-n", "10", "--centre", "11"), 1, "", "the first 11");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(codecs_are_measured),
+                                       cmocka_unit_test(vectors_come_from_files),
+                                       cmocka_unit_test(mistakes_are_explained)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
