@@ -90,6 +90,10 @@ void tkv_encode_row_with(tkv_trellis_search_function search, tkv_type type, tkv_
 void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
                       tkv_row_codes *row);
 
+/* The same with another trellis search. */
+void tkv_quantise_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
+                           int head_dim, const float *y, tkv_row_codes *row);
+
 /* Values of one row in the rotated domain. */
 void tkv_dequantise_row(tkv_type type, int head_dim, const tkv_row_codes *row, float *y);
 

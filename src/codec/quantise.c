@@ -209,8 +209,8 @@ static void saturate_scale(const tkv_type_layout *layout, tkv_row_codes *row)
     row->side[1] = 0;
 }
 
-static void quantise_row(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
-                         int head_dim, const float *y, tkv_row_codes *row)
+void tkv_quantise_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
+                           int head_dim, const float *y, tkv_row_codes *row)
 {
     memset(row->codes, 0, (size_t)head_dim);
     memset(row->side, 0, sizeof row->side);
@@ -229,7 +229,7 @@ static void quantise_row(tkv_trellis_search_function search, tkv_type type, tkv_
 void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
                       tkv_row_codes *row)
 {
-    quantise_row(tkv_trellis_search, type, effort, head_dim, y, row);
+    tkv_quantise_row_with(tkv_trellis_search, type, effort, head_dim, y, row);
 }
 
 void tkv_encode_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
@@ -247,7 +247,7 @@ void tkv_encode_row_with(tkv_trellis_search_function search, tkv_type type, tkv_
         y[j] = is_huge ? x[j] * HUGE_FACTOR : x[j];
     }
     tkv_rotate_row(head_dim, y);
-    quantise_row(search, type, effort, head_dim, y, row);
+    tkv_quantise_row_with(search, type, effort, head_dim, y, row);
     if (is_huge) {
         saturate_scale(tkv_type_get_layout(type), row);
     }

@@ -1,28 +1,14 @@
-/* The kernels on AVX512. Encoding is the reference's but for the trellis
- * search; decoding is the reference's. */
+/* The kernels on AVX-512 (F, BW, DQ, VL). */
 #include "backend/cpu/vector_avx512.h"
 
-#include "backend/cpu/encode.h"
 #include "backend/cpu/vector_kernels.h"
 
-static void rotate(int head_dim, int n_rows, float *x)
-{
-    tkv_kernels_scalar.rotate(head_dim, n_rows, x);
-}
-
-static void unrotate(int head_dim, int n_rows, float *x)
-{
-    tkv_kernels_scalar.unrotate(head_dim, n_rows, x);
-}
+#include "backend/cpu/vector_decode.h"
+#include "backend/cpu/vector_encode.h"
 
 static void encode(const tkv_page_span *span, const float *x, size_t row_stride, void *page)
 {
-    tkv_encode_span(tkv_trellis_search_avx512, span, x, row_stride, page);
-}
-
-static void decode(const tkv_page_span *span, const void *page, float *x, size_t row_stride)
-{
-    tkv_kernels_scalar.decode(span, page, x, row_stride);
+    encode_span(tkv_trellis_search_avx512, span, x, row_stride, page);
 }
 
 const tkv_kernels tkv_kernels_avx512 = {

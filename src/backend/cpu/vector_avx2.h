@@ -2,8 +2,12 @@
 #ifndef TKV_BACKEND_CPU_VECTOR_AVX2_H
 #define TKV_BACKEND_CPU_VECTOR_AVX2_H
 
+#include "common/half.h"
+
 #include <immintrin.h>
 #include <stdint.h>
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 #define V_LANES 8
 #define V_ROWS 2 /* rows of a product that fit the registers */
@@ -19,6 +23,11 @@ typedef struct vtable {
 static inline vint v_load_int(const uint32_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+static inline void v_store_int(uint32_t *p, vint x)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, x);
 }
 
 static inline vint v_set_int(uint32_t x)
@@ -49,6 +58,21 @@ static inline vint v_xor(vint a, vint b)
 static inline vint v_or(vint a, vint b)
 {
     return _mm256_or_si256(a, b);
+}
+
+static inline vint v_and(vint a, vint b)
+{
+    return _mm256_and_si256(a, b);
+}
+
+static inline vfloat v_as_float(vint x)
+{
+    return _mm256_castsi256_ps(x);
+}
+
+static inline vint v_as_int(vfloat x)
+{
+    return _mm256_castps_si256(x);
 }
 
 /* Bits of a where mask is set, of b elsewhere. */
@@ -115,6 +139,23 @@ static inline vfloat v_fma(vfloat a, vfloat b, vfloat c)
     return _mm256_fmadd_ps(a, b, c);
 }
 
+static inline vfloat v_sqrt(vfloat x)
+{
+    return _mm256_sqrt_ps(x);
+}
+
+static inline vfloat v_negate(vfloat x)
+{
+    return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
+}
+
+/* n + (a > b ? amount : 0). */
+static inline vint v_add_if_greater(vint n, vfloat a, vfloat b, uint32_t amount)
+{
+    const vint is_greater = _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
+    return _mm256_add_epi32(n, _mm256_and_si256(is_greater, _mm256_set1_epi32((int)amount)));
+}
+
 static inline vfloat v_max(vfloat a, vfloat b)
 {
     return _mm256_max_ps(a, b);
@@ -154,6 +195,54 @@ static inline float v_maximum(vfloat x)
     const __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     const __m128 quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
+}
+
+static inline float v_minimum(vfloat x)
+{
+    const __m128 half = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 quarter = _mm_min_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_min_ss(quarter, _mm_movehdup_ps(quarter)));
+}
+
+/* V_LANES halves as tkv_float_to_finite_half. */
+static inline void v_store_finite_half(uint16_t *p, vfloat x)
+{
+    const vfloat limit = _mm256_set1_ps(TKV_HALF_MAX);
+    const vfloat size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+    const vfloat is_finite = _mm256_cmp_ps(size, _mm256_set1_ps(3.4028235e38f), _CMP_LE_OQ);
+    if (_mm256_movemask_ps(is_finite) != 0xff) {
+        float values[V_LANES];
+        _mm256_storeu_ps(values, x);
+        for (int i = 0; i < V_LANES; i++) {
+            p[i] = tkv_float_to_finite_half(values[i]);
+        }
+        return;
+    }
+    const vfloat clamped = _mm256_min_ps(_mm256_max_ps(x, v_negate(limit)), limit);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* Transposes a block of V_LANES vectors: pairs, then fours, then halves of vectors. */
+static inline void v_transpose(vfloat block[V_LANES])
+{
+    vfloat pairs[V_LANES];
+    vfloat fours[V_LANES];
+    for (int i = 0; i < V_LANES; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(block[i], block[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(block[i], block[i + 1]);
+    }
+    for (int i = 0; i < V_LANES; i += 4) {
+        for (int k = 0; k < 2; k++) {
+            const __m256d low = _mm256_castps_pd(pairs[i + k]);
+            const __m256d high = _mm256_castps_pd(pairs[i + 2 + k]);
+            fours[i + 2 * k] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
+            fours[i + 2 * k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        block[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        block[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
 }
 
 #endif

@@ -2,8 +2,12 @@
 #ifndef TKV_BACKEND_CPU_VECTOR_AVX512_H
 #define TKV_BACKEND_CPU_VECTOR_AVX512_H
 
+#include "common/half.h"
+
 #include <immintrin.h>
 #include <stdint.h>
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 #define V_LANES 16
 #define V_ROWS 4 /* rows of a product that fit the registers */
@@ -18,6 +22,11 @@ typedef struct vtable {
 static inline vint v_load_int(const uint32_t *p)
 {
     return _mm512_loadu_si512(p);
+}
+
+static inline void v_store_int(uint32_t *p, vint x)
+{
+    _mm512_storeu_si512(p, x);
 }
 
 static inline vint v_set_int(uint32_t x)
@@ -48,6 +57,21 @@ static inline vint v_xor(vint a, vint b)
 static inline vint v_or(vint a, vint b)
 {
     return _mm512_or_si512(a, b);
+}
+
+static inline vint v_and(vint a, vint b)
+{
+    return _mm512_and_si512(a, b);
+}
+
+static inline vfloat v_as_float(vint x)
+{
+    return _mm512_castsi512_ps(x);
+}
+
+static inline vint v_as_int(vfloat x)
+{
+    return _mm512_castps_si512(x);
 }
 
 /* Bits of a where mask is set, of b elsewhere. */
@@ -112,6 +136,23 @@ static inline vfloat v_fma(vfloat a, vfloat b, vfloat c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+static inline vfloat v_sqrt(vfloat x)
+{
+    return _mm512_sqrt_ps(x);
+}
+
+static inline vfloat v_negate(vfloat x)
+{
+    return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
+}
+
+/* n + (a > b ? amount : 0). */
+static inline vint v_add_if_greater(vint n, vfloat a, vfloat b, uint32_t amount)
+{
+    return _mm512_mask_add_epi32(n, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), n,
+                                 _mm512_set1_epi32((int)amount));
+}
+
 static inline vfloat v_max(vfloat a, vfloat b)
 {
     return _mm512_max_ps(a, b);
@@ -147,6 +188,57 @@ static inline float v_sum(vfloat x)
 static inline float v_maximum(vfloat x)
 {
     return _mm512_reduce_max_ps(x);
+}
+
+static inline float v_minimum(vfloat x)
+{
+    return _mm512_reduce_min_ps(x);
+}
+
+/* V_LANES halves as tkv_float_to_finite_half. */
+static inline void v_store_finite_half(uint16_t *p, vfloat x)
+{
+    const vfloat limit = _mm512_set1_ps(TKV_HALF_MAX);
+    const vfloat size = _mm512_abs_ps(x);
+    if (_mm512_cmp_ps_mask(size, _mm512_set1_ps(3.4028235e38f), _CMP_LE_OQ) != 0xffff) {
+        float values[V_LANES];
+        _mm512_storeu_ps(values, x);
+        for (int i = 0; i < V_LANES; i++) {
+            p[i] = tkv_float_to_finite_half(values[i]);
+        }
+        return;
+    }
+    const vfloat clamped = _mm512_min_ps(_mm512_max_ps(x, v_negate(limit)), limit);
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* Transposes a block of V_LANES vectors: pairs, then fours, then quarters of vectors. */
+static inline void v_transpose(vfloat block[V_LANES])
+{
+    vfloat pairs[V_LANES];
+    vfloat fours[V_LANES];
+    for (int i = 0; i < V_LANES; i += 2) {
+        pairs[i] = _mm512_unpacklo_ps(block[i], block[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_ps(block[i], block[i + 1]);
+    }
+    for (int i = 0; i < V_LANES; i += 4) {
+        for (int k = 0; k < 2; k++) {
+            const __m512d low = _mm512_castps_pd(pairs[i + k]);
+            const __m512d high = _mm512_castps_pd(pairs[i + 2 + k]);
+            fours[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            fours[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        const vfloat a = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0x88);
+        const vfloat b = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0xdd);
+        const vfloat c = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0x88);
+        const vfloat d = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0xdd);
+        block[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+        block[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        block[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+        block[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
 }
 
 #endif

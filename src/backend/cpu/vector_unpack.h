@@ -10,8 +10,6 @@
 
 #include <string.h>
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-
 /* Path words of a trellis row before its first: eight more than a row has. */
 #define PATH_MARGIN 8
 

@@ -1,0 +1,69 @@
+/* Decoding V_LANES rows at once, to the bit as the reference does. Included after vector_unpack.h
+ * and vector_transform.h. */
+#ifndef TKV_BACKEND_CPU_VECTOR_DECODE_H
+#define TKV_BACKEND_CPU_VECTOR_DECODE_H
+
+#include "backend/cpu/vector_transform.h"
+#include "backend/cpu/vector_unpack.h"
+
+/* Levels of a whole page: 256 KiB for the largest head. */
+typedef struct page_levels {
+    _Alignas(64) float levels[TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM];
+} page_levels;
+
+static inline void decode_halves(const tkv_page_span *span, const void *page, float *x,
+                                 size_t row_stride)
+{
+    const size_t head_dim = (size_t)span->head_dim;
+    for (int i = 0; i < span->n_rows; i++, x += row_stride) {
+        const uint16_t *row = (const uint16_t *)page + (size_t)(span->first_slot + i) * head_dim;
+        for (size_t j = 0; j < head_dim; j += V_LANES) {
+            v_store(x + j, v_load_half(row + j));
+        }
+    }
+}
+
+/* Rows from `slot` on, in the domain of the codes. */
+static inline void dequantise_lanes(const tkv_page_span *span, int slot, int n_rows,
+                                    const page_levels *unpacked,
+                                    const float scales[TKV_PAGE_TOKENS + V_LANES], lane_rows *rows)
+{
+    const int head_dim = span->head_dim;
+    if (span->order == TKV_ORDER_VALUE) {
+        load_lanes(head_dim, n_rows, unpacked->levels + slot * head_dim, (size_t)head_dim, rows);
+    }
+    for (int j = 0; j < head_dim; j++) {
+        float *to = lanes_of(rows, j);
+        if (span->order == TKV_ORDER_KEY) {
+            memcpy(to, unpacked->levels + j * TKV_PAGE_TOKENS + slot, (size_t)n_rows * sizeof *to);
+        }
+        v_store(to, v_mul(v_load(to), v_load(scales + slot)));
+    }
+}
+
+static void decode(const tkv_page_span *span, const void *page, float *x, size_t row_stride)
+{
+    const int head_dim = span->head_dim;
+    if (span->type == TKV_TYPE_F16) {
+        decode_halves(span, page, x, row_stride);
+        return;
+    }
+    if (span->n_rows < MIN_LANE_ROWS || tkv_type_get_layout(span->type)->kind == TKV_CODE_SKETCH) {
+        tkv_kernels_scalar.decode(span, page, x, row_stride);
+        return;
+    }
+    page_levels unpacked;
+    lane_rows rows = {.x = {0}};
+    float scales[TKV_PAGE_TOKENS + V_LANES] = {0};
+    const page_view view = view_page(span->type, span->order, head_dim, page);
+    unpack_levels(span->type, &view, unpacked.levels);
+    level_scales(span->type, view.fields[0], scales);
+    for (int i = 0; i < span->n_rows; i += V_LANES, x += V_LANES * row_stride) {
+        const int n = span->n_rows - i < V_LANES ? span->n_rows - i : V_LANES;
+        dequantise_lanes(span, span->first_slot + i, n, &unpacked, scales, &rows);
+        unrotate_lanes(head_dim, &rows);
+        store_lanes(head_dim, n, &rows, x, row_stride);
+    }
+}
+
+#endif
