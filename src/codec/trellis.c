@@ -37,7 +37,7 @@ static int nearest_free(const tkv_trellis *trellis, int subset, int target, uint
     return best;
 }
 
-void tkv_trellis_costs(const tkv_trellis *trellis, int target, uint32_t costs[4])
+static void subset_costs(const tkv_trellis *trellis, int target, uint32_t costs[4])
 {
     for (int subset = 0; subset < 4; subset++) {
         nearest_free(trellis, subset, target, &costs[subset]);
@@ -101,7 +101,7 @@ static void begin(int n, survivors *s)
     }
 }
 
-int tkv_trellis_target(const tkv_trellis *trellis, float gain, float z)
+static int target_of(const tkv_trellis *trellis, float gain, float z)
 {
     const float target = rintf(z * (trellis->unit * gain));
     return (int)fmaxf(-TARGET_LIMIT, fminf(target, TARGET_LIMIT));
@@ -123,8 +123,8 @@ static unsigned trace_back(int n, const survivors *last, const step_record *reco
     return (unsigned)at & ((1u << TKV_TRELLIS_START_BITS) - 1);
 }
 
-void tkv_trellis_add_free_bits(const tkv_trellis *trellis, int head_dim, const int16_t *targets,
-                               tkv_trellis_path *path)
+static void add_free_bits(const tkv_trellis *trellis, int head_dim, const int16_t *targets,
+                          tkv_trellis_path *path)
 {
     unsigned window = path->start;
     for (int j = 0; j < head_dim; j++) {
@@ -149,12 +149,12 @@ void tkv_trellis_search(const tkv_trellis *trellis, int survivor_bits, float gai
         if (j > 0 && j % RENORMALISE_STEPS == 0) {
             renormalise(n, &buffers[j & 1]);
         }
-        targets[j] = (int16_t)tkv_trellis_target(trellis, gain, z[j]);
-        tkv_trellis_costs(trellis, targets[j], costs);
+        targets[j] = (int16_t)target_of(trellis, gain, z[j]);
+        subset_costs(trellis, targets[j], costs);
         advance(n, costs, &buffers[j & 1], &buffers[~j & 1], &records[j]);
     }
     path->start = trace_back(n, &buffers[head_dim & 1], records, head_dim, path->codes);
-    tkv_trellis_add_free_bits(trellis, head_dim, targets, path);
+    add_free_bits(trellis, head_dim, targets, path);
 }
 
 void tkv_trellis_levels(const tkv_trellis *trellis, int head_dim, const uint8_t *codes,

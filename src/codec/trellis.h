@@ -53,14 +53,6 @@ typedef struct tkv_trellis_path {
     unsigned start;      /* start bits */
 } tkv_trellis_path;
 
-/* The parts of the search that vector versions share with the reference. `target` is z * unit *
- * gain, rounded and clamped; costs [4] are the subsets' smallest squared distances to it, at most
- * 65535; add_free puts the free bits of the nearest levels below the path bits that codes holds. */
-int tkv_trellis_target(const tkv_trellis *trellis, float gain, float z);
-void tkv_trellis_costs(const tkv_trellis *trellis, int target, uint32_t costs[4]);
-void tkv_trellis_add_free_bits(const tkv_trellis *trellis, int head_dim, const int16_t *targets,
-                               tkv_trellis_path *path);
-
 /* A search; every one gives the same path. */
 typedef void (*tkv_trellis_search_function)(const tkv_trellis *trellis, int survivor_bits,
                                             float gain, int head_dim, const float *z,

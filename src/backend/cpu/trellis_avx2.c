@@ -1,5 +1,6 @@
 /* Viterbi search of the trellis on AVX2: 256 metrics of 16 bits in sixteen vectors. */
 #include "backend/cpu/encode.h"
+#include "backend/cpu/trellis_nearest.h"
 #include "backend/cpu/trellis_subsets.h"
 #include "backend/cpu/trellis_trace.h"
 
@@ -32,12 +33,6 @@ static inline void renormalise(__m256i metrics[16])
     }
 }
 
-static inline __m256i cost_table(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
-{
-    return _mm256_set1_epi64x(
-        (long long)((uint64_t)a | (uint64_t)b << 16 | (uint64_t)c << 32 | (uint64_t)d << 48));
-}
-
 /* 16 bits: where the upper path is cheaper, that is where the minimum is not the lower one. */
 static inline uint32_t upper_wins(__m256i lower, __m256i minimum)
 {
@@ -48,11 +43,12 @@ static inline uint32_t upper_wins(__m256i lower, __m256i minimum)
 }
 
 /* One coordinate: from `metrics` to `next`. */
-static inline void advance(const __m256i selectors[8], const uint32_t costs[4],
-                           const __m256i metrics[16], __m256i next[16], step_decisions *decisions)
+static inline void advance(const __m256i selectors[8], uint64_t keys, const __m256i metrics[16],
+                           __m256i next[16], step_decisions *decisions)
 {
-    const __m256i table = cost_table(costs[0], costs[1], costs[2], costs[3]);
-    const __m256i other = cost_table(costs[2], costs[3], costs[0], costs[1]);
+    const __m256i distances = _mm256_srli_epi16(_mm256_set1_epi64x((long long)keys), 2);
+    const __m256i table = _mm256_mullo_epi16(distances, distances);
+    const __m256i other = _mm256_shuffle_epi32(table, 0xb1);
     *decisions = (step_decisions){{{0}}};
     for (int i = 0; i < 8; i++) {
         const __m256i same = _mm256_shuffle_epi8(table, selectors[i]);
@@ -79,26 +75,24 @@ void tkv_trellis_search_avx2(const tkv_trellis *trellis, int survivor_bits, floa
     }
     __m256i selectors[8];
     step_decisions decisions[TKV_MAX_HEAD_DIM];
-    int16_t targets[TKV_MAX_HEAD_DIM];
+    uint64_t keys[TKV_MAX_HEAD_DIM];
     __m256i metrics[2][16];
     make_selectors(selectors);
     for (int i = 0; i < 16; i++) {
         const bool is_start = i < (1 << TKV_TRELLIS_START_BITS) / 16;
         metrics[0][i] = _mm256_set1_epi16(is_start ? 0 : -1);
     }
+    find_nearest(trellis, gain, head_dim, z, keys);
     for (int j = 0; j < head_dim; j++) {
-        uint32_t costs[4];
         if (j > 0 && j % 4 == 0) {
             renormalise(metrics[j & 1]);
         }
-        targets[j] = (int16_t)tkv_trellis_target(trellis, gain, z[j]);
-        tkv_trellis_costs(trellis, targets[j], costs);
-        advance(selectors, costs, metrics[j & 1], metrics[~j & 1], &decisions[j]);
+        advance(selectors, keys[j], metrics[j & 1], metrics[~j & 1], &decisions[j]);
     }
     uint16_t last[TKV_TRELLIS_N_STATES];
     for (int i = 0; i < 16; i++) {
         _mm256_storeu_si256((__m256i *)(void *)(last + 16 * i), metrics[head_dim & 1][i]);
     }
     path->start = trace_back(last, decisions, head_dim, path->codes);
-    tkv_trellis_add_free_bits(trellis, head_dim, targets, path);
+    add_free_bits(trellis, head_dim, keys, path);
 }

@@ -1,6 +1,7 @@
 /* Viterbi search of the trellis on AVX-512: 256 metrics of 16 bits in eight registers. Bound by
  * some 70 instructions a coordinate. */
 #include "backend/cpu/encode.h"
+#include "backend/cpu/trellis_nearest.h"
 #include "backend/cpu/trellis_subsets.h"
 #include "backend/cpu/trellis_trace.h"
 
@@ -46,18 +47,13 @@ static inline void renormalise(__m512i metrics[8])
     }
 }
 
-static inline __m512i cost_table(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
-{
-    return _mm512_set1_epi64(
-        (long long)((uint64_t)a | (uint64_t)b << 16 | (uint64_t)c << 32 | (uint64_t)d << 48));
-}
-
 /* One coordinate: from `metrics` to `next`. */
-static inline void advance(const constants *k, const uint32_t costs[4], const __m512i metrics[8],
+static inline void advance(const constants *k, uint64_t keys, const __m512i metrics[8],
                            __m512i next[8], step_decisions *decisions)
 {
-    const __m512i table = cost_table(costs[0], costs[1], costs[2], costs[3]);
-    const __m512i other = cost_table(costs[2], costs[3], costs[0], costs[1]);
+    const __m512i distances = _mm512_srli_epi16(_mm512_set1_epi64((long long)keys), 2);
+    const __m512i table = _mm512_mullo_epi16(distances, distances);
+    const __m512i other = _mm512_rol_epi64(table, 32);
     for (int i = 0; i < 4; i++) {
         const __m512i same = _mm512_permutexvar_epi16(k->subsets[i], table);
         const __m512i flipped = _mm512_permutexvar_epi16(k->subsets[i], other);
@@ -83,25 +79,23 @@ void tkv_trellis_search_avx512(const tkv_trellis *trellis, int survivor_bits, fl
     }
     const constants k = make_constants();
     step_decisions decisions[TKV_MAX_HEAD_DIM];
-    int16_t targets[TKV_MAX_HEAD_DIM];
+    uint64_t keys[TKV_MAX_HEAD_DIM];
     __m512i metrics[2][8];
     for (int i = 0; i < 8; i++) {
         const bool is_start = i < (1 << TKV_TRELLIS_START_BITS) / 32;
         metrics[0][i] = _mm512_set1_epi16(is_start ? 0 : -1);
     }
+    find_nearest(trellis, gain, head_dim, z, keys);
     for (int j = 0; j < head_dim; j++) {
-        uint32_t costs[4];
         if (j > 0 && j % 4 == 0) {
             renormalise(metrics[j & 1]);
         }
-        targets[j] = (int16_t)tkv_trellis_target(trellis, gain, z[j]);
-        tkv_trellis_costs(trellis, targets[j], costs);
-        advance(&k, costs, metrics[j & 1], metrics[~j & 1], &decisions[j]);
+        advance(&k, keys[j], metrics[j & 1], metrics[~j & 1], &decisions[j]);
     }
     uint16_t last[TKV_TRELLIS_N_STATES];
     for (int i = 0; i < 8; i++) {
         _mm512_storeu_si512(last + 32 * i, metrics[head_dim & 1][i]);
     }
     path->start = trace_back(last, decisions, head_dim, path->codes);
-    tkv_trellis_add_free_bits(trellis, head_dim, targets, path);
+    add_free_bits(trellis, head_dim, keys, path);
 }

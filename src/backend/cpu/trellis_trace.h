@@ -13,9 +13,13 @@ typedef struct step_decisions {
 static unsigned trace_back(const uint16_t metrics[TKV_TRELLIS_N_STATES],
                            const step_decisions *decisions, int head_dim, uint8_t *codes)
 {
+    uint16_t smallest = UINT16_MAX;
     int state = 0;
-    for (int i = 1; i < TKV_TRELLIS_N_STATES; i++) {
-        state = metrics[i] < metrics[state] ? i : state;
+    for (int i = 0; i < TKV_TRELLIS_N_STATES; i++) {
+        smallest = metrics[i] < smallest ? metrics[i] : smallest;
+    }
+    while (metrics[state] != smallest) {
+        state++;
     }
     for (int j = head_dim - 1; j >= 0; j--) {
         const int p = state >> 1;
