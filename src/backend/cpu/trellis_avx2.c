@@ -1,8 +1,7 @@
 /* Viterbi search of the trellis on AVX2: 256 metrics of 16 bits in sixteen vectors. */
 #include "backend/cpu/encode.h"
-#include "backend/cpu/trellis_nearest.h"
+#include "backend/cpu/trellis_fast.h"
 #include "backend/cpu/trellis_subsets.h"
-#include "backend/cpu/trellis_trace.h"
 
 #include <immintrin.h>
 
@@ -69,8 +68,8 @@ static inline void advance(const __m256i selectors[8], uint64_t keys, const __m2
 void tkv_trellis_search_avx2(const tkv_trellis *trellis, int survivor_bits, float gain,
                              int head_dim, const float *z, tkv_trellis_path *path)
 {
-    if (survivor_bits != TKV_TRELLIS_STATE_BITS) {
-        tkv_trellis_search(trellis, survivor_bits, gain, head_dim, z, path);
+    if (survivor_bits == FAST_SURVIVOR_BITS) {
+        search_fast(trellis, gain, head_dim, z, path);
         return;
     }
     __m256i selectors[8];
@@ -93,6 +92,6 @@ void tkv_trellis_search_avx2(const tkv_trellis *trellis, int survivor_bits, floa
     for (int i = 0; i < 16; i++) {
         _mm256_storeu_si256((__m256i *)(void *)(last + 16 * i), metrics[head_dim & 1][i]);
     }
-    path->start = trace_back(last, decisions, head_dim, path->codes);
+    path->start = trace_back(TKV_TRELLIS_N_STATES, last, decisions, head_dim, path->codes);
     add_free_bits(trellis, head_dim, keys, path);
 }

@@ -1,9 +1,8 @@
 /* Viterbi search of the trellis on AVX-512: 256 metrics of 16 bits in eight registers. Bound by
  * some 70 instructions a coordinate. */
 #include "backend/cpu/encode.h"
-#include "backend/cpu/trellis_nearest.h"
+#include "backend/cpu/trellis_fast.h"
 #include "backend/cpu/trellis_subsets.h"
-#include "backend/cpu/trellis_trace.h"
 
 #include <immintrin.h>
 
@@ -73,8 +72,8 @@ static inline void advance(const constants *k, uint64_t keys, const __m512i metr
 void tkv_trellis_search_avx512(const tkv_trellis *trellis, int survivor_bits, float gain,
                                int head_dim, const float *z, tkv_trellis_path *path)
 {
-    if (survivor_bits != TKV_TRELLIS_STATE_BITS) {
-        tkv_trellis_search(trellis, survivor_bits, gain, head_dim, z, path);
+    if (survivor_bits == FAST_SURVIVOR_BITS) {
+        search_fast(trellis, gain, head_dim, z, path);
         return;
     }
     const constants k = make_constants();
@@ -96,6 +95,6 @@ void tkv_trellis_search_avx512(const tkv_trellis *trellis, int survivor_bits, fl
     for (int i = 0; i < 8; i++) {
         _mm512_storeu_si512(last + 32 * i, metrics[head_dim & 1][i]);
     }
-    path->start = trace_back(last, decisions, head_dim, path->codes);
+    path->start = trace_back(TKV_TRELLIS_N_STATES, last, decisions, head_dim, path->codes);
     add_free_bits(trellis, head_dim, keys, path);
 }

@@ -4,18 +4,18 @@
 
 #include "codec/trellis.h"
 
-/* Bit p of [u]: state 2p + u came from state p + 128, not p. */
+/* Bit p of [u]: of n states, state 2p + u came from state p + n/2, not p. */
 typedef struct step_decisions {
     uint32_t from_upper[2][4];
 } step_decisions;
 
 /* Follows the decisions back from the cheapest state, the lowest of equals. */
-static unsigned trace_back(const uint16_t metrics[TKV_TRELLIS_N_STATES],
-                           const step_decisions *decisions, int head_dim, uint8_t *codes)
+static unsigned trace_back(int n_states, const uint16_t *metrics, const step_decisions *decisions,
+                           int head_dim, uint8_t *codes)
 {
     uint16_t smallest = UINT16_MAX;
     int state = 0;
-    for (int i = 0; i < TKV_TRELLIS_N_STATES; i++) {
+    for (int i = 0; i < n_states; i++) {
         smallest = metrics[i] < smallest ? metrics[i] : smallest;
     }
     while (metrics[state] != smallest) {
@@ -25,7 +25,7 @@ static unsigned trace_back(const uint16_t metrics[TKV_TRELLIS_N_STATES],
         const int p = state >> 1;
         const int bit = state & 1;
         codes[j] = (uint8_t)bit;
-        state = p + (decisions[j].from_upper[bit][p / 32] >> (p % 32) & 1u ? 128 : 0);
+        state = p + (decisions[j].from_upper[bit][p / 32] >> (p % 32) & 1u ? n_states / 2 : 0);
     }
     return (unsigned)state & ((1u << TKV_TRELLIS_START_BITS) - 1);
 }
