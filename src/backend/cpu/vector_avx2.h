@@ -65,6 +65,12 @@ static inline vint v_and(vint a, vint b)
     return _mm256_and_si256(a, b);
 }
 
+/* Of signed integers. */
+static inline vint v_max_int(vint a, vint b)
+{
+    return _mm256_max_epi32(a, b);
+}
+
 static inline vfloat v_as_float(vint x)
 {
     return _mm256_castsi256_ps(x);

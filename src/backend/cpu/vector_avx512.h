@@ -64,6 +64,12 @@ static inline vint v_and(vint a, vint b)
     return _mm512_and_si512(a, b);
 }
 
+/* Of signed integers. */
+static inline vint v_max_int(vint a, vint b)
+{
+    return _mm512_max_epi32(a, b);
+}
+
 static inline vfloat v_as_float(vint x)
 {
     return _mm512_castsi512_ps(x);

@@ -1,7 +1,7 @@
 /* Encoding V_LANES rows at once, to the bit as the reference does: lanes are rows, sums run in the
  * order of tkv_sum16. Rows that are not finite, huge or tiny go through the reference. What bounds
- * it: the compares with the thresholds and the butterflies, some 400 vector instructions a row of
- * 128 at four bits on 16 lanes. Included after vector_transform.h. */
+ * it: the butterflies and the halving of the codebook, some 400 vector instructions a row of 128 at
+ * four bits on 16 lanes. Included after vector_transform.h. */
 #ifndef TKV_BACKEND_CPU_VECTOR_ENCODE_H
 #define TKV_BACKEND_CPU_VECTOR_ENCODE_H
 
@@ -30,20 +30,23 @@ static inline vfloat largest_of_rows(int head_dim, const lane_rows *rows)
     return largest;
 }
 
-/* Whether all of n_rows rows are finite and below LARGEST_ROW. */
-static inline bool are_ordinary(int head_dim, int n_rows, const float *x, size_t row_stride)
+/* Whether all rows are finite and below LARGEST_ROW: as integers, magnitudes of floats keep their
+ * order, and infinity and NaN are the largest. */
+static inline bool are_ordinary(int head_dim, const lane_rows *rows)
 {
-    for (int i = 0; i < n_rows; i++) {
-        const float *row = x + (size_t)i * row_stride;
-        bool is_ordinary = true;
-        for (int j = 0; j < head_dim; j++) {
-            is_ordinary &= fabsf(row[j]) <= LARGEST_ROW;
-        }
-        if (!is_ordinary) {
-            return false;
-        }
+    const vint magnitude_bits = v_set_int(0x7fffffffu);
+    vint largest = v_set_int(0);
+    for (int j = 0; j < head_dim; j++) {
+        const vint bits = v_as_int(v_load(rows->x + j * V_LANES));
+        largest = v_max_int(largest, v_and(bits, magnitude_bits));
     }
-    return true;
+    uint32_t lanes[V_LANES];
+    v_store_int(lanes, largest);
+    bool all_are = true;
+    for (int lane = 0; lane < V_LANES; lane++) {
+        all_are &= lanes[lane] <= tkv_float_bits(LARGEST_ROW);
+    }
+    return all_are;
 }
 
 /* The last step of tkv_sum16. */
@@ -100,6 +103,37 @@ static inline void quantise_uniform(int head_dim, vfloat largest, vfloat norm2,
     v_store(out->scale, unbiased_scales(norm2, fold_sums(sums)));
 }
 
+/* How many of the thresholds lie below z, by halving: tables[i][code] is the threshold that the
+ * next bit depends on. */
+typedef struct threshold_search {
+    vtable tables[4];
+    int n_levels;
+} threshold_search;
+
+static ALWAYS_INLINE threshold_search make_search(int n_levels, const tkv_codebook *codebook)
+{
+    threshold_search search = {.n_levels = n_levels};
+    int i = 0;
+    for (int step = n_levels / 2; step > 0; step /= 2, i++) {
+        float entries[16];
+        for (int code = 0; code < 16; code++) {
+            entries[code] = codebook->thresholds[(code + step - 1) % n_levels % (n_levels - 1)];
+        }
+        search.tables[i] = v_table(entries);
+    }
+    return search;
+}
+
+static ALWAYS_INLINE vint find_code(const threshold_search *search, vfloat z)
+{
+    vint code = v_set_int(0);
+    int i = 0;
+    for (int step = search->n_levels / 2; step > 0; step /= 2, i++) {
+        code = v_add_if_greater(code, z, v_lookup(search->tables[i], code), (uint32_t)step);
+    }
+    return code;
+}
+
 /* Codes of the nearest levels; returns S(z * level). With `keeps_levels` they are kept too, and
  * *level_norm2 is S(level * level). */
 static ALWAYS_INLINE vfloat choose_codes(int n_levels, int head_dim, bool keeps_levels,
@@ -112,15 +146,13 @@ static ALWAYS_INLINE vfloat choose_codes(int n_levels, int head_dim, bool keeps_
         entries[i] = (float)codebook->levels[i % n_levels];
     }
     const vtable table = v_table(entries);
+    const threshold_search search = make_search(n_levels, codebook);
     vfloat sums[16];
     vfloat squares[16];
     for (int j = 0; j < head_dim; j += 16) {
         for (int l = 0; l < 16; l++) {
             const vfloat z = v_mul(v_load(rows->x + (j + l) * V_LANES), to_unit);
-            vint code = v_set_int(0);
-            for (int k = 0; k < n_levels - 1; k++) {
-                code = v_add_if_greater(code, z, v_set(codebook->thresholds[k]), 1);
-            }
+            const vint code = find_code(&search, z);
             const vfloat level = v_lookup(table, code);
             const vfloat product = v_mul(z, level);
             v_store_int(out->codes + (j + l) * V_LANES, code);
@@ -253,9 +285,12 @@ static inline void encode_span(tkv_trellis_search_function search, const tkv_pag
         const int n = span->n_rows - i < V_LANES ? span->n_rows - i : V_LANES;
         const int slot = span->first_slot + i;
         vfloat largest = v_set(0.0f);
-        bool is_ordinary = n >= MIN_LANE_ROWS && are_ordinary(span->head_dim, n, x, row_stride);
+        bool is_ordinary = n >= MIN_LANE_ROWS;
         if (is_ordinary) {
             load_lanes(span->head_dim, n, x, row_stride, &rows);
+            is_ordinary = are_ordinary(span->head_dim, &rows);
+        }
+        if (is_ordinary) {
             rotate_lanes(span->head_dim, &rows);
             largest = largest_of_rows(span->head_dim, &rows);
             is_ordinary = v_minimum(largest) >= SMALLEST_ROW;
