@@ -94,6 +94,9 @@ static tkv_status encode_facts(haystack *h, tkv_error *error)
 
 static tkv_status append(tkv_tokens *tokens, const int32_t *ids, size_t n, tkv_error *error)
 {
+    if (n == 0) {
+        return TKV_OK;
+    }
     if (tokens->n + n > tokens->capacity) {
         const size_t capacity = 2 * tokens->capacity + n;
         int32_t *larger = realloc(tokens->ids, capacity * sizeof *larger);
