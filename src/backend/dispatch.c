@@ -41,6 +41,15 @@ static const candidate candidates[] = {
 
 enum { N_CANDIDATES = sizeof candidates / sizeof *candidates };
 
+const tkv_kernels *tkv_kernels_built(int index, bool *is_supported)
+{
+    if (index < 0 || index >= N_CANDIDATES) {
+        return NULL;
+    }
+    *is_supported = candidates[index].is_supported();
+    return candidates[index].kernels;
+}
+
 const tkv_kernels *tkv_kernels_available(int index)
 {
     for (int i = 0; i < N_CANDIDATES; i++) {

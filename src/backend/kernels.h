@@ -78,6 +78,10 @@ extern const tkv_kernels tkv_kernels_avx2;
 extern const tkv_kernels tkv_kernels_avx512;
 #endif
 
+/* Tables of this build, by index from 0, the reference first and the best last; NULL beyond the
+ * last. *is_supported: this machine can run it. */
+const tkv_kernels *tkv_kernels_built(int index, bool *is_supported);
+
 /* Tables that this machine can run, by index from 0, the reference first; NULL beyond the last. */
 const tkv_kernels *tkv_kernels_available(int index);
 

@@ -138,4 +138,9 @@ tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
  * until the next call. */
 void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int position);
 
+/* Bytes that one layer of a cache with this policy holds at n_tokens (>= 1) of these types.
+ * head_dim_v may be 0: there are no values. */
+size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
+                              int n_kv_heads, int head_dim_k, int head_dim_v, int n_tokens);
+
 #endif

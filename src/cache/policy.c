@@ -307,6 +307,25 @@ static size_t layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer, 
     return bytes;
 }
 
+/* As much of a cache as layer_bytes looks at. */
+static tkv_cache shape_of(const tkv_policy *policy, int n_kv_heads, int head_dim_k, int head_dim_v)
+{
+    return (tkv_cache){.n_kv_heads = n_kv_heads,
+                       .head_dim_k = head_dim_k,
+                       .head_dim_v = head_dim_v,
+                       .n_sinks = policy->n_sinks,
+                       .n_recent = policy->n_recent,
+                       .centre_tokens = policy->centre_tokens};
+}
+
+size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
+                              int n_kv_heads, int head_dim_k, int head_dim_v, int n_tokens)
+{
+    const tkv_cache cache = shape_of(policy, n_kv_heads, head_dim_k, head_dim_v);
+    const tkv_cache_layer layer = {.type_k = type_k, .type_v = type_v};
+    return layer_bytes(&cache, &layer, n_tokens);
+}
+
 double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, int head_dim_k,
                        int head_dim_v, int n_tokens)
 {
@@ -317,12 +336,7 @@ double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, i
     double bits = 0.0;
     if (types &&
         tkv_policy_layer_types(policy, n_layers, types, types + n_layers, NULL) == TKV_OK) {
-        const tkv_cache cache = {.n_kv_heads = n_kv_heads,
-                                 .head_dim_k = head_dim_k,
-                                 .head_dim_v = head_dim_v,
-                                 .n_sinks = policy->n_sinks,
-                                 .n_recent = policy->n_recent,
-                                 .centre_tokens = policy->centre_tokens};
+        const tkv_cache cache = shape_of(policy, n_kv_heads, head_dim_k, head_dim_v);
         size_t bytes = sizeof cache;
         for (int i = 0; i < n_layers; i++) {
             const tkv_cache_layer layer = {.type_k = types[i], .type_v = types[n_layers + i]};

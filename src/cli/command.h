@@ -14,6 +14,8 @@ int command_run(int argc, char **argv);
 int command_demo(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int command_gate(int argc, char **argv);
+int command_plan(int argc, char **argv);
 int command_types(int argc, char **argv);
 
 /* Prints "turbokv: MESSAGE" to stderr; returns EXIT_RUNTIME. */

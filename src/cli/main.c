@@ -16,6 +16,8 @@ static const subcommand subcommands[] = {
     {"demo", "show the shipped model with exact and compressed caches side by side", command_demo},
     {"eval", "measure the quality of KV types and policies on a text", command_eval},
     {"bench", "measure errors and speeds beside their bounds", command_bench},
+    {"gate", "test this machine's back ends and decide which to use", command_gate},
+    {"plan", "show what a context costs in memory and the longest one that fits", command_plan},
     {"types", "list the KV types with their bits and errors", command_types},
 };
 

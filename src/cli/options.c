@@ -78,6 +78,26 @@ static option_result set_seed(const option_entry *e, const char *text)
     return OPTIONS_OK;
 }
 
+/* A number of bytes; K, M, G and T are powers of 1024. */
+static option_result set_size(const option_entry *e, const char *text)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    double value = strtod(text, &end);
+    const char *unit = end != text && *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (unit) {
+        value *= (double)(UINT64_C(1024) << 10 * (unit - units));
+        end++;
+    }
+    const bool is_whole =
+        end != text && (!*end || (unit && (strcmp(end, "B") == 0 || strcmp(end, "iB") == 0)));
+    if (!is_whole || !(value >= 1.0 && value <= 0x1p60)) {
+        return wrong(e->name, text, "a size in bytes, as 4096, 512M or 1.5G");
+    }
+    *(uint64_t *)e->target = (uint64_t)value;
+    return OPTIONS_OK;
+}
+
 static option_result report(const char *name, tkv_status status, const tkv_error *error)
 {
     if (status == TKV_OK) {
@@ -119,6 +139,7 @@ static option_result set_option(const option_entry *e, const char *text)
     case OPTION_INT: return set_int(e, text);
     case OPTION_REAL: return set_real(e, text);
     case OPTION_SEED: return set_seed(e, text);
+    case OPTION_SIZE: return set_size(e, text);
     case OPTION_TYPE: return report(e->name, tkv_type_from_name(text, e->target, &error), &error);
     case OPTION_POLICY: return set_policy(e, text);
     case OPTION_POLICY_FILE:

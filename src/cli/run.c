@@ -1,6 +1,7 @@
 /* turbokv run: generate text. */
 #include "cli/generate.h"
 #include "cli/options.h"
+#include "gate/record.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@ typedef struct run_options {
     const char *prompt;
     const char *file;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
     bool wants_help;
     generation_params generation;
@@ -64,6 +66,8 @@ static option_result parse(int argc, char **argv, run_options *o)
          "apply a policy file; options after it change it"},
         {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
          "of encoding trellis types: fast, default or best (default)"},
+        {"ignore-gate", NULL, 0, OPTION_FLAG, &o->ignores_gate, 0, 0, NULL,
+         "run on kernels that failed when 'turbokv gate' tested them"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL,
          "print text and summary as one JSON object"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
@@ -149,6 +153,9 @@ static int generate(const run_options *o)
     loaded_model loaded;
     generation g = {0};
     tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
+    if (status == TKV_OK && !o->ignores_gate) {
+        status = tkv_gate_check(tkv_context_kernels(loaded.context), &error);
+    }
     if (status == TKV_OK) {
         command_catch_interrupt();
         status = generation_run(&loaded, &o->generation, &g, &error);

@@ -1,0 +1,33 @@
+/* turbokv gate: may this machine, or a tree of sources, be trusted with the KV cache? */
+#include "cli/gate.h"
+
+#include "cli/options.h"
+
+#include <stdio.h>
+
+static option_result parse(int argc, char **argv, gate_options *o)
+{
+    const option_entry entries[] = {
+        {"cached", NULL, 0, OPTION_FLAG, &o->is_cached, 0, 0, NULL,
+         "print this machine's last result instead of testing"},
+        {"threads", NULL, 't', OPTION_INT, &o->n_threads, 1, 1024, "N",
+         "threads of the speed probe: with one, what else runs disturbs least (1)"},
+        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
+        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
+    };
+    return options_parse("gate",
+                         "Tests every back end of this machine against known answers, measures "
+                         "their speed and\ndecides. Exit status: 0 go, 1 fallback, 2 no-go, 3 "
+                         "the gate itself could not be run.",
+                         entries, sizeof entries / sizeof *entries, argc, argv);
+}
+
+int command_gate(int argc, char **argv)
+{
+    gate_options o = {.python = "python3", .n_threads = 1};
+    const option_result result = parse(argc, argv, &o);
+    if (result != OPTIONS_OK) {
+        return result == OPTIONS_HELP ? EXIT_OK : EXIT_GATE_ERROR;
+    }
+    return gate_machine(&o);
+}

@@ -1,0 +1,377 @@
+/* turbokv plan: what a context costs, and the longest one that fits this machine. */
+#include "eval/plan.h"
+
+#include "cache/cache.h"
+#include "cli/eval.h"
+#include "cli/options.h"
+#include "common/error.h"
+#include "model/session.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_CONTEXTS 12
+#define DEFAULT_CONTEXT 131072
+#define DEFAULT_COLUMNS 6
+#define LIST_SIZE 256
+#define GIB 0x1p30
+
+typedef struct plan_options {
+    const char *model;
+    const char *contexts;
+    const char *policies;
+    int n_layers;
+    int n_wanted;
+    tkv_geometry_layer layer;
+    uint64_t memory;
+    uint64_t weights;
+    uint64_t workspace;
+    bool keeps_all;
+    bool wants_json;
+    bool wants_help;
+} plan_options;
+
+typedef struct plan_row {
+    const char *name;
+    int longest;
+    uint64_t bytes[MAX_CONTEXTS];
+} plan_row;
+
+typedef struct plan {
+    const plan_options *options;
+    tkv_geometry geometry;
+    tkv_plan_params params;
+    int n_contexts;
+    int contexts[MAX_CONTEXTS];
+    policy_list policies;
+    plan_row rows[EVAL_MAX_POLICIES];
+    int n_wanted;
+    tkv_plan_choice choice;
+} plan;
+
+static option_result parse(int argc, char **argv, plan_options *o)
+{
+    const option_entry entries[] = {
+        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
+         "GGUF model of any decoder architecture"},
+        {"layers", NULL, 0, OPTION_INT, &o->n_layers, 1, 4096, "N",
+         "instead of a model: layers that keep keys and values"},
+        {"kv-heads", NULL, 0, OPTION_INT, &o->layer.n_kv_heads, 1, 4096, "N",
+         "instead of a model: KV heads of a layer"},
+        {"head-dim", NULL, 'd', OPTION_INT, &o->layer.head_dim_k, TKV_MIN_HEAD_DIM,
+         TKV_MAX_HEAD_DIM, "N", "instead of a model: size of a head"},
+        {"weights", NULL, 0, OPTION_SIZE, &o->weights, 0, 0, "SIZE",
+         "bytes of the weights, as 4.7G (the model's file)"},
+        {"memory", NULL, 0, OPTION_SIZE, &o->memory, 0, 0, "SIZE",
+         "memory for everything, as 32G (this machine's less an eighth)"},
+        {"workspace", NULL, 0, OPTION_SIZE, &o->workspace, 0, 0, "SIZE",
+         "bytes beside weights and cache (from the model)"},
+        {"ctx-size", NULL, 'c', OPTION_INT, &o->n_wanted, 1, TKV_PLAN_MAX_TOKENS, "N",
+         "context that is wanted (what the model was trained for)"},
+        {"contexts", NULL, 0, OPTION_TEXT, &o->contexts, 0, 0, "LIST",
+         "comma-separated contexts to list, as 4096,128K"},
+        {"policies", NULL, 'P', OPTION_TEXT, &o->policies, 0, 0, "LIST",
+         "comma-separated KV types and policies, as for eval (all types and presets)"},
+        {"swa-full", NULL, 0, OPTION_FLAG, &o->keeps_all, 0, 0, NULL,
+         "count tokens behind a sliding window too, as always for models that 'run' takes"},
+        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
+        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
+    };
+    return options_parse("plan",
+                         "Shows what a context costs by KV type, and the longest one that fits.",
+                         entries, sizeof entries / sizeof *entries, argc, argv);
+}
+
+/* "4096,128K". */
+static tkv_status parse_contexts(const char *text, plan *p, tkv_error *error)
+{
+    while (p->n_contexts < MAX_CONTEXTS) {
+        char *end;
+        errno = 0;
+        long value = isdigit((unsigned char)*text) ? strtol(text, &end, 10) : 0;
+        if (value > 0 && (*end == 'K' || *end == 'k')) {
+            value *= 1024;
+            end++;
+        }
+        if (value < 1 || errno || value > TKV_PLAN_MAX_TOKENS || (*end != ',' && *end)) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "--contexts at '%.40s': expected 1 to %d tokens, as 4096 or 128K", text,
+                            TKV_PLAN_MAX_TOKENS);
+        }
+        p->contexts[p->n_contexts++] = (int)value;
+        if (!*end) {
+            return TKV_OK;
+        }
+        text = end + 1;
+    }
+    return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "--contexts: more than %d contexts",
+                    MAX_CONTEXTS);
+}
+
+/* Doubling up to the context that the model was trained for. */
+static void default_contexts(plan *p)
+{
+    const int trained = p->geometry.context_length;
+    const int longest = trained >= 1 << DEFAULT_COLUMNS && trained <= TKV_PLAN_MAX_TOKENS
+                            ? trained
+                            : DEFAULT_CONTEXT;
+    for (int i = DEFAULT_COLUMNS - 1; i >= 0; i--) {
+        p->contexts[p->n_contexts++] = longest >> i;
+    }
+}
+
+/* All types, then the presets that are not called like one. */
+static void list_everything(char list[LIST_SIZE])
+{
+    size_t used = 0;
+    const char *name;
+    for (int i = 0; i < TKV_TYPE_COUNT; i++) {
+        used += (size_t)snprintf(list + used, LIST_SIZE - used, "%s%s", i ? "," : "",
+                                 tkv_type_get_info((tkv_type)i)->name);
+    }
+    for (int i = 0; (name = tkv_policy_preset_name(i)) && used < LIST_SIZE; i++) {
+        tkv_type type;
+        if (tkv_type_from_name(name, &type, NULL) != TKV_OK) {
+            used += (size_t)snprintf(list + used, LIST_SIZE - used, ",%s", name);
+        }
+    }
+}
+
+static tkv_status read_geometry(plan *p, tkv_error *error)
+{
+    const plan_options *o = p->options;
+    if (!o->model) {
+        return tkv_geometry_uniform(o->n_layers, &o->layer, &p->geometry, error);
+    }
+    tkv_gguf *gguf = NULL;
+    tkv_status status = tkv_gguf_open(o->model, &gguf, error);
+    if (status == TKV_OK) {
+        status = tkv_geometry_read(gguf, &p->geometry, error);
+    }
+    if (status == TKV_OK && p->geometry.n_files > 1 && !o->weights) {
+        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                          "%s is one of %d files of the model: give the size of all with --weights",
+                          o->model, p->geometry.n_files);
+    }
+    tkv_gguf_close(gguf);
+    return status;
+}
+
+static tkv_status fill_params(plan *p, tkv_error *error)
+{
+    const plan_options *o = p->options;
+    const uint64_t machine = o->memory ? 0 : tkv_machine_memory();
+    if (!o->memory && !machine) {
+        return tkv_fail(error, TKV_ERR_UNSUPPORTED,
+                        "this machine's memory is not known: give it with --memory");
+    }
+    p->params = (tkv_plan_params){
+        .geometry = &p->geometry,
+        .keeps_all = o->keeps_all || p->geometry.is_hosted,
+        .memory_bytes = o->memory ? o->memory : machine - machine / 8,
+        .weight_bytes = o->weights ? o->weights : p->geometry.file_bytes,
+        .workspace_bytes = o->workspace
+                               ? o->workspace
+                               : tkv_plan_workspace_bytes(&p->geometry, TKV_DEFAULT_BATCH)};
+    const int trained = p->geometry.context_length;
+    p->n_wanted = o->n_wanted ? o->n_wanted : trained ? trained : DEFAULT_CONTEXT;
+    return TKV_OK;
+}
+
+static tkv_status compute(plan *p, tkv_error *error)
+{
+    const plan_options *o = p->options;
+    char everything[LIST_SIZE];
+    list_everything(everything);
+    tkv_status status = read_geometry(p, error);
+    if (status == TKV_OK) {
+        status = fill_params(p, error);
+    }
+    if (status == TKV_OK && o->contexts) {
+        status = parse_contexts(o->contexts, p, error);
+    } else if (status == TKV_OK) {
+        default_contexts(p);
+    }
+    if (status == TKV_OK) {
+        status = policy_list_parse(o->policies ? o->policies : everything, &p->policies, error);
+    }
+    for (int i = 0; i < p->policies.n && status == TKV_OK; i++) {
+        plan_row *row = &p->rows[i];
+        row->name = p->policies.name[i];
+        status = tkv_plan_series(&p->params, &p->policies.policy[i], p->n_contexts, p->contexts,
+                                 row->bytes, error);
+        if (status == TKV_OK) {
+            status = tkv_plan_longest(&p->params, &p->policies.policy[i], &row->longest, error);
+        }
+    }
+    return status == TKV_OK ? tkv_plan_choose(&p->params, p->n_wanted, &p->choice, error) : status;
+}
+
+static void format_tokens(int n_tokens, char text[16])
+{
+    const bool is_round = n_tokens % 1024 == 0;
+    snprintf(text, 16, is_round ? "%dK" : "%d", is_round ? n_tokens / 1024 : n_tokens);
+}
+
+static double bits_per_value(const plan *p, const plan_row *row)
+{
+    const int last = p->n_contexts - 1;
+    const uint64_t n_values = tkv_plan_values(&p->params, p->contexts[last]);
+    return n_values ? 8.0 * (double)row->bytes[last] / (double)n_values : 0.0;
+}
+
+static int count_layers(const tkv_geometry *geometry, bool has_window)
+{
+    int n = 0;
+    for (int i = 0; i < geometry->n_layers; i++) {
+        const tkv_geometry_layer *layer = &geometry->layers[i];
+        n += layer->n_kv_heads > 0 && (!has_window || layer->window > 0);
+    }
+    return n;
+}
+
+static void print_head(const plan *p)
+{
+    const tkv_geometry *g = &p->geometry;
+    const int n_windows = count_layers(g, true);
+    printf("%s%s%d layers, %d of them keep keys and values\n", g->architecture,
+           g->architecture[0] ? ": " : "", g->n_layers, count_layers(g, false));
+    if (n_windows > 0) {
+        printf("%d layers have a sliding window: tokens behind it are %s\n", n_windows,
+               p->params.keeps_all ? "kept and counted" : "dropped and not counted");
+    }
+    printf("%.2f GiB of memory: %.2f weights, %.2f workspace%s, %.2f for the KV cache\n\n",
+           (double)p->params.memory_bytes / GIB, (double)p->params.weight_bytes / GIB,
+           (double)p->params.workspace_bytes / GIB, p->params.workspace_bytes ? "" : " (unknown)",
+           (double)tkv_plan_kv_budget(&p->params) / GIB);
+}
+
+static void print_choice(const plan *p)
+{
+    const tkv_plan_choice *c = &p->choice;
+    if (!c->preset) {
+        printf("\nnothing fits: weights and workspace take %.2f of %.2f GiB\n",
+               (double)(p->params.weight_bytes + p->params.workspace_bytes) / GIB,
+               (double)p->params.memory_bytes / GIB);
+        return;
+    }
+    printf("\nrecommended: -c %d --kv %s (KV cache %.2f GiB)%s\n", c->n_tokens, c->preset,
+           (double)c->kv_bytes / GIB, c->n_tokens < p->n_wanted ? ", less than was wanted" : "");
+}
+
+static void print_table(const plan *p)
+{
+    char text[16];
+    print_head(p);
+    printf("%-22s %10s", "KV cache in MiB", "bits/value");
+    for (int i = 0; i < p->n_contexts; i++) {
+        format_tokens(p->contexts[i], text);
+        printf(" %9s", text);
+    }
+    printf(" %12s\n", "longest");
+    for (int i = 0; i < p->policies.n; i++) {
+        const plan_row *row = &p->rows[i];
+        printf("%-22s %10.3f", row->name, bits_per_value(p, row));
+        for (int j = 0; j < p->n_contexts; j++) {
+            printf(" %9.1f", (double)row->bytes[j] / 0x1p20);
+        }
+        printf(" %11d%s\n", row->longest, row->longest == TKV_PLAN_MAX_TOKENS ? "+" : "");
+    }
+    print_choice(p);
+}
+
+static cJSON *choice_to_json(const plan *p)
+{
+    const tkv_plan_choice *c = &p->choice;
+    char flags[64];
+    if (!c->preset) {
+        return cJSON_CreateNull();
+    }
+    snprintf(flags, sizeof flags, "-c %d --kv %s", c->n_tokens, c->preset);
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "preset", c->preset);
+    cJSON_AddNumberToObject(json, "context", c->n_tokens);
+    cJSON_AddNumberToObject(json, "wanted_context", p->n_wanted);
+    cJSON_AddNumberToObject(json, "kv_bytes", (double)c->kv_bytes);
+    cJSON_AddStringToObject(json, "flags", flags);
+    return json;
+}
+
+static cJSON *to_json(const plan *p)
+{
+    const tkv_geometry *g = &p->geometry;
+    cJSON *json = cJSON_CreateObject();
+    command_add_text(json, "architecture", g->architecture, strlen(g->architecture));
+    cJSON_AddNumberToObject(json, "layers", g->n_layers);
+    cJSON_AddNumberToObject(json, "layers_with_kv", count_layers(g, false));
+    cJSON_AddNumberToObject(json, "layers_with_window", count_layers(g, true));
+    cJSON_AddBoolToObject(json, "keeps_tokens_behind_window", p->params.keeps_all);
+    cJSON_AddNumberToObject(json, "trained_context", g->context_length);
+    cJSON_AddNumberToObject(json, "memory_bytes", (double)p->params.memory_bytes);
+    cJSON_AddNumberToObject(json, "weight_bytes", (double)p->params.weight_bytes);
+    cJSON_AddNumberToObject(json, "workspace_bytes", (double)p->params.workspace_bytes);
+    cJSON_AddNumberToObject(json, "kv_budget_bytes", (double)tkv_plan_kv_budget(&p->params));
+    cJSON_AddItemToObject(json, "contexts", cJSON_CreateIntArray(p->contexts, p->n_contexts));
+    cJSON *rows = cJSON_AddArrayToObject(json, "policies");
+    for (int i = 0; i < p->policies.n; i++) {
+        cJSON *row = cJSON_CreateObject();
+        cJSON_AddStringToObject(row, "policy", p->rows[i].name);
+        cJSON_AddNumberToObject(row, "bits_per_value", bits_per_value(p, &p->rows[i]));
+        cJSON *bytes = cJSON_AddArrayToObject(row, "kv_bytes");
+        for (int j = 0; j < p->n_contexts; j++) {
+            cJSON_AddItemToArray(bytes, cJSON_CreateNumber((double)p->rows[i].bytes[j]));
+        }
+        cJSON_AddNumberToObject(row, "longest_context", p->rows[i].longest);
+        cJSON_AddItemToArray(rows, row);
+    }
+    cJSON_AddItemToObject(json, "recommended", choice_to_json(p));
+    return json;
+}
+
+static bool is_complete(const plan_options *o)
+{
+    const int n_given = (o->n_layers > 0) + (o->layer.n_kv_heads > 0) + (o->layer.head_dim_k > 0);
+    if (o->model ? n_given == 0 : n_given == 3) {
+        return true;
+    }
+    fprintf(stderr, "turbokv: expected either -m MODEL or --layers, --kv-heads and --head-dim\n");
+    return false;
+}
+
+int command_plan(int argc, char **argv)
+{
+    plan_options o = {.model = NULL};
+    const option_result result = parse(argc, argv, &o);
+    if (result != OPTIONS_OK) {
+        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    }
+    if (!is_complete(&o)) {
+        return EXIT_USAGE;
+    }
+    o.layer.head_dim_v = o.layer.head_dim_k;
+    plan *p = calloc(1, sizeof *p);
+    tkv_error error = {TKV_ERR_OUT_OF_MEMORY, "no memory for a plan"};
+    int code;
+    if (!p) {
+        return command_fail(&error);
+    }
+    p->options = &o;
+    if (compute(p, &error) != TKV_OK) {
+        code = command_fail(&error);
+    } else if (o.wants_json) {
+        code = command_print_json(to_json(p));
+    } else {
+        print_table(p);
+        code = EXIT_OK;
+    }
+    if (code == EXIT_OK && !p->choice.preset) {
+        code = EXIT_RUNTIME;
+    }
+    free(p->policies.names);
+    tkv_geometry_free(&p->geometry);
+    free(p);
+    return code;
+}

@@ -1,0 +1,51 @@
+/* What a context costs: bytes of the KV cache from a model's geometry, and the longest context that
+ * a machine's memory holds. */
+#ifndef TKV_EVAL_PLAN_H
+#define TKV_EVAL_PLAN_H
+
+#include "model/geometry.h"
+
+/* Contexts beyond it are not looked at. */
+#define TKV_PLAN_MAX_TOKENS (1 << 24)
+
+typedef struct tkv_plan_params {
+    const tkv_geometry *geometry;
+    bool keeps_all;        /* tokens behind a sliding window are kept, as TurboKV's cache does */
+    uint64_t memory_bytes; /* for weights, workspace and KV cache together */
+    uint64_t weight_bytes;
+    uint64_t workspace_bytes;
+} tkv_plan_params;
+
+/* Bytes that running a model takes beside weights and cache: the buffers of a batch and one row of
+ * logits. 0 if the geometry does not say. */
+uint64_t tkv_plan_workspace_bytes(const tkv_geometry *geometry, int n_batch);
+
+/* Memory that is left for the cache; 0 if the rest does not fit. */
+uint64_t tkv_plan_kv_budget(const tkv_plan_params *params);
+
+/* Bytes of a cache that holds n_tokens: [n_contexts] for contexts [n_contexts], a curve to plot. */
+tkv_status tkv_plan_series(const tkv_plan_params *params, const tkv_policy *policy, int n_contexts,
+                           const int *contexts, uint64_t *bytes, tkv_error *error);
+
+/* KV values that the model makes of n_tokens: what bits a value are counted by. */
+uint64_t tkv_plan_values(const tkv_plan_params *params, int n_tokens);
+
+/* The longest context that fits; 0 if none does. */
+tkv_status tkv_plan_longest(const tkv_plan_params *params, const tkv_policy *policy, int *n_tokens,
+                            tkv_error *error);
+
+typedef struct tkv_plan_choice {
+    const char *preset; /* NULL: not one token fits */
+    int n_tokens;       /* the context to run with, at most what was wanted */
+    uint64_t kv_bytes;  /* of it */
+} tkv_plan_choice;
+
+/* The finest preset with which the wanted context fits; if there is none, the one that comes
+ * nearest. */
+tkv_status tkv_plan_choose(const tkv_plan_params *params, int wanted_tokens,
+                           tkv_plan_choice *choice, tkv_error *error);
+
+/* Memory of this machine, or what its control group may use; 0 if unknown. */
+uint64_t tkv_machine_memory(void);
+
+#endif

@@ -1,0 +1,72 @@
+/* The gate of a machine: which back ends it has, whether their kernels give the right answers, how
+ * fast they are, and what follows. */
+#ifndef TKV_GATE_MACHINE_H
+#define TKV_GATE_MACHINE_H
+
+#include "gate/probe.h"
+#include "gate/self_test.h"
+
+#define TKV_GATE_MAX_BACKENDS 12
+#define TKV_GATE_MAX_REASONS 12
+#define TKV_GATE_TEXT 256
+
+typedef enum tkv_gate_verdict {
+    TKV_GATE_GO = 0,       /* the best back end of this machine is right and fast */
+    TKV_GATE_FALLBACK = 1, /* another one than the best has to serve, or a slow one */
+    TKV_GATE_NO_GO = 2     /* none is right */
+} tkv_gate_verdict;
+
+typedef enum tkv_backend_state {
+    TKV_BACKEND_ABSENT = 0, /* not in this build, or not on this machine */
+    TKV_BACKEND_FAILED,
+    TKV_BACKEND_PASSED
+} tkv_backend_state;
+
+typedef struct tkv_gate_backend {
+    char device[16]; /* "cpu", ... */
+    char name[32];   /* of the kernel table, as in tkv_context_kernels; empty: none is built */
+    tkv_backend_state state;
+    char reason[TKV_GATE_TEXT]; /* of absence or failure */
+    int n_cases;                /* of known answers */
+    int n_failed;
+    bool type_passed[TKV_TYPE_COUNT];
+    bool kind_passed[TKV_KERNEL_KINDS];
+    tkv_probe probe; /* n_tokens 0: not measured */
+} tkv_gate_backend;
+
+typedef struct tkv_gate {
+    char machine[TKV_GATE_TEXT];
+    int n_backends;
+    tkv_gate_backend backends[TKV_GATE_MAX_BACKENDS]; /* the best last */
+    tkv_gate_verdict verdict;
+    int chosen; /* the back end to use; -1: none */
+    int n_reasons;
+    char reasons[TKV_GATE_MAX_REASONS][TKV_GATE_TEXT];
+} tkv_gate;
+
+typedef struct tkv_gate_params {
+    int n_threads; /* of the probe */
+    void (*progress)(void *user, int n_done, int n_steps);
+    void *progress_user;
+} tkv_gate_params;
+
+/* "go", "fallback", "no-go". Static storage. */
+const char *tkv_gate_verdict_name(tkv_gate_verdict verdict);
+
+/* "absent", "failed", "passed". Static storage. */
+const char *tkv_backend_state_name(tkv_backend_state state);
+
+/* This machine in one line: processor and what else tells it from another one. */
+void tkv_gate_describe_machine(char text[TKV_GATE_TEXT]);
+
+/* Tests and times every back end, in processes of their own; takes less than two minutes. To be
+ * called before this process has started threads. */
+tkv_status tkv_gate_run(const tkv_gate_params *params, tkv_gate *gate, tkv_error *error);
+
+/* Fills verdict, chosen and reasons from the back ends. */
+void tkv_gate_decide(tkv_gate *gate);
+
+/* How many times as fast as on f16 attention on a type is; 0: unknown. */
+double tkv_gate_speed(const tkv_gate_backend *backend, tkv_type type);
+
+#endif

@@ -1,0 +1,109 @@
+/* turbokv gate as a process. */
+#include "process.h"
+
+#include <unistd.h>
+
+static char directory[] = "/tmp/tkv-gate-XXXXXX";
+
+/* Results go to a directory of the test's. */
+static int set_up(void **state)
+{
+    (void)state;
+    return mkdtemp(directory) ? setenv("XDG_CACHE_HOME", directory, 1) : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    return system(command);
+}
+
+static void wrong_options_are_refused(void **state)
+{
+    (void)state;
+    assert_outcome(run("gate", "--help"), 0, "3 the gate itself could not be run", "");
+    assert_outcome(run("gate", "--speed"), 3, "", "--cached");
+    assert_outcome(run("gate", "-t", "0"), 3, "", "whole number from 1 to 1024");
+    assert_outcome(run("gate", "stray"), 3, "", "unexpected argument 'stray'");
+    assert_outcome(run("gate", "--cached"), 3, "", "no gate result of version");
+}
+
+static const cJSON *find_backend(const cJSON *json, const char *device, const char *kernels)
+{
+    const cJSON *backend;
+    cJSON_ArrayForEach(backend, cJSON_GetObjectItem(json, "back_ends"))
+    {
+        if (strcmp(text_of(backend, "device"), device) == 0 &&
+            strcmp(text_of(backend, "kernels"), kernels) == 0) {
+            return backend;
+        }
+    }
+    return NULL;
+}
+
+static cJSON *parse(outcome *o)
+{
+    cJSON *json = cJSON_Parse(o->out);
+    if (!json) {
+        fail_msg("no JSON: '%.200s' '%.200s'", o->out, o->err);
+    }
+    done(o);
+    return json;
+}
+
+/* Fails the kernels that `run` would use in the kept result. */
+static void spoil_the_result(const char *kernels)
+{
+    char command[512];
+    snprintf(command, sizeof command,
+             "sed -i.bak '/\"kernels\":.*\"%s\"/,/state/s/\"passed\"/\"failed\"/' "
+             "%s/turbokv/gate-*.json",
+             kernels, directory);
+    assert_int_equal(system(command), 0);
+}
+
+static void a_machine_is_tested_and_remembered(void **state)
+{
+    (void)state;
+    outcome o = run("gate", "--json");
+    assert_true(o.status == 0 || o.status == 1);
+    const int status = o.status;
+    cJSON *json = parse(&o);
+    assert_string_equal(text_of(json, "decision"), status ? "fallback" : "go");
+    assert_true(cJSON_GetArraySize(cJSON_GetObjectItem(json, "reasons")) >= 2);
+    const cJSON *scalar = find_backend(json, "cpu", "scalar");
+    assert_non_null(scalar);
+    assert_string_equal(text_of(scalar, "state"), "passed");
+    assert_true(number_of(scalar, "cases") > 400);
+    assert_true(number_of(scalar, "failed") == 0);
+    const cJSON *type;
+    cJSON_ArrayForEach(type, cJSON_GetObjectItem(scalar, "types"))
+    {
+        assert_true(cJSON_IsTrue(cJSON_GetObjectItem(type, "right")));
+        assert_true(number_of(type, "attend_us") > 0.0);
+    }
+    char *used = strdup(text_of(json, "use"));
+    cJSON_Delete(json);
+
+    o = run("gate", "--cached", "--json");
+    assert_int_equal(o.status, status);
+    json = parse(&o);
+    assert_string_equal(text_of(json, "use"), used);
+    cJSON_Delete(json);
+    assert_outcome(run("gate", "--cached"), status, "known answers", "");
+
+    assert_outcome(run("run", "-p", "x", "-n", "2"), 0, "", "bits a value");
+    spoil_the_result(used);
+    assert_outcome(run("run", "-p", "x", "-n", "2"), 1, "", "failed their self-test");
+    assert_outcome(run("run", "-p", "x", "-n", "2", "--ignore-gate"), 0, "", "bits a value");
+    free(used);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(wrong_options_are_refused),
+                                       cmocka_unit_test(a_machine_is_tested_and_remembered)};
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

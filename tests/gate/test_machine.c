@@ -1,0 +1,323 @@
+/* The gate of a machine: planted defects are found, dying kernels are results, decisions follow,
+ * and results are kept. */
+#include "gate/isolate.h"
+#include "gate/machine.h"
+#include "gate/record.h"
+#include "support/support.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+static void every_table_passes(void **state)
+{
+    (void)state;
+    tkv_self_test *test = allocate(sizeof *test);
+    const tkv_kernels *kernels;
+    for (int i = 0; (kernels = tkv_kernels_available(i)); i++) {
+        assert_ok(tkv_self_test_run(kernels, test, &error));
+        if (!tkv_self_test_passed(test, TKV_TYPE_COUNT)) {
+            for (int j = 0; j < TKV_KERNEL_KINDS * TKV_TYPE_COUNT; j++) {
+                print_message("%s", test->results[j / TKV_TYPE_COUNT][j % TKV_TYPE_COUNT].reason);
+            }
+            fail_msg("%s failed", kernels->name);
+        }
+    }
+    free(test);
+}
+
+static void wrong_rotate(int head_dim, int n_rows, float *x)
+{
+    tkv_kernels_scalar.rotate(head_dim, n_rows, x);
+    x[head_dim - 1] = -x[head_dim - 1];
+}
+
+static void wrong_encode(const tkv_page_span *span, const float *x, size_t stride, void *page)
+{
+    tkv_kernels_scalar.encode(span, x, stride, page);
+    if (span->type == TKV_TYPE_TURBO3) {
+        ((uint8_t *)page)[7] ^= 4;
+    }
+}
+
+static void wrong_decode(const tkv_page_span *span, const void *page, float *x, size_t stride)
+{
+    tkv_kernels_scalar.decode(span, page, x, stride);
+    if (span->type == TKV_TYPE_TRELLIS2 && span->head_dim == 576) {
+        x[575] = nextafterf(x[575], 1e30f);
+    }
+}
+
+/* Loses the last query, as a kernel that forgets a remainder does. */
+static void wrong_scores(tkv_type type, int head_dim, int n_rows, const void *prepared,
+                         int n_tokens, const void *page, float *scores, void *scratch)
+{
+    tkv_kernels_scalar.scores(type, head_dim, n_rows, prepared, n_tokens, page, scores, scratch);
+    if (type == TKV_TYPE_TURBO4 && n_rows % 4 != 0) {
+        scores[(n_rows - 1) * TKV_PAGE_TOKENS] = NAN;
+    }
+}
+
+static void wrong_accumulate(tkv_type type, int head_dim, int n_rows, const float *weights,
+                             const float *rescale, int n_tokens, const void *page, float *sums,
+                             void *scratch)
+{
+    tkv_kernels_scalar.accumulate(type, head_dim, n_rows, weights, rescale, n_tokens, page, sums,
+                                  scratch);
+    if (type == TKV_TYPE_F16) {
+        sums[3] *= 1.001f;
+    }
+}
+
+static void wrong_softmax(const tkv_softmax_span *span, float *scores, float *maximum, float *sum,
+                          float *rescale)
+{
+    tkv_kernels_scalar.softmax(span, scores, maximum, sum, rescale);
+    sum[0] *= 1.0f + 1e-3f;
+}
+
+static void assert_found(const tkv_kernels *kernels, tkv_kernel_kind kind, tkv_type type,
+                         const char *reason)
+{
+    tkv_self_test *test = allocate(sizeof *test);
+    assert_ok(tkv_self_test_run(kernels, test, &error));
+    assert_false(tkv_self_test_passed(test, TKV_TYPE_COUNT));
+    for (int i = 0; i < TKV_KERNEL_KINDS * TKV_TYPE_COUNT; i++) {
+        const tkv_kernel_result *result = &test->results[i / TKV_TYPE_COUNT][i % TKV_TYPE_COUNT];
+        const bool is_planted = i / TKV_TYPE_COUNT == (int)kind && i % TKV_TYPE_COUNT == (int)type;
+        assert_int_equal(result->n_failed > 0, is_planted);
+        if (is_planted && !strstr(result->reason, reason)) {
+            fail_msg("reason '%s' lacks '%s'", result->reason, reason);
+        }
+    }
+    if (tkv_kernel_kind_has_types(kind)) {
+        assert_false(tkv_self_test_passed(test, type));
+        assert_true(tkv_self_test_passed(test, TKV_TYPE_TURBO2));
+    }
+    free(test);
+}
+
+static void planted_defects_are_found(void **state)
+{
+    (void)state;
+    tkv_kernels kernels = tkv_kernels_scalar;
+    kernels.rotate = wrong_rotate;
+    assert_found(&kernels, TKV_KERNEL_ROTATE, 0, "rotate, head_dim 64");
+    kernels = tkv_kernels_scalar;
+    kernels.softmax = wrong_softmax;
+    assert_found(&kernels, TKV_KERNEL_SOFTMAX, 0, "differs from the reference");
+    kernels = tkv_kernels_scalar;
+    kernels.encode = wrong_encode;
+    assert_found(&kernels, TKV_KERNEL_ENCODE, TKV_TYPE_TURBO3, "encode of turbo3, head_dim 64");
+    kernels = tkv_kernels_scalar;
+    kernels.decode = wrong_decode;
+    assert_found(&kernels, TKV_KERNEL_DECODE, TKV_TYPE_TRELLIS2,
+                 "decode of trellis2, head_dim 576");
+    kernels = tkv_kernels_scalar;
+    kernels.scores = wrong_scores;
+    assert_found(&kernels, TKV_KERNEL_SCORES, TKV_TYPE_TURBO4, "scores of turbo4");
+    kernels = tkv_kernels_scalar;
+    kernels.accumulate = wrong_accumulate;
+    assert_found(&kernels, TKV_KERNEL_ACCUMULATE, TKV_TYPE_F16, "accumulate of f16");
+    kernels = tkv_kernels_scalar;
+    kernels.scores = NULL;
+    tkv_self_test *test = allocate(sizeof *test);
+    assert_fails(tkv_self_test_run(&kernels, test, &error), TKV_ERR_UNSUPPORTED, "not complete");
+    free(test);
+}
+
+/* A reference that was compiled wrongly agrees with itself, but not with the known answers. */
+static void the_reference_is_tested_too(void **state)
+{
+    (void)state;
+    tkv_kernels kernels = tkv_kernels_scalar;
+    kernels.encode = wrong_encode;
+    tkv_self_test *test = allocate(sizeof *test);
+    assert_ok(tkv_self_test_run(&kernels, test, &error));
+    /* 16 pages differ, and so does the digest over them. */
+    assert_int_equal(test->results[TKV_KERNEL_ENCODE][TKV_TYPE_TURBO3].n_failed, 17);
+    free(test);
+}
+
+static tkv_status work_well(void *argument, void *result, tkv_error *error)
+{
+    (void)error;
+    *(int *)result = 2 * *(int *)argument;
+    return TKV_OK;
+}
+
+static tkv_status work_badly(void *argument, void *result, tkv_error *error)
+{
+    (void)argument;
+    (void)result;
+    *error = (tkv_error){TKV_ERR_UNSUPPORTED, "no such thing"};
+    return TKV_ERR_UNSUPPORTED;
+}
+
+static tkv_status work_and_die(void *argument, void *result, tkv_error *error)
+{
+    (void)result;
+    (void)error;
+    signal(SIGILL, SIG_DFL);
+    raise(*(int *)argument);
+    return TKV_OK;
+}
+
+static tkv_status work_for_long(void *argument, void *result, tkv_error *error)
+{
+    (void)argument;
+    (void)result;
+    (void)error;
+    sleep(60);
+    return TKV_OK;
+}
+
+static void what_dies_is_a_result(void **state)
+{
+    (void)state;
+    int argument = 21;
+    int result = 0;
+    assert_ok(tkv_isolate(work_well, &argument, &result, sizeof result, 10, &error));
+    assert_int_equal(result, 42);
+    assert_fails(tkv_isolate(work_badly, &argument, &result, sizeof result, 10, &error),
+                 TKV_ERR_UNSUPPORTED, "no such thing");
+    argument = SIGKILL;
+    assert_fails(tkv_isolate(work_and_die, &argument, &result, sizeof result, 10, &error),
+                 TKV_ERR_DEVICE, "signal 9");
+    assert_fails(tkv_isolate(work_for_long, &argument, &result, sizeof result, 1, &error),
+                 TKV_ERR_DEVICE, "not done after 1 seconds");
+}
+
+static tkv_gate_backend backend(const char *name, tkv_backend_state backend_state, double speed)
+{
+    tkv_gate_backend b = {.device = "cpu", .state = backend_state, .n_cases = 100};
+    snprintf(b.name, sizeof b.name, "%s", name);
+    for (int type = 0; type < TKV_TYPE_COUNT; type++) {
+        b.type_passed[type] = backend_state == TKV_BACKEND_PASSED;
+        b.probe.microseconds[type] = type == TKV_TYPE_F16 ? 100.0 : 100.0 / speed;
+    }
+    b.probe.n_tokens = backend_state == TKV_BACKEND_PASSED ? 1024 : 0;
+    b.n_failed = backend_state == TKV_BACKEND_FAILED ? 3 : 0;
+    if (backend_state == TKV_BACKEND_FAILED) {
+        snprintf(b.reason, sizeof b.reason, "scores of turbo4, head_dim 64: wrong");
+    }
+    return b;
+}
+
+static bool has_reason(const tkv_gate *gate, const char *part)
+{
+    bool is_there = false;
+    for (int i = 0; i < gate->n_reasons; i++) {
+        is_there = is_there || strstr(gate->reasons[i], part);
+    }
+    return is_there;
+}
+
+static void decisions_follow_from_tests(void **state)
+{
+    (void)state;
+    tkv_gate gate = {.n_backends = 3};
+    gate.backends[0] = backend("scalar", TKV_BACKEND_PASSED, 0.5);
+    gate.backends[1] = backend("fast", TKV_BACKEND_PASSED, 1.5);
+    gate.backends[2] = backend("", TKV_BACKEND_ABSENT, 0.0);
+    tkv_gate_decide(&gate);
+    assert_int_equal(gate.verdict, TKV_GATE_GO);
+    assert_int_equal(gate.chosen, 1);
+    assert_true(has_reason(&gate, "turbo4 (1.50x)"));
+
+    gate.backends[2] = backend("faster", TKV_BACKEND_FAILED, 0.0);
+    tkv_gate_decide(&gate);
+    assert_int_equal(gate.verdict, TKV_GATE_FALLBACK);
+    assert_int_equal(gate.chosen, 1);
+    assert_true(has_reason(&gate, "faster falls back to fast: scores of turbo4"));
+
+    gate.backends[1] = backend("fast", TKV_BACKEND_FAILED, 0.0);
+    tkv_gate_decide(&gate);
+    assert_int_equal(gate.verdict, TKV_GATE_FALLBACK);
+    assert_int_equal(gate.chosen, 0);
+    assert_true(has_reason(&gate, "portable C"));
+
+    gate.backends[0] = backend("scalar", TKV_BACKEND_FAILED, 0.0);
+    tkv_gate_decide(&gate);
+    assert_int_equal(gate.verdict, TKV_GATE_NO_GO);
+    assert_int_equal(gate.chosen, -1);
+    assert_true(has_reason(&gate, "no back end"));
+
+    gate.n_backends = 1;
+    gate.backends[0] = backend("slow", TKV_BACKEND_PASSED, 0.25);
+    tkv_gate_decide(&gate);
+    assert_int_equal(gate.verdict, TKV_GATE_FALLBACK);
+    assert_true(has_reason(&gate, "4.0 times f16's"));
+}
+
+static void write_text(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void results_are_kept(void **state)
+{
+    (void)state;
+    char directory[] = "/tmp/tkv-gate-XXXXXX";
+    char path[4096];
+    char other[4200];
+    assert_non_null(mkdtemp(directory));
+    assert_int_equal(setenv("XDG_CACHE_HOME", directory, 1), 0);
+    tkv_gate gate = {.n_backends = 2};
+    tkv_gate read;
+    tkv_gate_describe_machine(gate.machine);
+    gate.backends[0] = backend("scalar", TKV_BACKEND_PASSED, 0.75);
+    gate.backends[1] = backend("fast", TKV_BACKEND_FAILED, 0.0);
+    tkv_gate_decide(&gate);
+
+    assert_fails(tkv_gate_load(&read, &error), TKV_ERR_IO, "no gate result of version");
+    assert_ok(tkv_gate_check("fast", &error));
+    assert_ok(tkv_gate_save(&gate, path, sizeof path, &error));
+    assert_ok(tkv_gate_load(&read, &error));
+    assert_int_equal(read.verdict, gate.verdict);
+    assert_string_equal(read.machine, gate.machine);
+    assert_int_equal(read.backends[1].state, TKV_BACKEND_FAILED);
+    assert_int_equal(read.backends[0].n_cases, 100);
+    assert_true(fabs(tkv_gate_speed(&read.backends[0], TKV_TYPE_TURBO3) - 0.75) < 1e-9);
+    assert_ok(tkv_gate_check("scalar", &error));
+    assert_ok(tkv_gate_check("unheard-of", &error));
+    assert_fails(tkv_gate_check("fast", &error), TKV_ERR_DEVICE, "set TKV_CPU=scalar");
+
+    /* What cannot be read does no harm. */
+    write_text(path, "{\"version\": \"0.0.1\", \"back_ends\": [{}]}");
+    assert_fails(tkv_gate_load(&read, &error), TKV_ERR_FORMAT, "of version '0.0.1'");
+    assert_ok(tkv_gate_check("fast", &error));
+    write_text(path, "{\"back_ends\"");
+    assert_fails(tkv_gate_load(&read, &error), TKV_ERR_FORMAT, "cannot be read");
+    write_text(path, "[]");
+    assert_fails(tkv_gate_load(&read, &error), TKV_ERR_FORMAT, "expected the result of a gate");
+
+    /* A result of another version is named. */
+    const char *digits = strrchr(path, '-');
+    snprintf(other, sizeof other, "%s/turbokv/gate-9.8.7%s", directory, digits);
+    assert_int_equal(rename(path, other), 0);
+    assert_fails(tkv_gate_load(&read, &error), TKV_ERR_IO, "only one of version 9.8.7");
+    unlink(other);
+    snprintf(other, sizeof other, "%s/turbokv", directory);
+    rmdir(other);
+    rmdir(directory);
+
+    assert_int_equal(setenv("XDG_CACHE_HOME", "/proc/none", 1), 0);
+    assert_fails(tkv_gate_save(&gate, path, sizeof path, &error), TKV_ERR_IO, "/proc/none");
+    assert_int_equal(setenv("XDG_CACHE_HOME", "relative", 1), 0);
+    assert_int_equal(unsetenv("HOME"), 0);
+    assert_fails(tkv_gate_load(&read, &error), TKV_ERR_IO, "absolute XDG_CACHE_HOME");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_dies_is_a_result),
+                                       cmocka_unit_test(every_table_passes),
+                                       cmocka_unit_test(planted_defects_are_found),
+                                       cmocka_unit_test(the_reference_is_tested_too),
+                                       cmocka_unit_test(decisions_follow_from_tests),
+                                       cmocka_unit_test(results_are_kept)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
