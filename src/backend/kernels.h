@@ -29,6 +29,10 @@ typedef struct tkv_softmax_span {
 typedef struct tkv_kernels {
     const char *name;
 
+    /* On coded pages `scores` rounds queries, and `accumulate` weights times the scales of their
+     * tokens, to within this share of the largest of the row; 0: not at all. */
+    float rounding;
+
     /* Rotate n_rows vectors [n_rows][head_dim] in place, or back. */
     void (*rotate)(int head_dim, int n_rows, float *x);
     void (*unrotate)(int head_dim, int n_rows, float *x);

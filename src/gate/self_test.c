@@ -194,6 +194,18 @@ static double norm_of(int n, const float *x)
     return sqrt(sum);
 }
 
+/* What float arithmetic leaves, and what rounding the query, and for some types its sketch, may
+ * change (Cauchy and Schwarz). */
+static double score_bound(const bench *b, int head_dim, const float *query, double key_norm)
+{
+    double largest = 0.0;
+    for (int j = 0; j < head_dim; j++) {
+        largest = fmax(largest, fabs((double)query[j]));
+    }
+    const double rounding = 2.0 * (double)b->kernels->rounding * largest * sqrt(head_dim);
+    return (SCORE_BOUND * norm_of(head_dim, query) + rounding) * key_norm;
+}
+
 /* The largest error of scores, in units of the bound. */
 static double score_error(const bench *b, int head_dim, int n_queries, int n_tokens,
                           const float *scores)
@@ -207,7 +219,7 @@ static double score_error(const bench *b, int head_dim, int n_queries, int n_tok
             for (int j = 0; j < head_dim; j++) {
                 sum += (double)q[j] * (double)key[j];
             }
-            const double bound = SCORE_BOUND * norm_of(head_dim, q) * norm_of(head_dim, key);
+            const double bound = score_bound(b, head_dim, q, norm_of(head_dim, key));
             const double error = fabs((double)scores[r * TKV_PAGE_TOKENS + t] - sum);
             if (!(error <= bound)) {
                 worst = fmax(worst, bound > 0.0 ? error / bound : INFINITY);
@@ -239,11 +251,24 @@ static void test_scores(bench *b, tkv_type type, int head_dim, int n_queries, in
     free(scratch);
 }
 
+/* What rounding the weights may change: each by a share of the largest one times a level, and no
+ * level is larger than four times the row's root mean square. */
+static double sum_rounding(const bench *b, int head_dim, const float *weights)
+{
+    double largest = 0.0;
+    for (int t = 0; t < TKV_PAGE_TOKENS; t++) {
+        const double norm = norm_of(head_dim, b->rows[0] + t * head_dim);
+        largest = fmax(largest, (double)weights[t] * norm);
+    }
+    return (double)b->kernels->rounding * TKV_PAGE_TOKENS * 4.0 * largest / sqrt(head_dim);
+}
+
 static double sum_error(const bench *b, int head_dim, int n_queries, const float *weights,
                         const float *rescale)
 {
     double worst = 0.0;
     for (int r = 0; r < n_queries; r++) {
+        const double rounding = sum_rounding(b, head_dim, weights + r * TKV_PAGE_TOKENS);
         for (int j = 0; j < head_dim; j++) {
             double sum = (double)rescale[r] * (double)b->before[r * head_dim + j];
             double size = fabs(sum);
@@ -254,9 +279,9 @@ static double sum_error(const bench *b, int head_dim, int n_queries, const float
                 size += fabs(term);
             }
             const double error = fabs((double)b->sums[r * head_dim + j] - sum);
-            if (!(error <= SUM_BOUND * size)) {
-                worst = isnan(error) || size <= 0.0 ? INFINITY
-                                                    : fmax(worst, error / (SUM_BOUND * size));
+            const double bound = SUM_BOUND * size + rounding;
+            if (!(error <= bound)) {
+                worst = isnan(error) || bound <= 0.0 ? INFINITY : fmax(worst, error / bound);
             }
         }
     }

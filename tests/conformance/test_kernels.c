@@ -2,6 +2,7 @@
  * and adversarial input, outputs between guards. */
 #include "backend/kernels.h"
 #include "codec/codec.h"
+#include "common/half.h"
 #include "support/support.h"
 
 #define GUARD 64
@@ -212,8 +213,54 @@ static guarded make_page(const product_case *c, tkv_page_order order, uint64_t *
     return page;
 }
 
-/* Relative to the norms of query and key: far below the error of the codes. */
+static double largest_of(int n, const float *x)
+{
+    double largest = 0.0;
+    for (int i = 0; i < n; i++) {
+        largest = fmax(largest, fabs((double)x[i]));
+    }
+    return largest;
+}
+
+/* Side fields of a token: the largest value that its codes can stand for, and the size of its
+ * residual in every coordinate of the sketch. */
+typedef struct token_size {
+    double level;
+    double residual;
+} token_size;
+
+static token_size size_of_token(const product_case *c, tkv_page_order order, int slot,
+                                const void *page)
+{
+    tkv_row_codes row;
+    const tkv_code_kind kind = tkv_type_get_layout(c->type)->kind;
+    if (kind == TKV_CODE_HALF) {
+        return (token_size){0.0, 0.0};
+    }
+    tkv_unpack_slot(c->type, order, c->head_dim, slot, page, &row);
+    const uint16_t scale = kind == TKV_CODE_TRELLIS ? tkv_trellis_scale(row.side[0]) : row.side[0];
+    return (token_size){127.0 / TKV_LEVEL_UNIT * (double)tkv_half_to_float(scale),
+                        kind == TKV_CODE_SKETCH ? (double)tkv_half_to_float(row.side[1]) : 0.0};
+}
+
+/* Relative to the norms of query and key: what float arithmetic leaves. */
 static const double score_bound = 2e-6;
+
+/* What rounding the query may change: every coordinate by a share of the largest (Cauchy and
+ * Schwarz); the sketch of a query is rounded by itself. */
+static double score_rounding(const tkv_kernels *kernels, const product_case *c, const float *query,
+                             double key_norm, double residual)
+{
+    float sketched[TKV_MAX_HEAD_DIM];
+    const double root = sqrt((double)c->head_dim);
+    const double codes = largest_of(c->head_dim, query) * root * (key_norm + root * residual);
+    memcpy(sketched, query, (size_t)c->head_dim * sizeof *sketched);
+    if (residual > 0.0) {
+        tkv_sketch_row(c->head_dim, sketched);
+    }
+    const double signs = largest_of(c->head_dim, sketched) * root * root * residual;
+    return (double)kernels->rounding * (codes + signs);
+}
 
 static void check_scores(const tkv_kernels *kernels, const product_case *c, uint64_t seed)
 {
@@ -235,9 +282,12 @@ static void check_scores(const tkv_kernels *kernels, const product_case *c, uint
             for (int j = 0; j < d; j++) {
                 sum += (double)q[r * d + j] * (double)keys[t * d + j];
             }
-            const double size = norm_of(d, q + r * d) * norm_of(d, keys + t * d);
+            const double key_norm = norm_of(d, keys + t * d);
+            const double residual = size_of_token(c, TKV_ORDER_KEY, t, page.data).residual;
+            const double tolerance = score_bound * norm_of(d, q + r * d) * key_norm +
+                                     score_rounding(kernels, c, q + r * d, key_norm, residual);
             const double found = (double)((float *)scores.data)[r * TKV_PAGE_TOKENS + t];
-            if (!(fabs(found - sum) <= score_bound * size)) {
+            if (!(fabs(found - sum) <= tolerance)) {
                 fail_case(kernels, c, "score", r, t, found, sum);
             }
         }
@@ -250,8 +300,23 @@ static void check_scores(const tkv_kernels *kernels, const product_case *c, uint
     free(keys);
 }
 
-/* Relative to the sum of the magnitudes that were added. */
+/* Relative to the sum of the magnitudes that were added: what float arithmetic leaves. */
 static const double sum_bound = 4e-6;
+
+/* What rounding the weights may change: each by a share of the largest, times the largest level. Of
+ * the residual, which comes back from the sketch, at most the norm. */
+static double sum_rounding(const tkv_kernels *kernels, const product_case *c, const float *weights,
+                           const void *page)
+{
+    token_size largest = {0.0, 0.0};
+    for (int t = 0; t < c->n_tokens; t++) {
+        const token_size size = size_of_token(c, TKV_ORDER_VALUE, t, page);
+        largest.level = fmax(largest.level, (double)weights[t] * size.level);
+        largest.residual = fmax(largest.residual, (double)weights[t] * size.residual);
+    }
+    return (double)kernels->rounding * c->n_tokens *
+           (largest.level + sqrt((double)c->head_dim) * largest.residual);
+}
 
 static void check_accumulate(const tkv_kernels *kernels, const product_case *c, uint64_t seed)
 {
@@ -276,6 +341,7 @@ static void check_accumulate(const tkv_kernels *kernels, const product_case *c, 
     kernels->accumulate(c->type, d, c->n_rows, w, rescale, c->n_tokens, page.data,
                         (float *)sums.data, scratch.data);
     for (int r = 0; r < c->n_rows; r++) {
+        const double rounding = sum_rounding(kernels, c, w + r * TKV_PAGE_TOKENS, page.data);
         for (int j = 0; j < d; j++) {
             double sum = (double)rescale[r] * (double)before[r * d + j];
             double size = fabs(sum);
@@ -285,7 +351,7 @@ static void check_accumulate(const tkv_kernels *kernels, const product_case *c, 
                 size += weight * fabs((double)values[t * d + j]);
             }
             const double found = (double)((float *)sums.data)[r * d + j];
-            if (!(fabs(found - sum) <= sum_bound * size)) {
+            if (!(fabs(found - sum) <= sum_bound * size + rounding)) {
                 fail_case(kernels, c, "sum", r, j, found, sum);
             }
         }

@@ -13,6 +13,7 @@ static void encode(const tkv_page_span *span, const float *x, size_t row_stride,
 
 const tkv_kernels tkv_kernels_avx2 = {
     .name = "avx2",
+    .rounding = ROUNDING,
     .rotate = rotate,
     .unrotate = unrotate,
     .encode = encode,

@@ -1,4 +1,4 @@
-/* The kernels on AVX-512 (F, BW, DQ, VL). */
+/* The kernels on AVX-512 (F, BW, DQ, VL, VNNI, VBMI, VBMI2). */
 #include "backend/cpu/vector_avx512.h"
 
 #include "backend/cpu/vector_kernels.h"
@@ -13,6 +13,7 @@ static void encode(const tkv_page_span *span, const float *x, size_t row_stride,
 
 const tkv_kernels tkv_kernels_avx512 = {
     .name = "avx512",
+    .rounding = ROUNDING,
     .rotate = rotate,
     .unrotate = unrotate,
     .encode = encode,

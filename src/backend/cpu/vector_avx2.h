@@ -10,7 +10,8 @@
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 #define V_LANES 8
-#define V_ROWS 2 /* rows of a product that fit the registers */
+#define V_ROWS 2  /* rows of a product that fit the registers */
+#define V_BLOCK 4 /* rows times vectors of an integer product that fit the registers */
 
 typedef __m256 vfloat;
 typedef __m256i vint;
@@ -19,6 +20,10 @@ typedef struct vtable {
     __m256 low;
     __m256 high;
 } vtable;
+
+typedef struct vbytes {
+    __m256i entries;
+} vbytes;
 
 static inline vint v_load_int(const uint32_t *p)
 {
@@ -35,19 +40,36 @@ static inline vint v_set_int(uint32_t x)
     return _mm256_set1_epi32((int)x);
 }
 
-static inline vint v_right(vint x, int n)
+/* In the vector types of the compiler, so that a constant count becomes an immediate. */
+static ALWAYS_INLINE vint v_right(vint x, int n)
 {
-    return _mm256_srl_epi32(x, _mm_cvtsi32_si128(n));
+    return (vint)((__v8su)x >> n);
 }
 
-static inline vint v_left(vint x, int n)
+static ALWAYS_INLINE vint v_left(vint x, int n)
 {
-    return _mm256_sll_epi32(x, _mm_cvtsi32_si128(n));
+    return (vint)((__v8su)x << n);
 }
 
-static inline vint v_right_signed(vint x, int n)
+static ALWAYS_INLINE vint v_right_signed(vint x, int n)
 {
-    return _mm256_sra_epi32(x, _mm_cvtsi32_si128(n));
+    return (vint)((__v8si)x >> n);
+}
+
+/* To the left by n bits, or to the right by -n. */
+static ALWAYS_INLINE vint v_shift(vint x, int n)
+{
+    return n >= 0 ? v_left(x, n) : v_right(x, -n);
+}
+
+static inline vint v_add_int(vint a, vint b)
+{
+    return _mm256_add_epi32(a, b);
+}
+
+static inline vint v_sub_int(vint a, vint b)
+{
+    return _mm256_sub_epi32(a, b);
 }
 
 static inline vint v_xor(vint a, vint b)
@@ -85,6 +107,69 @@ static inline vint v_as_int(vfloat x)
 static inline vint v_select(vint mask, vint a, vint b)
 {
     return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
+}
+
+/* Words shifted left by k bits, those of `before` following from the right. */
+static ALWAYS_INLINE vint v_funnel_left(vint now, vint before, int k)
+{
+    return v_or(v_left(now, k), v_right(before, 32 - k));
+}
+
+/* Entries of 8 bits; one copy for each half. */
+static inline vbytes v_byte_table(const uint8_t entries[16])
+{
+    return (vbytes){
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)entries))};
+}
+
+/* Entries by the four lowest bits of each byte. */
+static inline vint v_lookup_bytes(vbytes table, vint indices)
+{
+    return _mm256_shuffle_epi8(table.entries, _mm256_and_si256(indices, _mm256_set1_epi8(15)));
+}
+
+/* What is added to levels to make them unsigned, for v_dot. */
+#define LEVEL_BIAS 127
+
+/* Of signed bytes. */
+static inline vint v_bias_levels(vint levels)
+{
+    return _mm256_add_epi8(levels, _mm256_set1_epi8((char)LEVEL_BIAS));
+}
+
+/* Halves of a number of two bytes: high * PART_BASE + low. Small enough for two products with
+ * levels of at most 254 to stay within 16 bits. */
+#define PART_SHIFT 6
+#define PART_BASE (1 << PART_SHIFT)
+#define PART_LIMIT 63
+
+/* sum + the four products of unsigned levels with signed bytes. */
+static inline vint v_dot(vint sum, vint levels, vint bytes)
+{
+    const vint pairs = _mm256_maddubs_epi16(levels, bytes);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+static inline __m256i fields_with_bit(const uint16_t *fields, __m256i bit)
+{
+    const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)fields);
+    return _mm256_cmpeq_epi16(_mm256_and_si256(x, bit), bit);
+}
+
+/* Bit `bit` of 32 fields. */
+static inline uint32_t v_test_bit(const uint16_t *fields, int bit)
+{
+    const __m256i mask = _mm256_set1_epi16((short)(1 << bit));
+    const __m256i packed =
+        _mm256_packs_epi16(fields_with_bit(fields, mask), fields_with_bit(fields + 16, mask));
+    return (uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(packed, 0xd8));
+}
+
+static inline int32_t v_sum_int(vint x)
+{
+    const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i quarter = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
+    return _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 1)));
 }
 
 static inline vtable v_table(const float entries[16])

@@ -1,4 +1,5 @@
-/* The vector operations of vector_kernels.h on AVX-512 (F, BW, DQ, VL). */
+/* The vector operations of vector_kernels.h on AVX-512 (F, BW, DQ, VL, VNNI,
+ * VBMI, VBMI2: Ice Lake, Zen 4 and later; older ones take the AVX2 kernels). */
 #ifndef TKV_BACKEND_CPU_VECTOR_AVX512_H
 #define TKV_BACKEND_CPU_VECTOR_AVX512_H
 
@@ -10,7 +11,8 @@
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 #define V_LANES 16
-#define V_ROWS 4 /* rows of a product that fit the registers */
+#define V_ROWS 4  /* rows of a product that fit the registers */
+#define V_BLOCK 8 /* rows times vectors of an integer product that fit the registers */
 
 typedef __m512 vfloat;
 typedef __m512i vint;
@@ -18,6 +20,10 @@ typedef __m512i vint;
 typedef struct vtable {
     __m512 entries;
 } vtable;
+
+typedef struct vbytes {
+    __m512i entries;
+} vbytes;
 
 static inline vint v_load_int(const uint32_t *p)
 {
@@ -34,19 +40,36 @@ static inline vint v_set_int(uint32_t x)
     return _mm512_set1_epi32((int)x);
 }
 
-static inline vint v_right(vint x, int n)
+/* In the vector types of the compiler, so that a constant count becomes an immediate. */
+static ALWAYS_INLINE vint v_right(vint x, int n)
 {
-    return _mm512_srl_epi32(x, _mm_cvtsi32_si128(n));
+    return (vint)((__v16su)x >> n);
 }
 
-static inline vint v_left(vint x, int n)
+static ALWAYS_INLINE vint v_left(vint x, int n)
 {
-    return _mm512_sll_epi32(x, _mm_cvtsi32_si128(n));
+    return (vint)((__v16su)x << n);
 }
 
-static inline vint v_right_signed(vint x, int n)
+static ALWAYS_INLINE vint v_right_signed(vint x, int n)
 {
-    return _mm512_sra_epi32(x, _mm_cvtsi32_si128(n));
+    return (vint)((__v16si)x >> n);
+}
+
+/* To the left by n bits, or to the right by -n. */
+static ALWAYS_INLINE vint v_shift(vint x, int n)
+{
+    return n >= 0 ? v_left(x, n) : v_right(x, -n);
+}
+
+static inline vint v_add_int(vint a, vint b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
+static inline vint v_sub_int(vint a, vint b)
+{
+    return _mm512_sub_epi32(a, b);
 }
 
 static inline vint v_xor(vint a, vint b)
@@ -84,6 +107,56 @@ static inline vint v_as_int(vfloat x)
 static inline vint v_select(vint mask, vint a, vint b)
 {
     return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
+}
+
+/* Words shifted left by k bits, those of `before` following from the right. */
+static ALWAYS_INLINE vint v_funnel_left(vint now, vint before, int k)
+{
+    return _mm512_shldv_epi32(now, before, _mm512_set1_epi32(k));
+}
+
+/* Entries of 8 bits; four copies, since the lookup goes by six bits. */
+static inline vbytes v_byte_table(const uint8_t entries[16])
+{
+    return (vbytes){
+        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)entries))};
+}
+
+/* Entries by the four lowest bits of each byte. */
+static inline vint v_lookup_bytes(vbytes table, vint indices)
+{
+    return _mm512_permutexvar_epi8(indices, table.entries);
+}
+
+/* What is added to levels to make them unsigned, for v_dot. */
+#define LEVEL_BIAS 128
+
+/* Of signed bytes. */
+static inline vint v_bias_levels(vint levels)
+{
+    return _mm512_xor_si512(levels, _mm512_set1_epi8((char)LEVEL_BIAS));
+}
+
+/* Halves of a number of two bytes: high * PART_BASE + low. */
+#define PART_SHIFT 7
+#define PART_BASE (1 << PART_SHIFT)
+#define PART_LIMIT 127
+
+/* sum + the four products of unsigned levels with signed bytes. */
+static inline vint v_dot(vint sum, vint levels, vint bytes)
+{
+    return _mm512_dpbusd_epi32(sum, levels, bytes);
+}
+
+/* Bit `bit` of 32 fields. */
+static inline uint32_t v_test_bit(const uint16_t *fields, int bit)
+{
+    return _mm512_test_epi16_mask(_mm512_loadu_si512(fields), _mm512_set1_epi16((short)(1 << bit)));
+}
+
+static inline int32_t v_sum_int(vint x)
+{
+    return _mm512_reduce_add_epi32(x);
 }
 
 static inline vtable v_table(const float entries[16])

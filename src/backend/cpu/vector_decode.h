@@ -8,8 +8,33 @@
 
 /* Levels of a whole page: 256 KiB for the largest head. */
 typedef struct page_levels {
+    _Alignas(64) uint32_t bytes[TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM / 4];
     _Alignas(64) float levels[TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM];
 } page_levels;
+
+/* Which code along a lane is byte k of a dword of levels. */
+static inline int code_of_byte(tkv_type type, int dword, int k)
+{
+    return type == TKV_TYPE_TURBO8 ? 4 * dword + k : dword / 8 * 32 + 8 * k + dword % 8;
+}
+
+/* levels[code][lane] of a page: key pages by coordinate, value pages by token. */
+static void spread_levels(tkv_type type, const page_view *view, page_levels *page)
+{
+    const int n_codes = view->order == TKV_ORDER_KEY ? view->head_dim : TKV_PAGE_TOKENS;
+    const int stride = view->stride;
+    unpack_levels(type, view, page->bytes);
+    for (int d = 0; d < row_dwords(type, n_codes); d++) {
+        for (int k = 0; k < 4; k++) {
+            const int code = code_of_byte(type, d, k);
+            for (int lane = 0; code < n_codes && lane < stride; lane += V_LANES) {
+                const vint bytes = v_right(v_load_int(page->bytes + d * stride + lane), 8 * k);
+                const vint level = v_sub_int(v_and(bytes, v_set_int(255)), v_set_int(LEVEL_BIAS));
+                v_store(page->levels + code * stride + lane, v_from_int(level));
+            }
+        }
+    }
+}
 
 static inline void decode_halves(const tkv_page_span *span, const void *page, float *x,
                                  size_t row_stride)
@@ -56,8 +81,8 @@ static void decode(const tkv_page_span *span, const void *page, float *x, size_t
     lane_rows rows = {.x = {0}};
     float scales[TKV_PAGE_TOKENS + V_LANES] = {0};
     const page_view view = view_page(span->type, span->order, head_dim, page);
-    unpack_levels(span->type, &view, unpacked.levels);
-    level_scales(span->type, view.fields[0], scales);
+    spread_levels(span->type, &view, &unpacked);
+    level_scales(span->type, &view, TKV_PAGE_TOKENS, scales);
     for (int i = 0; i < span->n_rows; i += V_LANES, x += V_LANES * row_stride) {
         const int n = span->n_rows - i < V_LANES ? span->n_rows - i : V_LANES;
         dequantise_lanes(span, span->first_slot + i, n, &unpacked, scales, &rows);

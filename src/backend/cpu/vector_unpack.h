@@ -1,6 +1,9 @@
-/* Pages to levels, in vectors. A key page gives [head_dim][64 tokens], a value page [64 tokens]
- * [head_dim]: in both cases row 32 g + c is code c of group g, and lanes run along a row, so that
- * one function serves both orders. Included by vector_kernels.h after the vector operations. */
+/* Pages to levels, in vectors: codes become bytes without passing through single values. A key page
+ * gives [dwords][64 tokens], a value page [dwords][head_dim], each word four levels plus LEVEL_BIAS
+ * of one lane: with n = 4 h + r, byte k of dword 8 g + n is code 8 k + n of group g; of turbo8,
+ * byte k of dword i is code 4 i + k. In both orders lanes run along a row, so that one function
+ * serves both. Where a half group ends, bytes 2 and 3 are arbitrary. Included by vector_kernels.h
+ * after the vector operations. */
 #ifndef TKV_BACKEND_CPU_VECTOR_UNPACK_H
 #define TKV_BACKEND_CPU_VECTOR_UNPACK_H
 
@@ -74,48 +77,35 @@ static ALWAYS_INLINE void load_plane(const page_view *view, int plane, int bits,
     }
 }
 
-/* Index of code c into a table of 16 entries; bits above the code's own are arbitrary where the
- * table repeats itself. */
-static ALWAYS_INLINE vint code_index(tkv_type type, const group_words *w, int c)
+/* Indices into a table of 16 entries, one a nibble: nibble n is of code 4 n + r. Their bits above
+ * the code's own are arbitrary where the table repeats itself. */
+static ALWAYS_INLINE vint code_nibbles(tkv_type type, const group_words *w, int r)
 {
-    const int n = c >> 2;
-    const int r = c & 3;
-    const vint one = v_set_int(1);
-    const vint three = v_set_int(3);
+    const vint two_bits = v_set_int(0x33333333u);
     if (type == TKV_TYPE_TURBO4) {
-        return v_right(w->wide[r], 4 * n);
+        return w->wide[r];
     }
     if (type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2) {
-        const vint z1 = c ? v_right(w->z1, c - 1) : v_left(w->z1, 1);
-        const vint subset = v_select(one, v_right(w->z0, c), z1);
-        if (type == TKV_TYPE_TRELLIS2) {
-            const vint free = c >= 2 ? v_right(w->wide[0], c - 2) : v_left(w->wide[0], 2 - c);
-            return v_select(three, subset, free);
-        }
-        const int shift = 4 * n + 2 * (r & 1);
-        const vint word = w->wide[r >> 1];
-        return v_select(three, subset, shift >= 2 ? v_right(word, shift - 2) : v_left(word, 2));
+        const vint z1 = v_shift(w->z1, 1 - r);
+        const vint subset = v_select(v_set_int(0x11111111u), v_right(w->z0, r), z1);
+        const vint free = type == TKV_TYPE_TRELLIS2 ? v_shift(w->wide[0], 2 - r)
+                                                    : v_shift(w->wide[r >> 1], r & 1 ? 0 : 2);
+        return v_select(two_bits, subset, free);
     }
-    const vint low = v_right(w->wide[r >> 1], 4 * n + 2 * (r & 1));
+    const vint low = v_right(w->wide[r >> 1], 2 * (r & 1));
     if (type == TKV_TYPE_TURBO2 || type == TKV_TYPE_TURBO3Q) {
         return low;
     }
-    return v_select(three, low, c >= 2 ? v_right(w->single, c - 2) : v_left(w->single, 2 - c));
-}
-
-/* Path words along a row, shifted by k coordinates. */
-static ALWAYS_INLINE vint shifted_path(vint now, vint before, int k)
-{
-    return v_or(v_left(now, k), v_right(before, 32 - k));
+    return v_select(two_bits, low, v_shift(w->single, 2 - r));
 }
 
 /* Along coordinates (key pages) the subset bits are XORs of shifted words. */
 static ALWAYS_INLINE void subset_along_words(vint now, vint before, group_words *w)
 {
-    w->z1 = v_xor(v_xor(now, shifted_path(now, before, 3)),
-                  v_xor(shifted_path(now, before, 6), shifted_path(now, before, 8)));
-    w->z0 = v_xor(v_xor(shifted_path(now, before, 1), shifted_path(now, before, 2)),
-                  shifted_path(now, before, 7));
+    w->z1 = v_xor(v_xor(now, v_funnel_left(now, before, 3)),
+                  v_xor(v_funnel_left(now, before, 6), v_funnel_left(now, before, 8)));
+    w->z0 = v_xor(v_xor(v_funnel_left(now, before, 1), v_funnel_left(now, before, 2)),
+                  v_funnel_left(now, before, 7));
 }
 
 /* Along tokens (value pages) they are XORs of the words of earlier coordinates. */
@@ -130,121 +120,145 @@ static ALWAYS_INLINE void subset_along_lanes(const uint32_t *path, group_words *
 static inline void start_words(const uint16_t *fields, uint32_t words[TKV_PAGE_TOKENS])
 {
     for (int t = 0; t < TKV_PAGE_TOKENS; t++) {
-        const uint32_t s = tkv_trellis_start(fields[t]);
-        words[t] = (s & 1u) << 31 | (s & 2u) << 29 | (s & 4u) << 27 | (s & 8u) << 25 |
-                   (s & 16u) << 23 | (s & 32u) << 21;
+        const uint32_t f = fields[t];
+        words[t] = (f & 1u) << 31 | (f & 2u) << 29 | (f & 4u) << 27 | (f & 8u) << 25 |
+                   (f & 16u) << 23 | (f & 0x8000u) << 11;
     }
 }
 
 /* The path words of one half of a value page with the start bits of its tokens in front. */
-static inline void path_with_start(const page_view *view, int path_plane, int half,
-                                   const uint32_t starts[TKV_PAGE_TOKENS],
+static inline void path_with_start(const page_view *view, int half,
                                    uint32_t path[PATH_MARGIN + TKV_MAX_HEAD_DIM])
 {
+    const uint16_t *fields = view->fields[0] + 32 * half;
     memset(path, 0, PATH_MARGIN * sizeof *path);
-    for (int t = 0; t < 32; t++) {
-        for (int k = 0; k < TKV_TRELLIS_START_BITS; k++) {
-            path[PATH_MARGIN - 1 - k] |= (starts[32 * half + t] >> (31 - k) & 1u) << t;
-        }
+    for (int k = 0; k < TKV_TRELLIS_START_BITS; k++) {
+        const bool is_last = k == TKV_TRELLIS_START_BITS - 1;
+        path[PATH_MARGIN - 1 - k] = v_test_bit(fields, is_last ? 15 : k);
     }
-    memcpy(path + PATH_MARGIN, view->planes[path_plane] + half * view->head_dim,
+    memcpy(path + PATH_MARGIN, view->planes[1] + half * view->head_dim,
            (size_t)view->head_dim * sizeof *path);
 }
 
-/* Levels of one group for all its lanes: out[(32 g + c) * stride + lane]. */
-static ALWAYS_INLINE void unpack_group(tkv_type type, const page_view *view, int group, int n_codes,
-                                       vtable table, const uint32_t *starts, const uint32_t *path,
-                                       float *out)
+/* What unpacking a trellis needs beside the planes of a group. */
+typedef struct trellis_start {
+    uint32_t words[TKV_PAGE_TOKENS];               /* of a key page */
+    uint32_t path[PATH_MARGIN + TKV_MAX_HEAD_DIM]; /* of a half of a value page */
+} trellis_start;
+
+static ALWAYS_INLINE void load_group(tkv_type type, const page_view *view, int group, int lane,
+                                     const trellis_start *start, group_words *w)
 {
-    const bool is_trellis = type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
     const int wide_bits = type == TKV_TYPE_TURBO8     ? 8
                           : type == TKV_TYPE_TURBO4   ? 4
                           : type == TKV_TYPE_TRELLIS2 ? 1
                                                       : 2;
-    const bool has_single = type == TKV_TYPE_TURBO3 || type == TKV_TYPE_TURBO4Q;
+    load_plane(view, 0, wide_bits, group, lane, w->wide);
+    if (type == TKV_TYPE_TURBO3 || type == TKV_TYPE_TURBO4Q) {
+        load_plane(view, 1, 1, group, lane, &w->single);
+    }
+    if (start && view->order == TKV_ORDER_KEY) {
+        vint now;
+        load_plane(view, 1, 1, group, lane, &now);
+        const uint32_t *before =
+            group ? view->planes[1] + (size_t)(group - 1) * TKV_PAGE_TOKENS : start->words;
+        subset_along_words(now, v_load_int(before + lane), w);
+    } else if (start) {
+        subset_along_lanes(start->path + PATH_MARGIN + lane, w);
+    }
+}
+
+/* Levels of one group for all its lanes. */
+static ALWAYS_INLINE void unpack_group(tkv_type type, const page_view *view, int group,
+                                       vbytes table, const trellis_start *start, uint32_t *levels)
+{
+    const size_t stride = (size_t)view->stride;
     for (int lane = 0; lane < view->stride; lane += V_LANES) {
         group_words w;
-        load_plane(view, 0, wide_bits, group, lane, w.wide);
-        if (has_single) {
-            load_plane(view, 1, 1, group, lane, &w.single);
-        }
-        if (is_trellis && view->order == TKV_ORDER_KEY) {
-            vint now;
-            load_plane(view, 1, 1, group, lane, &now);
-            const uint32_t *before = view->planes[1] + (size_t)(group - 1) * TKV_PAGE_TOKENS;
-            subset_along_words(now, v_load_int((group ? before : starts) + lane), &w);
-        } else if (is_trellis) {
-            subset_along_lanes(path + PATH_MARGIN + lane, &w);
-        }
-        float *to = out + (size_t)(32 * group) * (size_t)view->stride + lane;
-        for (int c = 0; c < n_codes; c++, to += view->stride) {
-            if (type == TKV_TYPE_TURBO8) {
-                v_store(to,
-                        v_from_int(v_right_signed(v_left(w.wide[c >> 2], 24 - 8 * (c & 3)), 24)));
-            } else {
-                v_store(to, v_lookup(table, code_index(type, &w, c)));
+        load_group(type, view, group, lane, start, &w);
+        uint32_t *to = levels + (size_t)(8 * group) * stride + lane;
+        if (type == TKV_TYPE_TURBO8) {
+            for (int i = 0; i < (group < view->n_groups ? 8 : 4); i++) {
+                v_store_int(to + (size_t)i * stride, v_bias_levels(w.wide[i]));
             }
+            continue;
+        }
+        for (int r = 0; r < 4; r++) {
+            const vint nibbles = code_nibbles(type, &w, r);
+            v_store_int(to + (size_t)r * stride, v_lookup_bytes(table, nibbles));
+            v_store_int(to + (size_t)(r + 4) * stride, v_lookup_bytes(table, v_right(nibbles, 4)));
         }
     }
 }
 
-static ALWAYS_INLINE void unpack_type(tkv_type type, const page_view *view, float *out)
+/* A table of 16 entries of n_levels biased levels, repeated. */
+static inline vbytes level_table(int n_levels, const int8_t *levels)
 {
+    uint8_t entries[16];
+    for (int i = 0; i < 16; i++) {
+        entries[i] = (uint8_t)(levels[i % n_levels] + LEVEL_BIAS);
+    }
+    return v_byte_table(entries);
+}
+
+static ALWAYS_INLINE void unpack_type(tkv_type type, const page_view *view, uint32_t *levels)
+{
+    static const int8_t no_levels[1] = {0};
     const tkv_type_layout *layout = tkv_type_get_layout(type);
-    const bool is_trellis = layout->kind == TKV_CODE_TRELLIS;
-    const int n_levels = layout->level_bits ? 1 << layout->level_bits : 16;
-    float entries[16] = {0};
-    for (int i = 0; i < 16 && layout->level_bits; i++) {
-        entries[i] = is_trellis ? (float)tkv_trellis_get(layout->level_bits)->levels[i % n_levels]
-                                : (float)tkv_codebook_get(layout->level_bits)->levels[i % n_levels];
-    }
-    const vtable table = v_table(entries);
-    uint32_t starts[TKV_PAGE_TOKENS];
-    uint32_t path[PATH_MARGIN + TKV_MAX_HEAD_DIM];
+    const bool is_trellis = type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
+    const vbytes table =
+        level_table(layout->level_bits ? 1 << layout->level_bits : 1,
+                    is_trellis           ? tkv_trellis_get(layout->level_bits)->levels
+                    : layout->level_bits ? tkv_codebook_get(layout->level_bits)->levels
+                                         : no_levels);
+    trellis_start start;
     if (is_trellis) {
-        start_words(view->fields[0], starts);
+        start_words(view->fields[0], start.words);
     }
-    for (int group = 0; group < view->n_groups; group++) {
+    for (int group = 0; group < view->n_groups + view->has_tail; group++) {
         if (is_trellis && view->order == TKV_ORDER_VALUE) {
-            path_with_start(view, 1, group, starts, path);
+            path_with_start(view, group, start.path);
         }
-        unpack_group(type, view, group, 32, table, starts, path, out);
+        unpack_group(type, view, group, table, is_trellis ? &start : NULL, levels);
     }
-    if (view->has_tail) {
-        unpack_group(type, view, view->n_groups, 16, table, starts, path, out);
-    }
+}
+
+/* Words of levels [dwords][stride] that unpacking a page writes at most. */
+static inline size_t level_words(int head_dim)
+{
+    return (size_t)(head_dim + 31) / 32 * 8 * TKV_PAGE_TOKENS;
 }
 
 /* Levels of a page of any coded type, without scales and residual signs. */
-static inline void unpack_levels(tkv_type type, const page_view *view, float *out)
+static inline void unpack_levels(tkv_type type, const page_view *view, uint32_t *levels)
 {
     switch (type) {
-    case TKV_TYPE_TURBO8: unpack_type(TKV_TYPE_TURBO8, view, out); break;
-    case TKV_TYPE_TURBO4: unpack_type(TKV_TYPE_TURBO4, view, out); break;
-    case TKV_TYPE_TURBO3: unpack_type(TKV_TYPE_TURBO3, view, out); break;
-    case TKV_TYPE_TURBO2: unpack_type(TKV_TYPE_TURBO2, view, out); break;
-    case TKV_TYPE_TRELLIS3: unpack_type(TKV_TYPE_TRELLIS3, view, out); break;
-    case TKV_TYPE_TRELLIS2: unpack_type(TKV_TYPE_TRELLIS2, view, out); break;
-    case TKV_TYPE_TURBO4Q: unpack_type(TKV_TYPE_TURBO4Q, view, out); break;
-    case TKV_TYPE_TURBO3Q: unpack_type(TKV_TYPE_TURBO3Q, view, out); break;
+    case TKV_TYPE_TURBO8: unpack_type(TKV_TYPE_TURBO8, view, levels); break;
+    case TKV_TYPE_TURBO4: unpack_type(TKV_TYPE_TURBO4, view, levels); break;
+    case TKV_TYPE_TURBO3: unpack_type(TKV_TYPE_TURBO3, view, levels); break;
+    case TKV_TYPE_TURBO2: unpack_type(TKV_TYPE_TURBO2, view, levels); break;
+    case TKV_TYPE_TRELLIS3: unpack_type(TKV_TYPE_TRELLIS3, view, levels); break;
+    case TKV_TYPE_TRELLIS2: unpack_type(TKV_TYPE_TRELLIS2, view, levels); break;
+    case TKV_TYPE_TURBO4Q: unpack_type(TKV_TYPE_TURBO4Q, view, levels); break;
+    case TKV_TYPE_TURBO3Q: unpack_type(TKV_TYPE_TURBO3Q, view, levels); break;
     case TKV_TYPE_F16:
     case TKV_TYPE_COUNT: break;
     }
 }
 
-/* Residual signs of a sketch type in a key page, as +1 and -1. */
-static inline void unpack_signs(const page_view *view, int sign_plane, float *out)
+/* Residual signs of a sketch type, the last plane of its page, as levels +1 and -1. */
+static inline void unpack_signs(tkv_type type, const page_view *view, uint32_t *levels)
 {
-    const float entries[16] = {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
-    const vtable table = v_table(entries);
+    static const int8_t signs[2] = {1, -1};
+    const size_t stride = (size_t)view->stride;
+    const vbytes table = level_table(2, signs);
     for (int group = 0; group < view->n_groups + view->has_tail; group++) {
-        const int n_codes = group < view->n_groups ? 32 : 16;
         for (int lane = 0; lane < view->stride; lane += V_LANES) {
             vint word;
-            load_plane(view, sign_plane, 1, group, lane, &word);
-            for (int c = 0; c < n_codes; c++) {
-                v_store(out + (size_t)(32 * group + c) * (size_t)view->stride + lane,
-                        v_lookup(table, v_right(word, c)));
+            load_plane(view, tkv_type_get_layout(type)->n_planes - 1, 1, group, lane, &word);
+            for (int i = 0; i < 8; i++) {
+                v_store_int(levels + (size_t)(8 * group + i) * stride + lane,
+                            v_lookup_bytes(table, v_right(word, i)));
             }
         }
     }
