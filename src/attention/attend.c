@@ -20,6 +20,7 @@
 /* Multiply-adds that are worth a thread: some 50 us. */
 #define WORK_PER_THREAD 1000000.0
 #define BUFFER_ALIGNMENT 64
+#define CACHE_LINE 64
 
 /* Coded and exact blocks lie in different domains, so each kind has its own online softmax and
  * sums; the merge joins them like two splits. */
@@ -299,6 +300,23 @@ static void rescale_sums(const attend_plan *plan, const attend_work *work, const
     }
 }
 
+/* Asks for a page of the next block ahead of its use: pages are a few KiB each and far apart, too
+ * short for what the processor would find out by itself. */
+static void prefetch_page(const attend_plan *plan, const attend_work *work, int block,
+                          tkv_page_order order)
+{
+    if (block >= work->end) {
+        return;
+    }
+    tkv_block *next = plan->layer->blocks[block];
+    const int d = order == TKV_ORDER_KEY ? plan->cache->head_dim_k : plan->cache->head_dim_v;
+    const size_t bytes = tkv_page_bytes(tkv_block_type(plan->layer, next, order), d);
+    const uint8_t *page = tkv_block_page(plan->cache, plan->layer, next, work->kv_head, order);
+    for (size_t i = 0; i < bytes; i += CACHE_LINE) {
+        __builtin_prefetch(page + i);
+    }
+}
+
 static void attend_block(const attend_plan *plan, const attend_work *work, int index,
                          const attend_scratch *scratch, const attend_state *states,
                          tkv_attend_stats *stats)
@@ -308,6 +326,7 @@ static void attend_block(const attend_plan *plan, const attend_work *work, int i
     const int kind = block->is_exact ? STATE_EXACT : STATE_CODED;
     const attend_state *state = &states[kind];
     const int n_tokens = mask_block(plan, work, index, scratch);
+    prefetch_page(plan, work, index + 1, TKV_ORDER_KEY);
     plan->kernels->scores(key_type(plan, kind), cache->head_dim_k, work->n_rows,
                           scratch->prepared[kind], n_tokens,
                           tkv_block_page(cache, plan->layer, block, work->kv_head, TKV_ORDER_KEY),
@@ -319,6 +338,7 @@ static void attend_block(const attend_plan *plan, const attend_work *work, int i
     }
     const tkv_softmax_span span = {work->n_rows, scratch->first, scratch->end, plan->params.scale,
                                    plan->params.logit_softcap};
+    prefetch_page(plan, work, index + 1, TKV_ORDER_VALUE);
     plan->kernels->softmax(&span, scratch->scores, state->maximum, state->sum, scratch->rescale);
     if (plan->params.sparse_v > 0.0f && !drop_small_weights(plan, work, scratch, stats)) {
         rescale_sums(plan, work, scratch->rescale, state->sums);

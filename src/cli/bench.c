@@ -15,6 +15,7 @@ typedef struct benchmark {
 } benchmark;
 
 static const benchmark benchmarks[] = {
+    {"attention", "attention over a cache by KV type, beside fp16 and memory", bench_attention},
     {"codec", "errors, encoding and decoding by KV type and head_dim", bench_codec},
 };
 

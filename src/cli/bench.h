@@ -4,6 +4,7 @@
 
 #include "cli/command.h"
 
+int bench_attention(int argc, char **argv);
 int bench_codec(int argc, char **argv);
 
 /* Reads a comma-separated list of type names; `text` NULL: all types. */

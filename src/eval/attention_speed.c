@@ -1,0 +1,137 @@
+#include "eval/attention_speed.h"
+
+#include "common/error.h"
+#include "eval/clock.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+struct tkv_attention_work {
+    tkv_attention_shape shape;
+    tkv_cache *cache;
+    float *queries; /* [n_queries][n_heads][head_dim] */
+    float *output;  /* likewise */
+};
+
+/* The sum of four uniform numbers: Gaussian enough, and fast, for values whose only part in the
+ * matter is to be coded. */
+static void fill(uint32_t *seed, size_t n, float *x)
+{
+    for (size_t i = 0; i < n; i++) {
+        float sum = 0.0f;
+        for (int j = 0; j < 4; j++) {
+            *seed = *seed * 1664525u + 1013904223u;
+            sum += (float)(*seed >> 8) * 0x1p-24f - 0.5f;
+        }
+        x[i] = 1.7f * sum;
+    }
+}
+
+static tkv_status fill_cache(tkv_attention_work *work, uint32_t *seed, tkv_error *error)
+{
+    const tkv_attention_shape *s = &work->shape;
+    const size_t row = (size_t)s->n_kv_heads * (size_t)s->head_dim;
+    float *rows = malloc(2 * TKV_PAGE_TOKENS * row * sizeof *rows);
+    if (!rows) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for keys and values");
+    }
+    tkv_status status = TKV_OK;
+    for (int done = 0; done < s->n_tokens && status == TKV_OK; done += TKV_PAGE_TOKENS) {
+        const int left = s->n_tokens - done;
+        fill(seed, 2 * TKV_PAGE_TOKENS * row, rows);
+        status = tkv_cache_append(work->cache, 0, left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS,
+                                  rows, rows + TKV_PAGE_TOKENS * row, error);
+    }
+    free(rows);
+    return status;
+}
+
+static tkv_status check_shape(const tkv_attention_shape *s, tkv_error *error)
+{
+    if (s->group < 1 || s->n_queries < 1 || s->n_queries > s->n_tokens) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "group %d, %d queries, %d tokens: expected a group and queries of at least "
+                        "1, and no more queries than tokens",
+                        s->group, s->n_queries, s->n_tokens);
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_attention_work_create(tkv_context *context, const tkv_attention_shape *shape,
+                                     tkv_attention_work **work, tkv_error *error)
+{
+    *work = NULL;
+    tkv_status status = check_shape(shape, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    const size_t n = (size_t)shape->n_queries * (size_t)(shape->n_kv_heads * shape->group) *
+                     (size_t)shape->head_dim;
+    tkv_attention_work *created = calloc(1, sizeof *created);
+    if (!created) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the benchmark");
+    }
+    created->shape = *shape;
+    const tkv_cache_params params = {.n_layers = 1,
+                                     .n_kv_heads = shape->n_kv_heads,
+                                     .head_dim_k = shape->head_dim,
+                                     .head_dim_v = shape->head_dim,
+                                     .max_tokens = shape->n_tokens,
+                                     .types_k = &shape->type_k,
+                                     .types_v = &shape->type_v};
+    uint32_t seed = 1;
+    status = tkv_cache_create(context, &params, &created->cache, error);
+    if (status == TKV_OK) {
+        created->queries = malloc(n * sizeof(float));
+        created->output = malloc(n * sizeof(float));
+        if (!created->queries || !created->output) {
+            status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the queries");
+        }
+    }
+    if (status == TKV_OK) {
+        fill(&seed, n, created->queries);
+        status = fill_cache(created, &seed, error);
+    }
+    if (status != TKV_OK) {
+        tkv_attention_work_free(created);
+        return status;
+    }
+    *work = created;
+    return TKV_OK;
+}
+
+void tkv_attention_work_free(tkv_attention_work *work)
+{
+    if (work) {
+        tkv_cache_free(work->cache);
+        free(work->queries);
+        free(work->output);
+        free(work);
+    }
+}
+
+tkv_status tkv_attention_work_run(tkv_attention_work *work, double *seconds, tkv_error *error)
+{
+    const tkv_attention_shape *s = &work->shape;
+    const tkv_attend_params params = {.n_queries = s->n_queries,
+                                      .n_heads = s->n_kv_heads * s->group,
+                                      .first_position = s->n_tokens - s->n_queries};
+    const double start = tkv_clock();
+    const tkv_status status =
+        tkv_attend(work->cache, 0, &params, work->queries, work->output, error);
+    *seconds = tkv_clock() - start;
+    return status;
+}
+
+const float *tkv_attention_work_output(const tkv_attention_work *work)
+{
+    return work->output;
+}
+
+size_t tkv_attention_work_bytes(const tkv_attention_work *work)
+{
+    const tkv_attention_shape *s = &work->shape;
+    const double bits =
+        tkv_bits_per_value(s->type_k, s->head_dim) + tkv_bits_per_value(s->type_v, s->head_dim);
+    return (size_t)(bits / 8.0 * s->head_dim * s->n_kv_heads * s->n_tokens);
+}
