@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: all build run test sanitize install format check-format dependencies clean
+.PHONY: all build run test test-arm64 sanitize install format check-format dependencies clean
 
 all: build
 
@@ -21,6 +21,17 @@ run: build
 
 test: build
 	cd $(BUILD) && ctest --output-on-failure --parallel $(JOBS)
+
+# The library built for ARM64, its tests run by qemu.
+test-arm64:
+	@scripts/install-dependencies arm64
+	scripts/fetch-arm64-cmocka $(BUILD)-arm64/cmocka
+	PKG_CONFIG_LIBDIR=$(abspath $(BUILD)-arm64)/cmocka/usr/lib/aarch64-linux-gnu/pkgconfig \
+	PKG_CONFIG_SYSROOT_DIR=$(abspath $(BUILD)-arm64)/cmocka \
+	    cmake -S . -B $(BUILD)-arm64 -DTKV_COMMAND=OFF \
+	        -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake $(CMAKE_FLAGS)
+	cmake --build $(BUILD)-arm64 --parallel $(JOBS)
+	cd $(BUILD)-arm64 && ctest --output-on-failure --parallel $(JOBS)
 
 # The tests again, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: dependencies
@@ -40,4 +51,4 @@ check-format:
 	else echo "check-format: skipped, clang-format is not installed"; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize
+	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-arm64

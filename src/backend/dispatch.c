@@ -6,6 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(TKV_HAVE_ARM64_KERNELS) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#elif defined(TKV_HAVE_ARM64_KERNELS) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 static bool always(void)
 {
     return true;
@@ -27,6 +34,22 @@ static bool has_avx512(void)
 }
 #endif
 
+#ifdef TKV_HAVE_ARM64_KERNELS
+static bool has_dotprod(void)
+{
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+    int is_present = 0;
+    size_t size = sizeof is_present;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &is_present, &size, NULL, 0) == 0 &&
+           is_present;
+#else
+    return false;
+#endif
+}
+#endif
+
 typedef struct candidate {
     const tkv_kernels *kernels;
     bool (*is_supported)(void);
@@ -36,8 +59,10 @@ typedef struct candidate {
 static const candidate candidates[] = {
     {&tkv_kernels_scalar, always},
 #ifdef TKV_HAVE_X86_KERNELS
-    {&tkv_kernels_avx2, has_avx2},
-    {&tkv_kernels_avx512, has_avx512},
+    {&tkv_kernels_avx2, has_avx2}, {&tkv_kernels_avx512, has_avx512},
+#endif
+#ifdef TKV_HAVE_ARM64_KERNELS
+    {&tkv_kernels_neon, always},   {&tkv_kernels_dotprod, has_dotprod},
 #endif
 };
 

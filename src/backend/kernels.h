@@ -82,6 +82,11 @@ extern const tkv_kernels tkv_kernels_avx2;
 extern const tkv_kernels tkv_kernels_avx512;
 #endif
 
+#if defined(TKV_HAVE_ARM64_KERNELS)
+extern const tkv_kernels tkv_kernels_neon;
+extern const tkv_kernels tkv_kernels_dotprod;
+#endif
+
 /* Tables of this build, by index from 0, the reference first and the best last; NULL beyond the
  * last. *is_supported: this machine can run it. */
 const tkv_kernels *tkv_kernels_built(int index, bool *is_supported);

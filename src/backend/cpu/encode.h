@@ -16,4 +16,9 @@ void tkv_trellis_search_avx512(const tkv_trellis *trellis, int survivor_bits, fl
                                int head_dim, const float *z, tkv_trellis_path *path);
 #endif
 
+#if defined(TKV_HAVE_ARM64_KERNELS)
+void tkv_trellis_search_neon(const tkv_trellis *trellis, int survivor_bits, float gain,
+                             int head_dim, const float *z, tkv_trellis_path *path);
+#endif
+
 #endif

@@ -48,16 +48,4 @@ static inline void find_nearest(const tkv_trellis *trellis, float gain, int head
     }
 }
 
-/* Puts the free bits of the nearest levels below the path bits. */
-static inline void add_free_bits(const tkv_trellis *trellis, int head_dim, const uint64_t *keys,
-                                 tkv_trellis_path *path)
-{
-    unsigned window = path->start;
-    for (int j = 0; j < head_dim; j++) {
-        window = (window << 1 | path->codes[j]) & 0x1ffu;
-        const unsigned free = (unsigned)(keys[j] >> (16 * tkv_trellis_index(window, 0))) & 3u;
-        path->codes[j] = (uint8_t)(free | (unsigned)path->codes[j] << trellis->free_bits);
-    }
-}
-
 #endif

@@ -30,4 +30,17 @@ static unsigned trace_back(int n_states, const uint16_t *metrics, const step_dec
     return (unsigned)state & ((1u << TKV_TRELLIS_START_BITS) - 1);
 }
 
+/* Puts the free bits of the nearest levels below the path bits. keys [head_dim]: 16 bits for each
+ * subset, the lowest two of them its nearest level's free bits. */
+static inline void add_free_bits(const tkv_trellis *trellis, int head_dim, const uint64_t *keys,
+                                 tkv_trellis_path *path)
+{
+    unsigned window = path->start;
+    for (int j = 0; j < head_dim; j++) {
+        window = (window << 1 | path->codes[j]) & 0x1ffu;
+        const unsigned free = (unsigned)(keys[j] >> (16 * tkv_trellis_index(window, 0))) & 3u;
+        path->codes[j] = (uint8_t)(free | (unsigned)path->codes[j] << trellis->free_bits);
+    }
+}
+
 #endif

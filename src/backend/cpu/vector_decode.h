@@ -18,6 +18,14 @@ static inline int code_of_byte(tkv_type type, int dword, int k)
     return type == TKV_TYPE_TURBO8 ? 4 * dword + k : dword / 8 * 32 + 8 * k + dword % 8;
 }
 
+/* Byte k of each dword without the bias; with a bias bytes are unsigned. */
+static ALWAYS_INLINE vint level_of_byte(vint bytes, int k)
+{
+    const vint top = v_left(bytes, 24 - 8 * k);
+    return LEVEL_BIAS ? v_sub_int(v_right(top, 24), v_set_int(LEVEL_BIAS))
+                      : v_right_signed(top, 24);
+}
+
 /* levels[code][lane] of a page: key pages by coordinate, value pages by token. */
 static void spread_levels(tkv_type type, const page_view *view, page_levels *page)
 {
@@ -28,9 +36,8 @@ static void spread_levels(tkv_type type, const page_view *view, page_levels *pag
         for (int k = 0; k < 4; k++) {
             const int code = code_of_byte(type, d, k);
             for (int lane = 0; code < n_codes && lane < stride; lane += V_LANES) {
-                const vint bytes = v_right(v_load_int(page->bytes + d * stride + lane), 8 * k);
-                const vint level = v_sub_int(v_and(bytes, v_set_int(255)), v_set_int(LEVEL_BIAS));
-                v_store(page->levels + code * stride + lane, v_from_int(level));
+                const vint bytes = v_load_int(page->bytes + d * stride + lane);
+                v_store(page->levels + code * stride + lane, v_from_int(level_of_byte(bytes, k)));
             }
         }
     }
