@@ -378,6 +378,112 @@ static void products_are_within_bounds(const tkv_kernels *kernels)
     }
 }
 
+enum { N_ERROR_ROWS = 16, ERROR_DIM = 128 };
+
+/* Squared errors of products with coded rows: what coding the rows and what the kernel adds. */
+typedef struct added_error {
+    double codes;
+    double kernel;
+} added_error;
+
+static void add_error(added_error *error, double exact, double coded, double found)
+{
+    error->codes += (coded - exact) * (coded - exact);
+    error->kernel += (found - coded) * (found - coded);
+}
+
+/* A page of Gaussian rows x, and what they decode to in the domain of the codes. */
+static guarded make_gauss_page(tkv_type type, tkv_page_order order, uint64_t *seed, float *rotated,
+                               float *decoded)
+{
+    const tkv_page_span span = {type, order, ERROR_DIM, 0, TKV_PAGE_TOKENS, TKV_EFFORT_FAST};
+    guarded page = guard(tkv_page_bytes(type, ERROR_DIM));
+    fill_gauss(seed, TKV_PAGE_TOKENS * ERROR_DIM, rotated);
+    tkv_kernels_scalar.encode(&span, rotated, ERROR_DIM, page.data);
+    tkv_kernels_scalar.decode(&span, page.data, decoded, ERROR_DIM);
+    tkv_kernels_scalar.rotate(ERROR_DIM, TKV_PAGE_TOKENS, rotated);
+    tkv_kernels_scalar.rotate(ERROR_DIM, TKV_PAGE_TOKENS, decoded);
+    return page;
+}
+
+static added_error score_errors(const tkv_kernels *kernels, tkv_type type, float *x, float *coded)
+{
+    static float q[N_ERROR_ROWS * ERROR_DIM];
+    static float scores[N_ERROR_ROWS * TKV_PAGE_TOKENS];
+    uint64_t seed = 77;
+    added_error error = {0.0, 0.0};
+    guarded page = make_gauss_page(type, TKV_ORDER_KEY, &seed, x, coded);
+    void *prepared = allocate(kernels->query_bytes(type, ERROR_DIM, N_ERROR_ROWS));
+    void *scratch = allocate(kernels->scratch_bytes(ERROR_DIM, N_ERROR_ROWS));
+    fill_gauss(&seed, N_ERROR_ROWS * ERROR_DIM, q);
+    kernels->prepare_queries(type, ERROR_DIM, N_ERROR_ROWS, q, prepared);
+    kernels->scores(type, ERROR_DIM, N_ERROR_ROWS, prepared, TKV_PAGE_TOKENS, page.data, scores,
+                    scratch);
+    for (int i = 0; i < N_ERROR_ROWS * TKV_PAGE_TOKENS; i++) {
+        double sums[2] = {0.0, 0.0};
+        for (int j = 0; j < ERROR_DIM; j++) {
+            const double factor = (double)q[i / TKV_PAGE_TOKENS * ERROR_DIM + j];
+            sums[0] += factor * (double)x[i % TKV_PAGE_TOKENS * ERROR_DIM + j];
+            sums[1] += factor * (double)coded[i % TKV_PAGE_TOKENS * ERROR_DIM + j];
+        }
+        add_error(&error, sums[0], sums[1], (double)scores[i]);
+    }
+    release(&page);
+    free(prepared);
+    free(scratch);
+    return error;
+}
+
+/* With weights as a softmax gives: few large, most small. */
+static added_error sum_errors(const tkv_kernels *kernels, tkv_type type, float *x, float *coded)
+{
+    static float weights[N_ERROR_ROWS * TKV_PAGE_TOKENS];
+    static float sums[N_ERROR_ROWS * ERROR_DIM];
+    float rescale[N_ERROR_ROWS] = {0.0f};
+    uint64_t seed = 78;
+    added_error error = {0.0, 0.0};
+    guarded page = make_gauss_page(type, TKV_ORDER_VALUE, &seed, x, coded);
+    void *scratch = allocate(kernels->scratch_bytes(ERROR_DIM, N_ERROR_ROWS));
+    for (int i = 0; i < N_ERROR_ROWS * TKV_PAGE_TOKENS; i++) {
+        weights[i] = expf(3.0f * random_gauss(&seed));
+    }
+    memset(sums, 0, sizeof sums);
+    kernels->accumulate(type, ERROR_DIM, N_ERROR_ROWS, weights, rescale, TKV_PAGE_TOKENS, page.data,
+                        sums, scratch);
+    for (int i = 0; i < N_ERROR_ROWS * ERROR_DIM; i++) {
+        double expected[2] = {0.0, 0.0};
+        for (int t = 0; t < TKV_PAGE_TOKENS; t++) {
+            const double weight = (double)weights[i / ERROR_DIM * TKV_PAGE_TOKENS + t];
+            expected[0] += weight * (double)x[t * ERROR_DIM + i % ERROR_DIM];
+            expected[1] += weight * (double)coded[t * ERROR_DIM + i % ERROR_DIM];
+        }
+        add_error(&error, expected[0], expected[1], (double)sums[i]);
+    }
+    release(&page);
+    free(scratch);
+    return error;
+}
+
+/* What kernels add to the error of the codes is at most this share of it. */
+static const double added_share = 0.03;
+
+static void kernels_add_little_to_the_error(const tkv_kernels *kernels)
+{
+    float *x = allocate(TKV_PAGE_TOKENS * ERROR_DIM * sizeof *x);
+    float *coded = allocate(TKV_PAGE_TOKENS * ERROR_DIM * sizeof *coded);
+    for (int type = TKV_TYPE_F16 + 1; type < TKV_TYPE_COUNT; type++) {
+        const added_error scores = score_errors(kernels, (tkv_type)type, x, coded);
+        const added_error sums = sum_errors(kernels, (tkv_type)type, x, coded);
+        print_message("%s, %s: adds %.2g of the codes' error to scores, %.2g to sums\n",
+                      kernels->name, tkv_type_get_info((tkv_type)type)->name,
+                      scores.kernel / scores.codes, sums.kernel / sums.codes);
+        assert_true(scores.kernel <= added_share * scores.codes);
+        assert_true(sums.kernel <= added_share * sums.codes);
+    }
+    free(x);
+    free(coded);
+}
+
 static void softmax_is_within_bounds(const tkv_kernels *kernels)
 {
     uint64_t seed = 31;
@@ -471,6 +577,7 @@ static void products(void **state)
 {
     (void)state;
     on_all_tables(products_are_within_bounds);
+    on_all_tables(kernels_add_little_to_the_error);
 }
 
 static void softmax(void **state)
