@@ -85,7 +85,10 @@ static void softmax(const tkv_softmax_span *span, float *values, float *maximum,
         for (int t = V_LANES; t < TKV_PAGE_TOKENS; t += V_LANES) {
             total = v_add(total, v_load(row + t));
         }
-        rescale[r] = sum[r] > 0.0f ? expf(maximum[r] - largest) : 0.0f;
+        /* The maximum rarely changes, and then e^0 need not be computed. */
+        rescale[r] = sum[r] <= 0.0f          ? 0.0f
+                     : maximum[r] == largest ? 1.0f
+                                             : expf(maximum[r] - largest);
         maximum[r] = largest;
         sum[r] = sum[r] * rescale[r] + v_sum(total);
     }
