@@ -20,7 +20,6 @@
 /* Multiply-adds that are worth a thread: some 50 us. */
 #define WORK_PER_THREAD 1000000.0
 #define BUFFER_ALIGNMENT 64
-#define CACHE_LINE 64
 
 /* Coded and exact blocks lie in different domains, so each kind has its own online softmax and
  * sums; the merge joins them like two splits. */
@@ -182,11 +181,6 @@ static void make_plan(attend_plan *plan, const tkv_cache *cache, int layer,
     plan->n_splits = choose_splits(plan);
 }
 
-static tkv_type key_type(const attend_plan *plan, int state)
-{
-    return state == STATE_EXACT ? TKV_TYPE_F16 : plan->layer->type_k;
-}
-
 /* Copies the tile's queries in row order. */
 static void gather_queries(const attend_plan *plan, const attend_work *work, float *queries)
 {
@@ -300,37 +294,33 @@ static void rescale_sums(const attend_plan *plan, const attend_work *work, const
     }
 }
 
-/* Asks for a page of the next block ahead of its use: pages are a few KiB each and far apart, too
- * short for what the processor would find out by itself. */
-static void prefetch_page(const attend_plan *plan, const attend_work *work, int block,
-                          tkv_page_order order)
+/* A block's page, and that of the next block to be asked for in time: pages are a few KiB each and
+ * far apart, too short for what the processor would find out by itself. */
+static tkv_page_read read_page(const attend_plan *plan, const attend_work *work, int block,
+                               tkv_page_order order, int n_tokens)
 {
-    if (block >= work->end) {
-        return;
+    tkv_block *const *blocks = plan->layer->blocks;
+    const tkv_cache *cache = plan->cache;
+    const void *page = tkv_block_page(cache, plan->layer, blocks[block], work->kv_head, order);
+    const void *next = NULL;
+    if (block + 1 < work->end) {
+        next = tkv_block_page(cache, plan->layer, blocks[block + 1], work->kv_head, order);
     }
-    tkv_block *next = plan->layer->blocks[block];
-    const int d = order == TKV_ORDER_KEY ? plan->cache->head_dim_k : plan->cache->head_dim_v;
-    const size_t bytes = tkv_page_bytes(tkv_block_type(plan->layer, next, order), d);
-    const uint8_t *page = tkv_block_page(plan->cache, plan->layer, next, work->kv_head, order);
-    for (size_t i = 0; i < bytes; i += CACHE_LINE) {
-        __builtin_prefetch(page + i);
-    }
+    return (tkv_page_read){tkv_block_type(plan->layer, blocks[block], order),
+                           order == TKV_ORDER_KEY ? cache->head_dim_k : cache->head_dim_v, n_tokens,
+                           page, next};
 }
 
 static void attend_block(const attend_plan *plan, const attend_work *work, int index,
                          const attend_scratch *scratch, const attend_state *states,
                          tkv_attend_stats *stats)
 {
-    tkv_block *block = plan->layer->blocks[index];
-    const tkv_cache *cache = plan->cache;
-    const int kind = block->is_exact ? STATE_EXACT : STATE_CODED;
+    const int kind = plan->layer->blocks[index]->is_exact ? STATE_EXACT : STATE_CODED;
     const attend_state *state = &states[kind];
     const int n_tokens = mask_block(plan, work, index, scratch);
-    prefetch_page(plan, work, index + 1, TKV_ORDER_KEY);
-    plan->kernels->scores(key_type(plan, kind), cache->head_dim_k, work->n_rows,
-                          scratch->prepared[kind], n_tokens,
-                          tkv_block_page(cache, plan->layer, block, work->kv_head, TKV_ORDER_KEY),
-                          scratch->scores, scratch->kernel);
+    const tkv_page_read keys = read_page(plan, work, index, TKV_ORDER_KEY, n_tokens);
+    plan->kernels->scores(&keys, work->n_rows, scratch->prepared[kind], scratch->scores,
+                          scratch->kernel);
     if (kind == STATE_CODED && has_centred_keys(plan)) {
         for (int i = 0; i < work->n_rows * TKV_PAGE_TOKENS; i++) {
             scratch->scores[i] += scratch->bias[i / TKV_PAGE_TOKENS];
@@ -338,17 +328,14 @@ static void attend_block(const attend_plan *plan, const attend_work *work, int i
     }
     const tkv_softmax_span span = {work->n_rows, scratch->first, scratch->end, plan->params.scale,
                                    plan->params.logit_softcap};
-    prefetch_page(plan, work, index + 1, TKV_ORDER_VALUE);
     plan->kernels->softmax(&span, scratch->scores, state->maximum, state->sum, scratch->rescale);
     if (plan->params.sparse_v > 0.0f && !drop_small_weights(plan, work, scratch, stats)) {
         rescale_sums(plan, work, scratch->rescale, state->sums);
         return;
     }
-    plan->kernels->accumulate(
-        tkv_block_type(plan->layer, block, TKV_ORDER_VALUE), cache->head_dim_v, work->n_rows,
-        scratch->scores, scratch->rescale, n_tokens,
-        tkv_block_page(cache, plan->layer, block, work->kv_head, TKV_ORDER_VALUE), state->sums,
-        scratch->kernel);
+    const tkv_page_read values = read_page(plan, work, index, TKV_ORDER_VALUE, n_tokens);
+    plan->kernels->accumulate(&values, work->n_rows, scratch->scores, scratch->rescale, state->sums,
+                              scratch->kernel);
 }
 
 static int rows_of_tile(const attend_plan *plan, int tile)

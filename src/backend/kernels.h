@@ -17,6 +17,15 @@ typedef struct tkv_page_span {
     tkv_effort effort; /* of encoding */
 } tkv_page_span;
 
+/* A page to be read. An f16 page may end after any multiple of 16 rows that covers n_tokens. */
+typedef struct tkv_page_read {
+    tkv_type type;
+    int head_dim;
+    int n_tokens; /* only the first ones count */
+    const void *page;
+    const void *next; /* the page to be read after this one, to be asked for in time, or NULL */
+} tkv_page_read;
+
 /* What the softmax of one page needs to know about its rows. */
 typedef struct tkv_softmax_span {
     int n_rows;
@@ -29,9 +38,11 @@ typedef struct tkv_softmax_span {
 typedef struct tkv_kernels {
     const char *name;
 
-    /* On coded pages `scores` rounds queries, and `accumulate` weights times the scales of their
-     * tokens, to within this share of the largest of the row; 0: not at all. */
-    float rounding;
+    /* On coded pages `accumulate` rounds weights times the scales of their tokens to within this
+     * share of the largest of the row, `scores` rounds queries likewise; 0: not at all. */
+    float weight_rounding;
+    float query_rounding;        /* where the codes have an error that hides it */
+    float query_rounding_turbo8; /* where they have not */
 
     /* Rotate n_rows vectors [n_rows][head_dim] in place, or back. */
     void (*rotate)(int head_dim, int n_rows, float *x);
@@ -53,12 +64,10 @@ typedef struct tkv_kernels {
     /* Bytes of scratch that one call of `scores` or `accumulate` needs. */
     size_t (*scratch_bytes)(int head_dim, int n_rows);
 
-    /* An f16 page may end after any multiple of 16 rows that covers the tokens asked for.
-     *
-     * Inner products of all queries with the first n_tokens rows of a key page:
+    /* Inner products of all queries with the first n_tokens rows of a key page:
      * scores[n_rows][TKV_PAGE_TOKENS]. The page is unpacked once for all queries. */
-    void (*scores)(tkv_type type, int head_dim, int n_rows, const void *prepared, int n_tokens,
-                   const void *page, float *scores, void *scratch);
+    void (*scores)(const tkv_page_read *read, int n_rows, const void *prepared, float *scores,
+                   void *scratch);
 
     /* One step of the online softmax (Milakov and Gimelshein, arXiv 1805.02867): scores
      * [n_rows][TKV_PAGE_TOKENS] become the weights exp(logit - maximum), 0 where the row does not
@@ -69,10 +78,17 @@ typedef struct tkv_kernels {
 
     /* sums[r][j] = rescale[r] * sums[r][j] + sum over tokens of weights[r][t] * value[t][j], in the
      * domain of the codes. weights [n_rows][TKV_PAGE_TOKENS] are >= 0 and 0 from n_tokens on. */
-    void (*accumulate)(tkv_type type, int head_dim, int n_rows, const float *weights,
-                       const float *rescale, int n_tokens, const void *page, float *sums,
-                       void *scratch);
+    void (*accumulate)(const tkv_page_read *read, int n_rows, const float *weights,
+                       const float *rescale, float *sums, void *scratch);
 } tkv_kernels;
+
+/* How far a table rounds the queries for a type. */
+static inline float tkv_query_rounding(const tkv_kernels *kernels, tkv_type type)
+{
+    return type == TKV_TYPE_F16      ? 0.0f
+           : type == TKV_TYPE_TURBO8 ? kernels->query_rounding_turbo8
+                                     : kernels->query_rounding;
+}
 
 /* The reference: portable C, the specification in code. */
 extern const tkv_kernels tkv_kernels_scalar;

@@ -196,18 +196,20 @@ static double norm_of(int n, const float *x)
 
 /* What float arithmetic leaves, and what rounding the query, and for some types its sketch, may
  * change (Cauchy and Schwarz). */
-static double score_bound(const bench *b, int head_dim, const float *query, double key_norm)
+static double score_bound(const bench *b, tkv_type type, int head_dim, const float *query,
+                          double key_norm)
 {
     double largest = 0.0;
     for (int j = 0; j < head_dim; j++) {
         largest = fmax(largest, fabs((double)query[j]));
     }
-    const double rounding = 2.0 * (double)b->kernels->rounding * largest * sqrt(head_dim);
+    const double rounding =
+        2.0 * (double)tkv_query_rounding(b->kernels, type) * largest * sqrt(head_dim);
     return (SCORE_BOUND * norm_of(head_dim, query) + rounding) * key_norm;
 }
 
 /* The largest error of scores, in units of the bound. */
-static double score_error(const bench *b, int head_dim, int n_queries, int n_tokens,
+static double score_error(const bench *b, tkv_type type, int head_dim, int n_queries, int n_tokens,
                           const float *scores)
 {
     double worst = 0.0;
@@ -219,7 +221,7 @@ static double score_error(const bench *b, int head_dim, int n_queries, int n_tok
             for (int j = 0; j < head_dim; j++) {
                 sum += (double)q[j] * (double)key[j];
             }
-            const double bound = score_bound(b, head_dim, q, norm_of(head_dim, key));
+            const double bound = score_bound(b, type, head_dim, q, norm_of(head_dim, key));
             const double error = fabs((double)scores[r * TKV_PAGE_TOKENS + t] - sum);
             if (!(error <= bound)) {
                 worst = fmax(worst, bound > 0.0 ? error / bound : INFINITY);
@@ -242,8 +244,9 @@ static void test_scores(bench *b, tkv_type type, int head_dim, int n_queries, in
     dequantise_page(b, type, TKV_ORDER_KEY, head_dim);
     if (prepared && scratch) {
         k->prepare_queries(type, head_dim, n_queries, b->queries, prepared);
-        k->scores(type, head_dim, n_queries, prepared, n_tokens, b->pages[0], scores, scratch);
-        worst = score_error(b, head_dim, n_queries, n_tokens, scores);
+        const tkv_page_read read = {type, head_dim, n_tokens, b->pages[0], NULL};
+        k->scores(&read, n_queries, prepared, scores, scratch);
+        worst = score_error(b, type, head_dim, n_queries, n_tokens, scores);
     }
     snprintf(detail, sizeof detail, "error %.3g times the bound", worst);
     count(b, TKV_KERNEL_SCORES, type, head_dim, worst <= 1.0, detail);
@@ -260,7 +263,7 @@ static double sum_rounding(const bench *b, int head_dim, const float *weights)
         const double norm = norm_of(head_dim, b->rows[0] + t * head_dim);
         largest = fmax(largest, (double)weights[t] * norm);
     }
-    return (double)b->kernels->rounding * TKV_PAGE_TOKENS * 4.0 * largest / sqrt(head_dim);
+    return (double)b->kernels->weight_rounding * TKV_PAGE_TOKENS * 4.0 * largest / sqrt(head_dim);
 }
 
 static double sum_error(const bench *b, int head_dim, int n_queries, const float *weights,
@@ -306,8 +309,8 @@ static void test_accumulate(bench *b, tkv_type type, int head_dim, int n_queries
     }
     dequantise_page(b, type, TKV_ORDER_VALUE, head_dim);
     if (scratch) {
-        k->accumulate(type, head_dim, n_queries, weights, rescale, n_tokens, b->pages[0], b->sums,
-                      scratch);
+        const tkv_page_read read = {type, head_dim, n_tokens, b->pages[0], NULL};
+        k->accumulate(&read, n_queries, weights, rescale, b->sums, scratch);
         worst = sum_error(b, head_dim, n_queries, weights, rescale);
     }
     snprintf(detail, sizeof detail, "error %.3g times the bound", worst);

@@ -154,7 +154,8 @@ static void run(const shape *s, const data *d, bool has_sinks)
  * the error of the codes. */
 static double bound(const tkv_context *context)
 {
-    return 1e-5 + 10.0 * (double)context->kernels->rounding;
+    const tkv_kernels *k = context->kernels;
+    return 1e-5 + 10.0 * (double)fmaxf(k->weight_rounding, k->query_rounding);
 }
 
 static void check(tkv_context *context, const shape *s, bool has_sinks)

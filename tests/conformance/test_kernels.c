@@ -259,7 +259,7 @@ static double score_rounding(const tkv_kernels *kernels, const product_case *c, 
         tkv_sketch_row(c->head_dim, sketched);
     }
     const double signs = largest_of(c->head_dim, sketched) * root * root * residual;
-    return (double)kernels->rounding * (codes + signs);
+    return (double)tkv_query_rounding(kernels, c->type) * (codes + signs);
 }
 
 static void check_scores(const tkv_kernels *kernels, const product_case *c, uint64_t seed)
@@ -274,8 +274,8 @@ static void check_scores(const tkv_kernels *kernels, const product_case *c, uint
     float *q = (float *)queries.data + 1;
     fill_gauss(&seed, (size_t)(c->n_rows * d), q);
     kernels->prepare_queries(c->type, d, c->n_rows, q, prepared.data);
-    kernels->scores(c->type, d, c->n_rows, prepared.data, c->n_tokens, page.data,
-                    (float *)scores.data, scratch.data);
+    const tkv_page_read read = {c->type, d, c->n_tokens, page.data, NULL};
+    kernels->scores(&read, c->n_rows, prepared.data, (float *)scores.data, scratch.data);
     for (int r = 0; r < c->n_rows; r++) {
         for (int t = 0; t < c->n_tokens; t++) {
             double sum = 0.0;
@@ -314,7 +314,7 @@ static double sum_rounding(const tkv_kernels *kernels, const product_case *c, co
         largest.level = fmax(largest.level, (double)weights[t] * size.level);
         largest.residual = fmax(largest.residual, (double)weights[t] * size.residual);
     }
-    return (double)kernels->rounding * c->n_tokens *
+    return (double)kernels->weight_rounding * c->n_tokens *
            (largest.level + sqrt((double)c->head_dim) * largest.residual);
 }
 
@@ -338,8 +338,8 @@ static void check_accumulate(const tkv_kernels *kernels, const product_case *c, 
             w[r * TKV_PAGE_TOKENS + t] = expf(2.0f * random_gauss(&seed));
         }
     }
-    kernels->accumulate(c->type, d, c->n_rows, w, rescale, c->n_tokens, page.data,
-                        (float *)sums.data, scratch.data);
+    const tkv_page_read read = {c->type, d, c->n_tokens, page.data, page.data};
+    kernels->accumulate(&read, c->n_rows, w, rescale, (float *)sums.data, scratch.data);
     for (int r = 0; r < c->n_rows; r++) {
         const double rounding = sum_rounding(kernels, c, w + r * TKV_PAGE_TOKENS, page.data);
         for (int j = 0; j < d; j++) {
@@ -417,8 +417,8 @@ static added_error score_errors(const tkv_kernels *kernels, tkv_type type, float
     void *scratch = allocate(kernels->scratch_bytes(ERROR_DIM, N_ERROR_ROWS));
     fill_gauss(&seed, N_ERROR_ROWS * ERROR_DIM, q);
     kernels->prepare_queries(type, ERROR_DIM, N_ERROR_ROWS, q, prepared);
-    kernels->scores(type, ERROR_DIM, N_ERROR_ROWS, prepared, TKV_PAGE_TOKENS, page.data, scores,
-                    scratch);
+    const tkv_page_read read = {type, ERROR_DIM, TKV_PAGE_TOKENS, page.data, NULL};
+    kernels->scores(&read, N_ERROR_ROWS, prepared, scores, scratch);
     for (int i = 0; i < N_ERROR_ROWS * TKV_PAGE_TOKENS; i++) {
         double sums[2] = {0.0, 0.0};
         for (int j = 0; j < ERROR_DIM; j++) {
@@ -448,8 +448,8 @@ static added_error sum_errors(const tkv_kernels *kernels, tkv_type type, float *
         weights[i] = expf(3.0f * random_gauss(&seed));
     }
     memset(sums, 0, sizeof sums);
-    kernels->accumulate(type, ERROR_DIM, N_ERROR_ROWS, weights, rescale, TKV_PAGE_TOKENS, page.data,
-                        sums, scratch);
+    const tkv_page_read read = {type, ERROR_DIM, TKV_PAGE_TOKENS, page.data, NULL};
+    kernels->accumulate(&read, N_ERROR_ROWS, weights, rescale, sums, scratch);
     for (int i = 0; i < N_ERROR_ROWS * ERROR_DIM; i++) {
         double expected[2] = {0.0, 0.0};
         for (int t = 0; t < TKV_PAGE_TOKENS; t++) {

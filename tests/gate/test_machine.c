@@ -48,22 +48,20 @@ static void wrong_decode(const tkv_page_span *span, const void *page, float *x, 
 }
 
 /* Loses the last query, as a kernel that forgets a remainder does. */
-static void wrong_scores(tkv_type type, int head_dim, int n_rows, const void *prepared,
-                         int n_tokens, const void *page, float *scores, void *scratch)
+static void wrong_scores(const tkv_page_read *read, int n_rows, const void *prepared, float *scores,
+                         void *scratch)
 {
-    tkv_kernels_scalar.scores(type, head_dim, n_rows, prepared, n_tokens, page, scores, scratch);
-    if (type == TKV_TYPE_TURBO4 && n_rows % 4 != 0) {
+    tkv_kernels_scalar.scores(read, n_rows, prepared, scores, scratch);
+    if (read->type == TKV_TYPE_TURBO4 && n_rows % 4 != 0) {
         scores[(n_rows - 1) * TKV_PAGE_TOKENS] = NAN;
     }
 }
 
-static void wrong_accumulate(tkv_type type, int head_dim, int n_rows, const float *weights,
-                             const float *rescale, int n_tokens, const void *page, float *sums,
-                             void *scratch)
+static void wrong_accumulate(const tkv_page_read *read, int n_rows, const float *weights,
+                             const float *rescale, float *sums, void *scratch)
 {
-    tkv_kernels_scalar.accumulate(type, head_dim, n_rows, weights, rescale, n_tokens, page, sums,
-                                  scratch);
-    if (type == TKV_TYPE_F16) {
+    tkv_kernels_scalar.accumulate(read, n_rows, weights, rescale, sums, scratch);
+    if (read->type == TKV_TYPE_F16) {
         sums[3] *= 1.001f;
     }
 }

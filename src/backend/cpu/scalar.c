@@ -101,13 +101,16 @@ static float dot(int n, const float *a, const float *b)
     return tkv_sum16(16, lanes);
 }
 
-static void scores(tkv_type type, int head_dim, int n_rows, const void *prepared, int n_tokens,
-                   const void *page, float *result, void *scratch)
+static void scores(const tkv_page_read *read, int n_rows, const void *prepared, float *result,
+                   void *scratch)
 {
+    const int head_dim = read->head_dim;
+    const int n_tokens = read->n_tokens;
     const float *queries = prepared;
     float *keys = scratch;
     for (int t = 0; t < n_tokens; t++) {
-        unpack(type, TKV_ORDER_KEY, head_dim, t, page, keys + (size_t)t * (size_t)head_dim);
+        unpack(read->type, TKV_ORDER_KEY, head_dim, t, read->page,
+               keys + (size_t)t * (size_t)head_dim);
     }
     for (int r = 0; r < n_rows; r++) {
         const float *query = queries + (size_t)r * (size_t)head_dim;
@@ -150,13 +153,15 @@ static void softmax(const tkv_softmax_span *span, float *scores, float *maximum,
     }
 }
 
-static void accumulate(tkv_type type, int head_dim, int n_rows, const float *weights,
-                       const float *rescale, int n_tokens, const void *page, float *sums,
-                       void *scratch)
+static void accumulate(const tkv_page_read *read, int n_rows, const float *weights,
+                       const float *rescale, float *sums, void *scratch)
 {
+    const int head_dim = read->head_dim;
+    const int n_tokens = read->n_tokens;
     float *values = scratch;
     for (int t = 0; t < n_tokens; t++) {
-        unpack(type, TKV_ORDER_VALUE, head_dim, t, page, values + (size_t)t * (size_t)head_dim);
+        unpack(read->type, TKV_ORDER_VALUE, head_dim, t, read->page,
+               values + (size_t)t * (size_t)head_dim);
     }
     for (int r = 0; r < n_rows; r++) {
         float *sum = sums + (size_t)r * (size_t)head_dim;

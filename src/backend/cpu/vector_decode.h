@@ -32,7 +32,7 @@ static void spread_levels(tkv_type type, const page_view *view, page_levels *pag
     const int n_codes = view->order == TKV_ORDER_KEY ? view->head_dim : TKV_PAGE_TOKENS;
     const int stride = view->stride;
     unpack_levels(type, view, page->bytes);
-    for (int d = 0; d < row_dwords(type, n_codes); d++) {
+    for (int d = 0; d < level_dwords(type, n_codes); d++) {
         for (int k = 0; k < 4; k++) {
             const int code = code_of_byte(type, d, k);
             for (int lane = 0; code < n_codes && lane < stride; lane += V_LANES) {
@@ -87,9 +87,10 @@ static void decode(const tkv_page_span *span, const void *page, float *x, size_t
     page_levels unpacked;
     lane_rows rows = {.x = {0}};
     float scales[TKV_PAGE_TOKENS + V_LANES] = {0};
-    const page_view view = view_page(span->type, span->order, head_dim, page);
+    const tkv_page_read read = {span->type, head_dim, TKV_PAGE_TOKENS, page, NULL};
+    const page_view view = view_page(&read, span->order);
     spread_levels(span->type, &view, &unpacked);
-    level_scales(span->type, &view, TKV_PAGE_TOKENS, scales);
+    level_scales(&read, &view, scales);
     for (int i = 0; i < span->n_rows; i += V_LANES, x += V_LANES * row_stride) {
         const int n = span->n_rows - i < V_LANES ? span->n_rows - i : V_LANES;
         dequantise_lanes(span, span->first_slot + i, n, &unpacked, scales, &rows);

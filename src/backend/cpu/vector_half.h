@@ -3,9 +3,10 @@
 #ifndef TKV_BACKEND_CPU_VECTOR_HALF_H
 #define TKV_BACKEND_CPU_VECTOR_HALF_H
 
-#include "backend/kernels.h"
+#include "backend/cpu/vector_unpack.h"
 
 #define COLUMN_VECTORS 4
+#define CACHE_LINE 64
 
 /* out[r][column] = sum over k of a[r][k] * b[k][column] for n_rows rows and COLUMN_VECTORS vectors
  * of columns; with `factors`, rows of out are first multiplied and kept, else they are overwritten.
@@ -90,31 +91,50 @@ static ALWAYS_INLINE void dot_rows(int n_rows, int head_dim, const float *querie
     }
 }
 
-static void scores_f16(int head_dim, int n_rows, const float *queries, int n_tokens,
-                       const uint16_t *page, float *scores)
+/* Asks for the next page's part that corresponds to the row. */
+static ALWAYS_INLINE void ask_row_ahead(const tkv_page_read *read, const uint16_t *row)
 {
+    const uintptr_t ahead = pages_ahead(read);
+    for (int j = 0; j < read->head_dim; j += CACHE_LINE / 2) {
+        ask_ahead(row + j, ahead);
+    }
+}
+
+static void scores_f16(const tkv_page_read *read, int n_rows, const float *queries, float *scores)
+{
+    const int head_dim = read->head_dim;
+    const int n_tokens = read->n_tokens;
+    const uint16_t *page = read->page;
     int r = 0;
     for (; r + V_ROWS <= n_rows; r += V_ROWS) {
         for (int t = 0; t < n_tokens; t++) {
+            ask_row_ahead(read, page + (size_t)t * (size_t)head_dim);
             dot_rows(V_ROWS, head_dim, queries + (size_t)r * (size_t)head_dim,
                      page + (size_t)t * (size_t)head_dim, scores + r * TKV_PAGE_TOKENS + t);
         }
     }
     for (; r < n_rows; r++) {
         for (int t = 0; t < n_tokens; t++) {
+            ask_row_ahead(read, page + (size_t)t * (size_t)head_dim);
             dot_rows(1, head_dim, queries + (size_t)r * (size_t)head_dim,
                      page + (size_t)t * (size_t)head_dim, scores + r * TKV_PAGE_TOKENS + t);
         }
     }
 }
 
-static void accumulate_f16(int head_dim, int n_rows, const float *weights, const float *rescale,
-                           int n_tokens, const uint16_t *page, float *sums, float *values)
+static void accumulate_f16(const tkv_page_read *read, int n_rows, const float *weights,
+                           const float *rescale, float *sums, float *values)
 {
-    for (size_t i = 0; i < (size_t)n_tokens * (size_t)head_dim; i += V_LANES) {
-        v_store(values + i, v_load_half(page + i));
+    const size_t head_dim = (size_t)read->head_dim;
+    const uint16_t *page = read->page;
+    for (size_t t = 0; t < (size_t)read->n_tokens; t++, page += head_dim) {
+        ask_row_ahead(read, page);
+        for (size_t j = 0; j < head_dim; j += V_LANES) {
+            v_store(values + t * head_dim + j, v_load_half(page + j));
+        }
     }
-    multiply(n_rows, n_tokens, weights, TKV_PAGE_TOKENS, values, head_dim, rescale, sums);
+    multiply(n_rows, read->n_tokens, weights, TKV_PAGE_TOKENS, values, read->head_dim, rescale,
+             sums);
 }
 
 #endif

@@ -7,6 +7,7 @@
 #ifndef TKV_BACKEND_CPU_VECTOR_UNPACK_H
 #define TKV_BACKEND_CPU_VECTOR_UNPACK_H
 
+#include "backend/kernels.h"
 #include "codec/codec.h"
 #include "codec/trellis.h"
 #include "common/half.h"
@@ -34,19 +35,32 @@ typedef struct page_view {
     int stride;   /* lanes of a row: tokens of a key page, coordinates of a value page */
     int n_groups; /* whole groups of 32 rows */
     bool has_tail;
+    uintptr_t ahead; /* from this page to the next one, which is asked for while this one is read */
 } page_view;
 
-static inline page_view view_page(tkv_type type, tkv_page_order order, int head_dim,
-                                  const void *page)
+/* Asking for memory that is not there does no harm. */
+static ALWAYS_INLINE void ask_ahead(const void *p, uintptr_t ahead)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
+    __builtin_prefetch((const void *)((uintptr_t)p + ahead));
+}
+
+static inline uintptr_t pages_ahead(const tkv_page_read *read)
+{
+    return read->next ? (uintptr_t)read->next - (uintptr_t)read->page : 0;
+}
+
+static inline page_view view_page(const tkv_page_read *read, tkv_page_order order)
+{
+    const tkv_type_layout *layout = tkv_type_get_layout(read->type);
+    const int head_dim = read->head_dim;
     const bool is_key = order == TKV_ORDER_KEY;
     page_view view = {.order = order,
                       .head_dim = head_dim,
                       .stride = is_key ? TKV_PAGE_TOKENS : head_dim,
                       .n_groups = is_key ? head_dim / 32 : TKV_PAGE_TOKENS / 32,
-                      .has_tail = is_key && head_dim % 32 != 0};
-    const uint32_t *words = page;
+                      .has_tail = is_key && head_dim % 32 != 0,
+                      .ahead = pages_ahead(read)};
+    const uint32_t *words = read->page;
     for (int p = 0; p < layout->n_planes; p++) {
         view.planes[p] = words;
         words += (size_t)head_dim * (size_t)layout->plane_bits[p] * TKV_PAGE_TOKENS / 32;
@@ -55,6 +69,12 @@ static inline page_view view_page(tkv_type type, tkv_page_order order, int head_
         view.fields[f] = (const uint16_t *)words + f * TKV_PAGE_TOKENS;
     }
     return view;
+}
+
+static ALWAYS_INLINE vint load_words(const page_view *view, const uint32_t *p)
+{
+    ask_ahead(p, view->ahead);
+    return v_load_int(p);
 }
 
 /* Words of a plane for a group. Half groups lie two half-words to a word (docs/FORMAT.md, 6.1). */
@@ -66,13 +86,13 @@ static ALWAYS_INLINE void load_plane(const page_view *view, int plane, int bits,
     if (group < view->n_groups || bits == 8) {
         const int n = group < view->n_groups ? bits : bits / 2;
         for (int i = 0; i < n; i++) {
-            words[i] = v_load_int(base + (size_t)i * (size_t)view->stride + lane);
+            words[i] = load_words(view, base + (size_t)i * (size_t)view->stride + lane);
         }
     } else if (bits == 1) {
-        words[0] = v_right(v_load_int(base + lane % 32), lane < 32 ? 0 : 16);
+        words[0] = v_right(load_words(view, base + lane % 32), lane < 32 ? 0 : 16);
     } else {
         for (int i = 0; i < bits; i++) {
-            words[i] = v_right(v_load_int(base + i / 2 * view->stride + lane), 16 * (i % 2));
+            words[i] = v_right(load_words(view, base + i / 2 * view->stride + lane), 16 * (i % 2));
         }
     }
 }
@@ -136,8 +156,10 @@ static inline void path_with_start(const page_view *view, int half,
         const bool is_last = k == TKV_TRELLIS_START_BITS - 1;
         path[PATH_MARGIN - 1 - k] = v_test_bit(fields, is_last ? 15 : k);
     }
-    memcpy(path + PATH_MARGIN, view->planes[1] + half * view->head_dim,
-           (size_t)view->head_dim * sizeof *path);
+    for (int j = 0; j < view->head_dim; j += V_LANES) {
+        const uint32_t *words = view->planes[1] + half * view->head_dim + j;
+        v_store_int(path + PATH_MARGIN + j, load_words(view, words));
+    }
 }
 
 /* What unpacking a trellis needs beside the planes of a group. */
