@@ -4,15 +4,12 @@
 #ifndef TKV_CODEC_CODEC_H
 #define TKV_CODEC_CODEC_H
 
+#include "codec/constants.h"
 #include "codec/trellis.h"
 #include "turbokv.h"
 
 #define TKV_MAX_PLANES 3
 #define TKV_MAX_SIDE_FIELDS 2
-
-/* Decoded value = scale field * level / TKV_LEVEL_UNIT: a power of two that keeps the scale field
- * near the row's standard deviation, far from fp16's denormals. */
-#define TKV_LEVEL_UNIT 64.0f
 
 typedef enum tkv_code_kind {
     TKV_CODE_HALF,     /* fp16 values */

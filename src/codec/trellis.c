@@ -3,13 +3,11 @@
 #include <math.h>
 #include <string.h>
 
-/* Trained on N(0,1) by Lloyd's iteration around the search, times 127 / outermost level, rounded.
- */
-static const int8_t levels8[] = {-127, -72, -39, -13, 13, 39, 72, 127};
-static const int8_t levels16[] = {-127, -92, -69, -52, -38, -27, -16, -5,
-                                  5,    16,  27,  38,  52,  69,  92,  127};
+static const int8_t levels8[] = TKV_TRELLIS_LEVELS_8;
+static const int8_t levels16[] = TKV_TRELLIS_LEVELS_16;
 
-static const tkv_trellis trellises[] = {{1, 67.4f, levels8}, {2, 51.1f, levels16}};
+static const tkv_trellis trellises[] = {{1, TKV_TRELLIS_UNIT_8, levels8},
+                                        {2, TKV_TRELLIS_UNIT_16, levels16}};
 
 const tkv_trellis *tkv_trellis_get(int level_bits)
 {

@@ -7,17 +7,8 @@
 #ifndef TKV_CODEC_TRELLIS_H
 #define TKV_CODEC_TRELLIS_H
 
+#include "codec/constants.h"
 #include "turbokv.h"
-
-#define TKV_TRELLIS_STATE_BITS 8
-#define TKV_TRELLIS_N_STATES (1 << TKV_TRELLIS_STATE_BITS)
-#define TKV_TRELLIS_TAPS_Z1 0x149u /* u(t), u(t-3), u(t-6), u(t-8) */
-#define TKV_TRELLIS_TAPS_Z0 0x086u /* u(t-1), u(t-2), u(t-7) */
-
-/* The path bits before the first coordinate, the newest in bit 0, are taken from bits that the
- * scale field can spare: its five lowest, and as bit 5 the sign of a number that is never negative.
- */
-#define TKV_TRELLIS_START_BITS 6
 
 typedef struct tkv_trellis {
     int free_bits;
