@@ -15,6 +15,14 @@
 extern "C" {
 #endif
 
+/* How far attention rounds on coded pages: weight_rounding and query_rounding of the table. */
+#define TKV_CUDA_WEIGHT_ROUNDING 0x1p-8f
+#define TKV_CUDA_QUERY_ROUNDING 0x1p-8f
+#define TKV_CUDA_QUERY_ROUNDING_TURBO8 0x1p-14f
+
+/* Writes n_bytes of the host's memory, which is free when the call returns. For few KiB. */
+cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStream_t stream);
+
 /* x [n_rows][head_dim] in place. */
 cudaError_t tkv_cuda_rotate(int head_dim, size_t n_rows, float *x, bool is_inverse,
                             cudaStream_t stream);
@@ -37,7 +45,9 @@ size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_m
 cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
                                    cudaStream_t stream);
 
-/* Many rows a KV head. */
+/* Many rows a KV head, on Hopper: whether the types, head_dims and options are among those that the
+ * kernels have; the others go through decode. */
+bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major);
 size_t tkv_cuda_attend_prefill_workspace(const tkv_device_attend *params, int n_multiprocessors);
 cudaError_t tkv_cuda_attend_prefill(const tkv_device_attend *params, int n_multiprocessors,
                                     cudaStream_t stream);
