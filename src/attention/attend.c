@@ -10,10 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #define TILE_ROWS 64
 #define MIN_SPLIT_PAGES 4
 #define ITEMS_PER_THREAD 4
@@ -38,8 +34,11 @@ typedef struct attend_plan {
     int n_tiles;
     int n_splits;
     int n_threads;
-    float *partial_sums;  /* [n_items][N_STATES][tile_rows][head_dim_v] */
-    float *partial_stats; /* [n_items][N_STATES][2][tile_rows]: maximum, then sum */
+    float *partial_sums;     /* [n_items][N_STATES][tile_rows][head_dim_v] */
+    float *partial_stats;    /* [n_items][N_STATES][2][tile_rows]: maximum, then sum */
+    tkv_attend_stats *stats; /* [n_threads] */
+    uint8_t *scratch;        /* [n_threads][scratch_bytes] */
+    size_t scratch_bytes;
 } attend_plan;
 
 /* The online softmax of one kind of block. */
@@ -370,9 +369,52 @@ static attend_state state_of_item(const attend_plan *plan, size_t item, int kind
                           plan->partial_sums + index * rows * (size_t)plan->cache->head_dim_v};
 }
 
-static void attend_item(const attend_plan *plan, int item, const attend_scratch *scratch,
-                        tkv_attend_stats *stats)
+static size_t align_up(size_t bytes)
 {
+    return (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
+}
+
+/* Places the buffers of one thread from `base` on; returns their size. base may be NULL. */
+static size_t place_scratch(const attend_plan *plan, uint8_t *base, attend_scratch *scratch)
+{
+    const tkv_cache *cache = plan->cache;
+    const size_t rows = (size_t)plan->tile_rows;
+    const int larger_dim =
+        cache->head_dim_k > cache->head_dim_v ? cache->head_dim_k : cache->head_dim_v;
+    const size_t sizes[] = {
+        rows * (size_t)cache->head_dim_k * sizeof(float),
+        plan->kernels->query_bytes(plan->layer->type_k, cache->head_dim_k, plan->tile_rows),
+        plan->kernels->query_bytes(TKV_TYPE_F16, cache->head_dim_k, plan->tile_rows),
+        rows * sizeof(float),
+        rows * TKV_PAGE_TOKENS * sizeof(float),
+        rows * sizeof(float),
+        rows * sizeof(int),
+        rows * sizeof(int),
+        plan->kernels->scratch_bytes(larger_dim, plan->tile_rows),
+    };
+    enum { N_BUFFERS = sizeof sizes / sizeof *sizes };
+    size_t offsets[N_BUFFERS + 1] = {0};
+    for (int i = 0; i < N_BUFFERS; i++) {
+        offsets[i + 1] = offsets[i] + align_up(sizes[i]);
+    }
+    if (base) {
+        *scratch = (attend_scratch){.queries = (float *)(base + offsets[0]),
+                                    .prepared = {base + offsets[1], base + offsets[2]},
+                                    .bias = (float *)(base + offsets[3]),
+                                    .scores = (float *)(base + offsets[4]),
+                                    .rescale = (float *)(base + offsets[5]),
+                                    .first = (int *)(base + offsets[6]),
+                                    .end = (int *)(base + offsets[7]),
+                                    .kernel = base + offsets[8]};
+    }
+    return offsets[N_BUFFERS];
+}
+
+static void attend_item(void *argument, int item, int thread)
+{
+    const attend_plan *plan = argument;
+    attend_scratch scratch;
+    place_scratch(plan, plan->scratch + (size_t)thread * plan->scratch_bytes, &scratch);
     const attend_work work = work_of_item(plan, item);
     const size_t rows = (size_t)plan->tile_rows;
     attend_state states[N_STATES];
@@ -384,9 +426,9 @@ static void attend_item(const attend_plan *plan, int item, const attend_scratch 
         }
         memset(states[kind].sums, 0, rows * (size_t)plan->cache->head_dim_v * sizeof(float));
     }
-    load_queries(plan, &work, scratch);
+    load_queries(plan, &work, &scratch);
     for (int block = work.begin; block < work.end; block++) {
-        attend_block(plan, &work, block, scratch, states, stats);
+        attend_block(plan, &work, block, &scratch, states, &plan->stats[thread]);
     }
 }
 
@@ -444,85 +486,27 @@ static void merge_row(const attend_plan *plan, int kv_head, int tile, int r)
     }
 }
 
-static size_t align_up(size_t bytes)
+/* Merges the rows of one tile of one KV head. */
+static void merge_unit(void *argument, int unit, int thread)
 {
-    return (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
-}
-
-/* Places the buffers of one thread from `base` on; returns their size. base may be NULL. */
-static size_t place_scratch(const attend_plan *plan, uint8_t *base, attend_scratch *scratch)
-{
-    const tkv_cache *cache = plan->cache;
-    const size_t rows = (size_t)plan->tile_rows;
-    const int larger_dim =
-        cache->head_dim_k > cache->head_dim_v ? cache->head_dim_k : cache->head_dim_v;
-    const size_t sizes[] = {
-        rows * (size_t)cache->head_dim_k * sizeof(float),
-        plan->kernels->query_bytes(plan->layer->type_k, cache->head_dim_k, plan->tile_rows),
-        plan->kernels->query_bytes(TKV_TYPE_F16, cache->head_dim_k, plan->tile_rows),
-        rows * sizeof(float),
-        rows * TKV_PAGE_TOKENS * sizeof(float),
-        rows * sizeof(float),
-        rows * sizeof(int),
-        rows * sizeof(int),
-        plan->kernels->scratch_bytes(larger_dim, plan->tile_rows),
-    };
-    enum { N_BUFFERS = sizeof sizes / sizeof *sizes };
-    size_t offsets[N_BUFFERS + 1] = {0};
-    for (int i = 0; i < N_BUFFERS; i++) {
-        offsets[i + 1] = offsets[i] + align_up(sizes[i]);
+    (void)thread;
+    const attend_plan *plan = argument;
+    const int tile = unit % plan->n_tiles;
+    for (int r = 0; r < rows_of_tile(plan, tile); r++) {
+        merge_row(plan, unit / plan->n_tiles, tile, r);
     }
-    if (base) {
-        *scratch = (attend_scratch){.queries = (float *)(base + offsets[0]),
-                                    .prepared = {base + offsets[1], base + offsets[2]},
-                                    .bias = (float *)(base + offsets[3]),
-                                    .scores = (float *)(base + offsets[4]),
-                                    .rescale = (float *)(base + offsets[5]),
-                                    .first = (int *)(base + offsets[6]),
-                                    .end = (int *)(base + offsets[7]),
-                                    .kernel = base + offsets[8]};
-    }
-    return offsets[N_BUFFERS];
 }
 
-static int thread_index(void)
+static void run_plan(attend_plan *plan)
 {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
-static void run_plan(const attend_plan *plan, uint8_t *scratch_base, size_t scratch_bytes)
-{
+    tkv_threads *threads = plan->cache->context->threads;
     const int n_units = plan->cache->n_kv_heads * plan->n_tiles;
-    const int n_items = n_units * plan->n_splits;
-    int64_t n_weights = 0;
-    int64_t n_skipped = 0;
-#pragma omp parallel num_threads(plan->n_threads) if (plan->n_threads > 1 && n_items > 1)                 \
-    reduction(+ : n_weights, n_skipped)
-    {
-        attend_scratch scratch;
-        tkv_attend_stats stats = {0, 0};
-        place_scratch(plan, scratch_base + (size_t)thread_index() * scratch_bytes, &scratch);
-#pragma omp for schedule(dynamic)
-        for (int item = 0; item < n_items; item++) {
-            attend_item(plan, item, &scratch, &stats);
-        }
-#pragma omp for
-        for (int unit = 0; unit < n_units; unit++) {
-            const int tile = unit % plan->n_tiles;
-            for (int r = 0; r < rows_of_tile(plan, tile); r++) {
-                merge_row(plan, unit / plan->n_tiles, tile, r);
-            }
-        }
-        n_weights += stats.n_weights;
-        n_skipped += stats.n_skipped;
-    }
-    if (plan->params.stats) {
-        plan->params.stats->n_weights += n_weights;
-        plan->params.stats->n_skipped += n_skipped;
+    memset(plan->stats, 0, (size_t)plan->n_threads * sizeof *plan->stats);
+    tkv_threads_run(threads, plan->n_threads, n_units * plan->n_splits, attend_item, plan);
+    tkv_threads_run(threads, plan->n_threads, n_units, merge_unit, plan);
+    for (int i = 0; plan->params.stats && i < plan->n_threads; i++) {
+        plan->params.stats->n_weights += plan->stats[i].n_weights;
+        plan->params.stats->n_skipped += plan->stats[i].n_skipped;
     }
 }
 
@@ -543,8 +527,10 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
                                        (size_t)cache->head_dim_v * sizeof(float));
     const size_t stats_bytes =
         align_up(n_items * N_STATES * 2 * (size_t)plan.tile_rows * sizeof(float));
-    const size_t scratch_bytes = place_scratch(&plan, NULL, NULL);
-    const size_t bytes = sums_bytes + stats_bytes + (size_t)plan.n_threads * scratch_bytes;
+    const size_t thread_stats_bytes = align_up((size_t)plan.n_threads * sizeof *plan.stats);
+    plan.scratch_bytes = place_scratch(&plan, NULL, NULL);
+    const size_t bytes = sums_bytes + stats_bytes + thread_stats_bytes +
+                         (size_t)plan.n_threads * plan.scratch_bytes;
     uint8_t *buffer = aligned_alloc(BUFFER_ALIGNMENT, bytes);
     if (!buffer) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
@@ -552,7 +538,9 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
     }
     plan.partial_sums = (float *)buffer;
     plan.partial_stats = (float *)(buffer + sums_bytes);
-    run_plan(&plan, buffer + sums_bytes + stats_bytes, scratch_bytes);
+    plan.stats = (tkv_attend_stats *)(buffer + sums_bytes + stats_bytes);
+    plan.scratch = buffer + sums_bytes + stats_bytes + thread_stats_bytes;
+    run_plan(&plan);
     free(buffer);
     return TKV_OK;
 }

@@ -5,6 +5,7 @@
 #ifndef TKV_BACKEND_KERNELS_H
 #define TKV_BACKEND_KERNELS_H
 
+#include "common/threads.h"
 #include "turbokv.h"
 
 /* A run of slots of one page. */
@@ -116,6 +117,7 @@ tkv_status tkv_kernels_select(const char *name, const tkv_kernels **kernels, tkv
 struct tkv_context {
     const tkv_kernels *kernels;
     int n_threads;
+    tkv_threads *threads; /* NULL: the caller's alone */
     tkv_effort effort;
 };
 
