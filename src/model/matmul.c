@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "model/dequantise.h"
+#include "model/dot_q8_0.h"
 #include "model/simd_clones.h"
 
 #include <inttypes.h>
@@ -93,23 +94,31 @@ static int choose_parts(const product *p, tkv_threads *threads, int *n_threads)
 typedef struct few_job {
     const product *p;
     int n_parts;
+    tkv_dot_q8_0 dot; /* NULL: not for this product */
 } few_job;
 
 static void multiply_part(void *argument, int part, int thread)
 {
     (void)thread;
     const few_job *job = argument;
-    const int64_t n_out = job->p->n_out;
+    const product *p = job->p;
+    const int64_t n_out = p->n_out;
     const int end = (int)(n_out * (part + 1) / job->n_parts);
-    for (int out = (int)(n_out * part / job->n_parts); out < end; out++) {
-        multiply_weight_row(job->p, out);
+    int out = (int)(n_out * part / job->n_parts);
+    for (; job->dot && out + TKV_DOT_ROWS <= end; out += TKV_DOT_ROWS) {
+        job->dot((size_t)p->n_in, p->weights + (size_t)out * p->row_bytes, p->row_bytes, p->x,
+                 p->y + out);
+    }
+    for (; out < end; out++) {
+        multiply_weight_row(p, out);
     }
 }
 
 static void multiply_few(const product *p, tkv_threads *threads)
 {
     int n_threads;
-    few_job job = {p, choose_parts(p, threads, &n_threads)};
+    const bool has_dot = p->format->type == TKV_WEIGHT_Q8_0 && p->n_rows == 1;
+    few_job job = {p, choose_parts(p, threads, &n_threads), has_dot ? tkv_dot_q8_0_get() : NULL};
     tkv_threads_run(threads, n_threads, job.n_parts, multiply_part, &job);
 }
 
