@@ -2,6 +2,7 @@
  * context), each computed independently with an online softmax, then the splits are merged. A row
  * is one query head of one query token; the G rows of a group share every unpacked page. */
 #include "backend/kernels.h"
+#include "backend/sums.h"
 #include "cache/cache.h"
 #include "codec/codec.h"
 #include "common/error.h"
@@ -34,7 +35,8 @@ typedef struct attend_plan {
     int n_tiles;
     int n_splits;
     int n_threads;
-    float *partial_sums;     /* [n_items][N_STATES][tile_rows][head_dim_v] */
+    float *partial_sums;     /* [n_items][N_STATES][sum_floats] */
+    size_t sum_floats;       /* of a full tile */
     float *partial_stats;    /* [n_items][N_STATES][2][tile_rows]: maximum, then sum */
     tkv_attend_stats *stats; /* [n_threads] */
     uint8_t *scratch;        /* [n_threads][scratch_bytes] */
@@ -45,7 +47,7 @@ typedef struct attend_plan {
 typedef struct attend_state {
     float *maximum; /* [tile_rows] */
     float *sum;     /* [tile_rows] */
-    float *sums;    /* [tile_rows][head_dim_v] */
+    float *sums;    /* as tkv_sum_floats says */
 } attend_state;
 
 /* Buffers of one thread. */
@@ -285,11 +287,10 @@ static bool drop_small_weights(const attend_plan *plan, const attend_work *work,
 static void rescale_sums(const attend_plan *plan, const attend_work *work, const float *rescale,
                          float *sums)
 {
-    const int head_dim = plan->cache->head_dim_v;
-    for (int r = 0; r < work->n_rows; r++) {
-        for (int j = 0; rescale[r] != 1.0f && j < head_dim; j++) {
-            sums[(size_t)r * (size_t)head_dim + (size_t)j] *= rescale[r];
-        }
+    const size_t head_dim = (size_t)plan->cache->head_dim_v;
+    const size_t n = tkv_sum_floats(plan->layer->type_v, (int)head_dim, work->n_rows);
+    for (size_t i = 0; i < n; i++) {
+        sums[i] *= rescale[i / head_dim % (size_t)work->n_rows];
     }
 }
 
@@ -366,7 +367,7 @@ static attend_state state_of_item(const attend_plan *plan, size_t item, int kind
     const size_t index = item * N_STATES + (size_t)kind;
     float *maximum = plan->partial_stats + index * 2 * rows;
     return (attend_state){maximum, maximum + rows,
-                          plan->partial_sums + index * rows * (size_t)plan->cache->head_dim_v};
+                          plan->partial_sums + index * plan->sum_floats};
 }
 
 static size_t align_up(size_t bytes)
@@ -424,7 +425,7 @@ static void attend_item(void *argument, int item, int thread)
             states[kind].maximum[r] = -INFINITY;
             states[kind].sum[r] = 0.0f;
         }
-        memset(states[kind].sums, 0, rows * (size_t)plan->cache->head_dim_v * sizeof(float));
+        memset(states[kind].sums, 0, plan->sum_floats * sizeof(float));
     }
     load_queries(plan, &work, &scratch);
     for (int block = work.begin; block < work.end; block++) {
@@ -432,12 +433,14 @@ static void attend_item(void *argument, int item, int thread)
     }
 }
 
-/* Adds the splits of one kind of block to out [head_dim_v], relative to `maximum`; returns the sum
- * of their softmax. */
-static float merge_state(const attend_plan *plan, size_t first_item, int kind, int r, float maximum,
-                         float *out)
+/* Adds the splits of one kind of block to out, the sums of one row of n_rows, relative to `maximum`;
+ * returns the sum of their softmax. */
+static float merge_state(const attend_plan *plan, size_t first_item, int kind, int r, int n_rows,
+                         float maximum, float *out)
 {
     const size_t head_dim = (size_t)plan->cache->head_dim_v;
+    const size_t n = kind == STATE_CODED ? tkv_sum_floats(plan->layer->type_v, (int)head_dim, 1)
+                                         : head_dim;
     float total = 0.0f;
     for (int s = 0; s < plan->n_splits; s++) {
         const attend_state state = state_of_item(plan, first_item + (size_t)s, kind);
@@ -445,10 +448,12 @@ static float merge_state(const attend_plan *plan, size_t first_item, int kind, i
             continue;
         }
         const float factor = expf(state.maximum[r] - maximum);
-        const float *sums = state.sums + (size_t)r * head_dim;
         total += factor * state.sum[r];
-        for (size_t j = 0; j < head_dim; j++) {
-            out[j] += factor * sums[j];
+        for (size_t done = 0; done < n; done += head_dim) {
+            const float *sums = state.sums + done * (size_t)n_rows + (size_t)r * head_dim;
+            for (size_t j = 0; j < head_dim; j++) {
+                out[done + j] += factor * sums[j];
+            }
         }
     }
     return total;
@@ -459,6 +464,9 @@ static float merge_state(const attend_plan *plan, size_t first_item, int kind, i
 static void merge_row(const attend_plan *plan, int kv_head, int tile, int r)
 {
     const int head_dim = plan->cache->head_dim_v;
+    const tkv_type type = plan->layer->type_v;
+    const int n_rows = rows_of_tile(plan, tile);
+    float sums[2 * TKV_MAX_HEAD_DIM] = {0};
     const size_t query = (size_t)(tile * plan->tile_queries + r / plan->group);
     const size_t head = (size_t)(kv_head * plan->group + r % plan->group);
     float *out = plan->out + (query * (size_t)plan->params.n_heads + head) * (size_t)head_dim;
@@ -471,18 +479,18 @@ static void merge_row(const attend_plan *plan, int kv_head, int tile, int r)
         maximum = fmaxf(maximum, state.maximum[r]);
     }
     float total = sink > -INFINITY ? expf(sink - maximum) : 0.0f;
-    memset(out, 0, (size_t)head_dim * sizeof *out);
-    const float coded = merge_state(plan, first_item, STATE_CODED, r, maximum, out);
+    const float coded = merge_state(plan, first_item, STATE_CODED, r, n_rows, maximum, sums);
     total += coded;
-    if (coded > 0.0f && plan->layer->type_v != TKV_TYPE_F16) {
-        plan->kernels->unrotate(head_dim, 1, out);
+    if (coded > 0.0f && type != TKV_TYPE_F16) {
+        tkv_join_sums(type, head_dim, 1, sums);
+        plan->kernels->unrotate(head_dim, 1, sums);
         for (int j = 0; plan->layer->is_centred && j < head_dim; j++) {
-            out[j] += coded * plan->layer->mean_v[(size_t)kv_head * (size_t)head_dim + (size_t)j];
+            sums[j] += coded * plan->layer->mean_v[(size_t)kv_head * (size_t)head_dim + (size_t)j];
         }
     }
-    total += merge_state(plan, first_item, STATE_EXACT, r, maximum, out);
+    total += merge_state(plan, first_item, STATE_EXACT, r, n_rows, maximum, sums);
     for (int j = 0; j < head_dim; j++) {
-        out[j] /= total;
+        out[j] = sums[j] / total;
     }
 }
 
@@ -523,8 +531,8 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
     attend_plan plan;
     make_plan(&plan, cache, layer, params, q, out);
     const size_t n_items = (size_t)cache->n_kv_heads * (size_t)plan.n_tiles * (size_t)plan.n_splits;
-    const size_t sums_bytes = align_up(n_items * N_STATES * (size_t)plan.tile_rows *
-                                       (size_t)cache->head_dim_v * sizeof(float));
+    plan.sum_floats = tkv_sum_floats(plan.layer->type_v, cache->head_dim_v, plan.tile_rows);
+    const size_t sums_bytes = align_up(n_items * N_STATES * plan.sum_floats * sizeof(float));
     const size_t stats_bytes =
         align_up(n_items * N_STATES * 2 * (size_t)plan.tile_rows * sizeof(float));
     const size_t thread_stats_bytes = align_up((size_t)plan.n_threads * sizeof *plan.stats);

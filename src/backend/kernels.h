@@ -78,7 +78,7 @@ typedef struct tkv_kernels {
                     float *rescale);
 
     /* sums[r][j] = rescale[r] * sums[r][j] + sum over tokens of weights[r][t] * value[t][j], in the
-     * domain of the codes. weights [n_rows][TKV_PAGE_TOKENS] are >= 0 and 0 from n_tokens on. */
+     * domain of the codes; of a sketch type what tkv_join_sums makes of it (backend/sums.h). weights [n_rows][TKV_PAGE_TOKENS] are >= 0 and 0 from n_tokens on. */
     void (*accumulate)(const tkv_page_read *read, int n_rows, const float *weights,
                        const float *rescale, float *sums, void *scratch);
 } tkv_kernels;

@@ -1,5 +1,6 @@
 #include "gate/self_test.h"
 
+#include "backend/sums.h"
 #include "codec/codec.h"
 #include "common/error.h"
 
@@ -51,7 +52,7 @@ typedef struct bench {
     float *rows[2];        /* likewise, decoded: expected, found */
     uint32_t *pages[2];    /* expected, found */
     float *queries;        /* [MAX_QUERIES][MAX_DIM] */
-    float *sums;           /* likewise */
+    float *sums;           /* as tkv_sum_floats says */
     float *before;         /* likewise */
     known_digest *digests; /* [TKV_TYPE_COUNT] of what was found */
 } bench;
@@ -300,6 +301,7 @@ static void test_accumulate(bench *b, tkv_type type, int head_dim, int n_queries
     void *scratch = malloc(k->scratch_bytes(head_dim, n_queries));
     double worst = INFINITY;
     fill(&b->seed, n_queries * head_dim, b->before);
+    memset(b->sums, 0, tkv_sum_floats(type, head_dim, n_queries) * sizeof *b->sums);
     memcpy(b->sums, b->before, (size_t)(n_queries * head_dim) * sizeof *b->sums);
     for (int r = 0; r < n_queries; r++) {
         rescale[r] = fabsf(next_value(&b->seed)) * 0.25f;
@@ -311,6 +313,7 @@ static void test_accumulate(bench *b, tkv_type type, int head_dim, int n_queries
     if (scratch) {
         const tkv_page_read read = {type, head_dim, n_tokens, b->pages[0], NULL};
         k->accumulate(&read, n_queries, weights, rescale, b->sums, scratch);
+        tkv_join_sums(type, head_dim, n_queries, b->sums);
         worst = sum_error(b, head_dim, n_queries, weights, rescale);
     }
     snprintf(detail, sizeof detail, "error %.3g times the bound", worst);
@@ -413,7 +416,7 @@ tkv_status tkv_self_test_run(const tkv_kernels *kernels, tkv_self_test *test, tk
                .rows = {malloc(page), malloc(page)},
                .pages = {aligned_alloc(64, page), aligned_alloc(64, page)},
                .queries = malloc(MAX_QUERIES * row),
-               .sums = malloc(MAX_QUERIES * row),
+               .sums = malloc(2 * MAX_QUERIES * row),
                .before = malloc(MAX_QUERIES * row),
                .digests = digests};
     void *const buffers[] = {b.x,        b.rows[0], b.rows[1], b.pages[0],

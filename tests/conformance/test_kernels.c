@@ -1,6 +1,7 @@
 /* Every kernel table of this build against the reference, in the manner of dav1d's checkasm: random
  * and adversarial input, outputs between guards. */
 #include "backend/kernels.h"
+#include "backend/sums.h"
 #include "codec/codec.h"
 #include "common/half.h"
 #include "support/support.h"
@@ -327,10 +328,11 @@ static void check_accumulate(const tkv_kernels *kernels, const product_case *c, 
     guarded page = make_page(c, TKV_ORDER_VALUE, &seed, values);
     guarded weights = guard(((size_t)c->n_rows * TKV_PAGE_TOKENS + 1) * sizeof(float));
     guarded scratch = guard(kernels->scratch_bytes(d, c->n_rows));
-    guarded sums = guard((size_t)(c->n_rows * d) * sizeof(float));
+    guarded sums = guard(tkv_sum_floats(c->type, d, c->n_rows) * sizeof(float));
     float *w = (float *)weights.data + 1;
     fill_gauss(&seed, (size_t)(c->n_rows * d), before);
-    memcpy(sums.data, before, sums.bytes);
+    memset(sums.data, 0, sums.bytes);
+    memcpy(sums.data, before, (size_t)(c->n_rows * d) * sizeof *before);
     memset(w, 0, (size_t)c->n_rows * TKV_PAGE_TOKENS * sizeof *w);
     for (int r = 0; r < c->n_rows; r++) {
         rescale[r] = (float)random_uniform(&seed);
@@ -340,6 +342,7 @@ static void check_accumulate(const tkv_kernels *kernels, const product_case *c, 
     }
     const tkv_page_read read = {c->type, d, c->n_tokens, page.data, page.data};
     kernels->accumulate(&read, c->n_rows, w, rescale, (float *)sums.data, scratch.data);
+    tkv_join_sums(c->type, d, c->n_rows, (float *)sums.data);
     for (int r = 0; r < c->n_rows; r++) {
         const double rounding = sum_rounding(kernels, c, w + r * TKV_PAGE_TOKENS, page.data);
         for (int j = 0; j < d; j++) {
@@ -438,7 +441,7 @@ static added_error score_errors(const tkv_kernels *kernels, tkv_type type, float
 static added_error sum_errors(const tkv_kernels *kernels, tkv_type type, float *x, float *coded)
 {
     static float weights[N_ERROR_ROWS * TKV_PAGE_TOKENS];
-    static float sums[N_ERROR_ROWS * ERROR_DIM];
+    static float sums[2 * N_ERROR_ROWS * ERROR_DIM];
     float rescale[N_ERROR_ROWS] = {0.0f};
     uint64_t seed = 78;
     added_error error = {0.0, 0.0};
@@ -450,6 +453,7 @@ static added_error sum_errors(const tkv_kernels *kernels, tkv_type type, float *
     memset(sums, 0, sizeof sums);
     const tkv_page_read read = {type, ERROR_DIM, TKV_PAGE_TOKENS, page.data, NULL};
     kernels->accumulate(&read, N_ERROR_ROWS, weights, rescale, sums, scratch);
+    tkv_join_sums(type, ERROR_DIM, N_ERROR_ROWS, sums);
     for (int i = 0; i < N_ERROR_ROWS * ERROR_DIM; i++) {
         double expected[2] = {0.0, 0.0};
         for (int t = 0; t < TKV_PAGE_TOKENS; t++) {
