@@ -257,22 +257,23 @@ static void test_scores(bench *b, tkv_type type, int head_dim, int n_queries, in
 
 /* What rounding the weights may change: each by a share of the largest one times a level, and no
  * level is larger than four times the row's root mean square. */
-static double sum_rounding(const bench *b, int head_dim, const float *weights)
+static double sum_rounding(const bench *b, tkv_type type, int head_dim, const float *weights)
 {
     double largest = 0.0;
     for (int t = 0; t < TKV_PAGE_TOKENS; t++) {
         const double norm = norm_of(head_dim, b->rows[0] + t * head_dim);
         largest = fmax(largest, (double)weights[t] * norm);
     }
-    return (double)b->kernels->weight_rounding * TKV_PAGE_TOKENS * 4.0 * largest / sqrt(head_dim);
+    return (double)tkv_weight_rounding(b->kernels, type) * TKV_PAGE_TOKENS * 4.0 * largest /
+           sqrt(head_dim);
 }
 
-static double sum_error(const bench *b, int head_dim, int n_queries, const float *weights,
-                        const float *rescale)
+static double sum_error(const bench *b, tkv_type type, int head_dim, int n_queries,
+                        const float *weights, const float *rescale)
 {
     double worst = 0.0;
     for (int r = 0; r < n_queries; r++) {
-        const double rounding = sum_rounding(b, head_dim, weights + r * TKV_PAGE_TOKENS);
+        const double rounding = sum_rounding(b, type, head_dim, weights + r * TKV_PAGE_TOKENS);
         for (int j = 0; j < head_dim; j++) {
             double sum = (double)rescale[r] * (double)b->before[r * head_dim + j];
             double size = fabs(sum);
@@ -314,7 +315,7 @@ static void test_accumulate(bench *b, tkv_type type, int head_dim, int n_queries
         const tkv_page_read read = {type, head_dim, n_tokens, b->pages[0], NULL};
         k->accumulate(&read, n_queries, weights, rescale, b->sums, scratch);
         tkv_join_sums(type, head_dim, n_queries, b->sums);
-        worst = sum_error(b, head_dim, n_queries, weights, rescale);
+        worst = sum_error(b, type, head_dim, n_queries, weights, rescale);
     }
     snprintf(detail, sizeof detail, "error %.3g times the bound", worst);
     count(b, TKV_KERNEL_ACCUMULATE, type, head_dim, worst <= 1.0, detail);

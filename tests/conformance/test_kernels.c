@@ -315,7 +315,7 @@ static double sum_rounding(const tkv_kernels *kernels, const product_case *c, co
         largest.level = fmax(largest.level, (double)weights[t] * size.level);
         largest.residual = fmax(largest.residual, (double)weights[t] * size.residual);
     }
-    return (double)kernels->weight_rounding * c->n_tokens *
+    return (double)tkv_weight_rounding(kernels, c->type) * c->n_tokens *
            (largest.level + sqrt((double)c->head_dim) * largest.residual);
 }
 

@@ -15,12 +15,14 @@
 /* Half a step, relative to the largest of a row (tkv_kernels). */
 #define ONE_PART_ROUNDING (0.5f / PART_LIMIT)
 #define TWO_PART_ROUNDING (0.5f / (PART_LIMIT * PART_BASE))
+#define WEIGHT_ROUNDING (WEIGHT_PARTS == 1 ? ONE_PART_ROUNDING : TWO_PART_ROUNDING)
 #define QUERY_ROUNDING (QUERY_PARTS == 1 ? ONE_PART_ROUNDING : TWO_PART_ROUNDING)
 
 /* Weights: a page's sum is as exact as its largest weight. */
 static ALWAYS_INLINE row_form weight_form(tkv_type type)
 {
-    return (row_form){2, TKV_PAGE_TOKENS / 4, type == TKV_TYPE_TURBO8};
+    const bool is_fine = type == TKV_TYPE_TURBO8 || type == TKV_TYPE_TURBO4;
+    return (row_form){is_fine ? 2 : WEIGHT_PARTS, TKV_PAGE_TOKENS / 4, type == TKV_TYPE_TURBO8};
 }
 
 static inline row_form query_form(tkv_type type, int head_dim)
