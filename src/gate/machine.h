@@ -23,13 +23,16 @@ typedef enum tkv_backend_state {
 } tkv_backend_state;
 
 typedef struct tkv_gate_backend {
-    char device[16]; /* "cpu", ... */
-    char name[32];   /* of the kernel table, as in tkv_context_kernels; empty: none is built */
+    char device[16]; /* "cpu", "cuda", ... */
+    char name[32];   /* of the kernel table, as in tkv_context_kernels, or of the device: "cuda",
+                        "cuda:1"; empty: none is built */
+    char description[TKV_GATE_TEXT]; /* of a device; empty for a CPU's kernels */
     tkv_backend_state state;
     char reason[TKV_GATE_TEXT]; /* of absence or failure */
     int n_cases;                /* of known answers */
     int n_failed;
     bool type_passed[TKV_TYPE_COUNT];
+    unsigned kinds; /* of kernels that it consists of: a bit for each */
     bool kind_passed[TKV_KERNEL_KINDS];
     tkv_probe probe; /* n_tokens 0: not measured */
 } tkv_gate_backend;

@@ -18,13 +18,17 @@ static cJSON *backend_to_json(const tkv_gate_backend *b)
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "device", b->device);
     cJSON_AddStringToObject(json, "kernels", b->name);
+    cJSON_AddStringToObject(json, "description", b->description);
     cJSON_AddStringToObject(json, "state", tkv_backend_state_name(b->state));
     cJSON_AddStringToObject(json, "reason", b->reason);
     cJSON_AddNumberToObject(json, "cases", b->n_cases);
     cJSON_AddNumberToObject(json, "failed", b->n_failed);
     cJSON *kinds = cJSON_AddObjectToObject(json, "kernels_right");
     for (int i = 0; i < TKV_KERNEL_KINDS; i++) {
-        cJSON_AddBoolToObject(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i), b->kind_passed[i]);
+        if (b->kinds >> i & 1u) {
+            cJSON_AddBoolToObject(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i),
+                                  b->kind_passed[i]);
+        }
     }
     cJSON_AddNumberToObject(json, "probe_tokens", b->probe.n_tokens);
     cJSON_AddNumberToObject(json, "probe_threads", b->probe.n_threads);
@@ -77,6 +81,7 @@ static void backend_from_json(const cJSON *json, tkv_gate_backend *b)
     *b = (tkv_gate_backend){.state = TKV_BACKEND_ABSENT};
     snprintf(b->device, sizeof b->device, "%s", text_of(json, "device"));
     snprintf(b->name, sizeof b->name, "%s", text_of(json, "kernels"));
+    snprintf(b->description, sizeof b->description, "%s", text_of(json, "description"));
     snprintf(b->reason, sizeof b->reason, "%s", text_of(json, "reason"));
     for (int state = 0; state <= TKV_BACKEND_PASSED; state++) {
         if (strcmp(text_of(json, "state"), tkv_backend_state_name((tkv_backend_state)state)) == 0) {
@@ -87,8 +92,9 @@ static void backend_from_json(const cJSON *json, tkv_gate_backend *b)
     b->n_failed = (int)number_of(json, "failed");
     const cJSON *kinds = cJSON_GetObjectItem(json, "kernels_right");
     for (int i = 0; i < TKV_KERNEL_KINDS; i++) {
-        b->kind_passed[i] =
-            cJSON_IsTrue(cJSON_GetObjectItem(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i)));
+        const cJSON *kind = cJSON_GetObjectItem(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i));
+        b->kinds |= kind ? 1u << i : 0u;
+        b->kind_passed[i] = cJSON_IsTrue(kind);
     }
     b->probe.n_tokens = (int)number_of(json, "probe_tokens");
     b->probe.n_threads = (int)number_of(json, "probe_threads");
