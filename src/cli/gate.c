@@ -16,6 +16,10 @@ static option_result parse(int argc, char **argv, gate_options *o)
          "look instead at llama.cpp's sources, git repository or installation for KV compression"},
         {"ref", NULL, 0, OPTION_TEXT, &o->ref, 0, 0, "REV",
          "of a git repository only this branch, tag or commit (every branch)"},
+        {"mlx", NULL, 0, OPTION_FLAG, &o->is_mlx, 0, 0, NULL,
+         "look instead at MLX, the fallback: versions, calls, known answers"},
+        {"python", NULL, 0, OPTION_TEXT, &o->python, 0, 0, "PROGRAM",
+         "of --mlx: the Python to ask (python3)"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -37,5 +41,9 @@ int command_gate(int argc, char **argv)
         fprintf(stderr, "turbokv: --ref needs --llama-cpp\n");
         return EXIT_GATE_ERROR;
     }
-    return o.llama_cpp ? gate_llama_cpp(&o) : gate_machine(&o);
+    if (o.is_mlx && o.llama_cpp) {
+        fprintf(stderr, "turbokv: expected one of --mlx and --llama-cpp\n");
+        return EXIT_GATE_ERROR;
+    }
+    return o.is_mlx ? gate_mlx(&o) : o.llama_cpp ? gate_llama_cpp(&o) : gate_machine(&o);
 }

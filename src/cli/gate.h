@@ -20,6 +20,7 @@ typedef struct gate_options {
 
 int gate_machine(const gate_options *options);
 int gate_llama_cpp(const gate_options *options);
+int gate_mlx(const gate_options *options);
 
 struct tkv_llama_tree;
 cJSON *gate_llama_to_json(const gate_options *options, const struct tkv_llama_tree *tree);

@@ -144,10 +144,24 @@ static void a_llama_tree_is_judged(void **state)
     cJSON_Delete(json);
 }
 
+static void mlx_is_judged(void **state)
+{
+    (void)state;
+    assert_outcome(run("gate", "--mlx", "--llama-cpp", "/x"), 3, "",
+                   "one of --mlx and --llama-cpp");
+    assert_outcome(run("gate", "--mlx", "--python", "/no/python3"), 2, "cannot start '/no/python3'",
+                   "");
+    outcome o = run("gate", "--mlx", "--python", "/no/python3", "--json");
+    assert_int_equal(o.status, 2);
+    cJSON *json = parse(&o);
+    assert_string_equal(text_of(json, "verdict"), "unusable");
+    cJSON_Delete(json);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(wrong_options_are_refused),
-                                       cmocka_unit_test(a_llama_tree_is_judged),
-                                       cmocka_unit_test(a_machine_is_tested_and_remembered)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wrong_options_are_refused), cmocka_unit_test(a_llama_tree_is_judged),
+        cmocka_unit_test(mlx_is_judged), cmocka_unit_test(a_machine_is_tested_and_remembered)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
