@@ -282,25 +282,42 @@ tkv_status tkv_gate_load(tkv_gate *gate, tkv_error *error)
     return status;
 }
 
-tkv_status tkv_gate_check(const char *kernels, tkv_error *error)
+/* Says what failed, and what to do: another table is chosen in one way, a device not used in
+ * another. */
+static tkv_status fail_as_recorded(const tkv_gate *gate, const tkv_gate_backend *backend,
+                                   tkv_error *error)
+{
+    const tkv_gate_backend *other = gate->chosen >= 0 ? &gate->backends[gate->chosen] : NULL;
+    const bool is_cpu = other && strcmp(other->device, "cpu") == 0;
+    return tkv_fail(error, TKV_ERR_DEVICE,
+                    "kernels '%s' failed their self-test on this machine (%.120s): "
+                    "%s%s%s--ignore-gate uses them nevertheless, 'turbokv gate' tests again",
+                    backend->name, backend->reason,
+                    !other   ? ""
+                    : is_cpu ? "set TKV_CPU="
+                             : "use --device ",
+                    other ? other->name : "", other ? " to use those that passed; " : "");
+}
+
+tkv_status tkv_gate_check_device(const char *device, const char *description, tkv_error *error)
 {
     tkv_gate *gate = malloc(sizeof *gate);
     tkv_status status = TKV_OK;
     if (gate && tkv_gate_load(gate, NULL) == TKV_OK) {
-        for (int i = 0; i < gate->n_backends; i++) {
+        for (int i = 0; i < gate->n_backends && status == TKV_OK; i++) {
             const tkv_gate_backend *backend = &gate->backends[i];
-            if (strcmp(backend->name, kernels) == 0 && backend->state == TKV_BACKEND_FAILED) {
-                const bool has_other = gate->chosen >= 0;
-                status = tkv_fail(error, TKV_ERR_DEVICE,
-                                  "kernels '%s' failed their self-test on this machine (%.120s): "
-                                  "%s%s%s--ignore-gate uses them nevertheless, 'turbokv gate' "
-                                  "tests again",
-                                  kernels, backend->reason, has_other ? "set TKV_CPU=" : "",
-                                  has_other ? gate->backends[gate->chosen].name : "",
-                                  has_other ? " to use those that passed; " : "");
+            if (strcmp(backend->name, device) == 0 &&
+                strcmp(backend->description, description) == 0 &&
+                backend->state == TKV_BACKEND_FAILED) {
+                status = fail_as_recorded(gate, backend, error);
             }
         }
     }
     free(gate);
     return status;
+}
+
+tkv_status tkv_gate_check(const char *kernels, tkv_error *error)
+{
+    return tkv_gate_check_device(kernels, "", error);
 }

@@ -100,6 +100,14 @@ static void a_machine_is_tested_and_remembered(void **state)
     assert_outcome(run("run", "-p", "x", "-n", "2"), 1, "", "failed their self-test");
     assert_outcome(run("run", "-p", "x", "-n", "2", "--ignore-gate"), 0, "", "bits a value");
     free(used);
+
+    /* A record that nobody can read is said to be so, and stops nobody. */
+    char command[256];
+    snprintf(command, sizeof command, "for f in %s/turbokv/gate-*.json; do echo '{' > $f; done",
+             directory);
+    assert_int_equal(system(command), 0);
+    assert_outcome(run("gate", "--cached"), 3, "", "cannot be read: run 'turbokv gate'");
+    assert_outcome(run("run", "-p", "x", "-n", "2"), 0, "", "bits a value");
 }
 
 static void write_file(const char *name, const char *text)
