@@ -257,6 +257,9 @@ static void print_verdict(const tkv_llama_tree *tree)
         }
         printf("\nverdict: PROCEED with the llama.cpp path: Metal has %s, in '%s'\n", metal->types,
                s->name);
+        if (tree->chosen > 0) {
+            printf("  which is not what is checked out: git switch --detach %.12s\n", s->commit);
+        }
         return;
     }
     printf("\nverdict: FALL BACK to MLX (turbokv gate --mlx); '%s' lacks:\n", s->name);

@@ -37,21 +37,29 @@ static tkv_status fail_with_git(tkv_status status, const char *what, tkv_error *
                     last ? last->message : "git gave no reason");
 }
 
-bool tkv_llama_is_repository(const char *path, bool *is_bare)
+/* Of this folder only, not of one above it. Reading objects runs nothing, whoever owns them. */
+static int open_repository(const char *path, git_repository **repository)
+{
+    git_libgit2_opts(GIT_OPT_SET_OWNER_VALIDATION, 0);
+    return git_repository_open_ext(repository, path, GIT_REPOSITORY_OPEN_NO_SEARCH, NULL);
+}
+
+tkv_status tkv_llama_find_repository(const char *path, bool *is_repository, bool *is_bare,
+                                     tkv_error *error)
 {
     git_repository *repository = NULL;
-    git_libgit2_init();
-    /* Reading objects runs nothing, whoever owns them. */
-    git_libgit2_opts(GIT_OPT_SET_OWNER_VALIDATION, 0);
-    const bool is_one =
-        git_repository_open_ext(&repository, path, GIT_REPOSITORY_OPEN_NO_SEARCH, NULL) == 0;
-    /* A copy of a repository's own folder may not say that it is bare. */
     char git[4096];
+    git_libgit2_init();
+    const int code = open_repository(path, &repository);
+    *is_repository = code == 0;
+    /* A copy of a repository's own folder may not say that it is bare. */
     snprintf(git, sizeof git, "%.4000s/.git", path);
-    *is_bare = is_one && access(git, F_OK) != 0;
+    *is_bare = *is_repository && access(git, F_OK) != 0;
+    const tkv_status status =
+        code == 0 || code == GIT_ENOTFOUND ? TKV_OK : fail_with_git(TKV_ERR_FORMAT, path, error);
     git_repository_free(repository);
     git_libgit2_shutdown();
-    return is_one;
+    return status;
 }
 
 static tkv_status scan_blob(repository_walk *w, known_blob *known)
@@ -275,8 +283,7 @@ tkv_status tkv_llama_read_repository(const tkv_llama_params *params, tkv_llama_t
     int n = 0;
     tkv_status status = TKV_OK;
     git_libgit2_init();
-    if (git_repository_open_ext(&w.repository, params->path, GIT_REPOSITORY_OPEN_NO_SEARCH, NULL) !=
-            0 ||
+    if (open_repository(params->path, &w.repository) != 0 ||
         git_repository_odb(&w.objects, w.repository) != 0) {
         status = fail_with_git(TKV_ERR_FORMAT, params->path, error);
     }

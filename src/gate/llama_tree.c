@@ -319,9 +319,13 @@ tkv_status tkv_llama_tree_read(const tkv_llama_params *params, tkv_llama_tree *t
     if (!S_ISDIR(info.st_mode)) {
         return tkv_fail(error, TKV_ERR_IO, "%.200s is not a directory", params->path);
     }
-    if (tkv_llama_is_repository(params->path, &is_bare)) {
+    bool is_repository = false;
+    tkv_status status = tkv_llama_find_repository(params->path, &is_repository, &is_bare, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    if (is_repository) {
         tree->kind = is_bare ? TKV_LLAMA_BARE_REPOSITORY : TKV_LLAMA_REPOSITORY;
-        tkv_status status = TKV_OK;
         if (!is_bare && !params->ref) {
             status = add_directory(params, tree, "working tree", error);
         }

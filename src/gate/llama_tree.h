@@ -122,7 +122,9 @@ tkv_status tkv_llama_read_directory(const char *path, bool is_installation,
 tkv_status tkv_llama_read_repository(const tkv_llama_params *params, tkv_llama_tree *tree,
                                      tkv_error *error);
 
-/* Whether a directory is a git repository or a work tree of one. */
-bool tkv_llama_is_repository(const char *path, bool *is_bare);
+/* Whether a directory is a git repository or a work tree of one. TKV_ERR_FORMAT if it is one that
+ * cannot be opened. */
+tkv_status tkv_llama_find_repository(const char *path, bool *is_repository, bool *is_bare,
+                                     tkv_error *error);
 
 #endif

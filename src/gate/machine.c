@@ -175,7 +175,7 @@ static tkv_status examine(const candidate *what, const tkv_gate_params *params, 
         summarise(test, backend);
     } else {
         backend->state = TKV_BACKEND_FAILED;
-        snprintf(backend->reason, sizeof backend->reason, "the self-test %.200s", reason.message);
+        snprintf(backend->reason, sizeof backend->reason, "the self-test: %.370s", reason.message);
     }
     free(test);
     if (backend->state == TKV_BACKEND_PASSED &&
@@ -183,7 +183,8 @@ static tkv_status examine(const candidate *what, const tkv_gate_params *params, 
                     &reason) != TKV_OK) {
         backend->probe = (tkv_probe){.n_tokens = 0};
         backend->state = TKV_BACKEND_FAILED;
-        snprintf(backend->reason, sizeof backend->reason, "the speed probe %.200s", reason.message);
+        snprintf(backend->reason, sizeof backend->reason, "the speed probe: %.370s",
+                 reason.message);
     }
     return TKV_OK;
 }
@@ -227,7 +228,7 @@ static void list_devices(tkv_gate *gate, const tkv_device_table *table, double s
     if (tkv_isolate(list_in_child, &table, list, sizeof *list, seconds_left(start), &error) !=
         TKV_OK) {
         list->n = 0;
-        snprintf(list->reason, sizeof list->reason, "asking for devices %.200s", error.message);
+        snprintf(list->reason, sizeof list->reason, "asking for devices: %.200s", error.message);
     }
     if (list->n < 1 && gate->n_backends < TKV_GATE_MAX_BACKENDS) {
         add_absent(gate, table->name, list->reason[0] ? list->reason : "no device");

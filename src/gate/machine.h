@@ -28,8 +28,8 @@ typedef struct tkv_gate_backend {
                         "cuda:1"; empty: none is built */
     char description[TKV_GATE_TEXT]; /* of a device; empty for a CPU's kernels */
     tkv_backend_state state;
-    char reason[TKV_GATE_TEXT]; /* of absence or failure */
-    int n_cases;                /* of known answers */
+    char reason[400]; /* of absence or failure; room for what a shader compiler says */
+    int n_cases;      /* of known answers */
     int n_failed;
     bool type_passed[TKV_TYPE_COUNT];
     unsigned kinds; /* of kernels that it consists of: a bit for each */
