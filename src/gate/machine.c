@@ -18,19 +18,13 @@
 /* Of the whole gate, and of one step of it. */
 static const double TOTAL_SECONDS = 110.0;
 static const int STEP_SECONDS = 45;
+static const int LIST_SECONDS = 20;
 
 /* A back end is not begun with less time than this. */
 static const double LEAST_SECONDS = 15.0;
 
 /* Devices that the user may expect a word about where this build has no table for them. */
 static const char *const known_devices[] = {"cuda", "metal"};
-
-/* What is to be examined: a CPU's kernel table, or a device by its table and index. */
-typedef struct candidate {
-    const tkv_kernels *kernels;
-    const tkv_device_table *table;
-    int index;
-} candidate;
 
 const char *tkv_backend_state_name(tkv_backend_state state)
 {
@@ -79,13 +73,13 @@ void tkv_gate_describe_machine(char text[TKV_GATE_TEXT])
 
 /* One step of the work in a child: a self-test, and a probe if that passed. */
 typedef struct step {
-    candidate candidate;
+    tkv_gate_candidate candidate;
     int n_threads;
 } step;
 
 static tkv_status test_in_child(void *argument, void *result, tkv_error *error)
 {
-    const candidate *c = &((const step *)argument)->candidate;
+    const tkv_gate_candidate *c = &((const step *)argument)->candidate;
     return c->kernels ? tkv_self_test_run(c->kernels, result, error)
                       : tkv_device_test_run(c->table, c->index, TKV_DEVICE_TEST_ALL, result, error);
 }
@@ -93,7 +87,7 @@ static tkv_status test_in_child(void *argument, void *result, tkv_error *error)
 static tkv_status probe_in_child(void *argument, void *result, tkv_error *error)
 {
     const step *s = argument;
-    const candidate *c = &s->candidate;
+    const tkv_gate_candidate *c = &s->candidate;
     return c->kernels
                ? tkv_probe_run(c->kernels, s->n_threads, result, error)
                : tkv_device_probe_run(c->table, c->index, TKV_DEVICE_PROBE_TOKENS, result, error);
@@ -150,28 +144,16 @@ static void summarise(const tkv_self_test *test, tkv_gate_backend *backend)
         tkv_self_test_passed(test, TKV_TYPE_COUNT) ? TKV_BACKEND_PASSED : TKV_BACKEND_FAILED;
 }
 
-/* Seconds that a step may take so that the whole stays below its limit. */
-static int seconds_left(double start)
+tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int timeout_seconds,
+                            tkv_gate_backend *backend, tkv_error *error)
 {
-    const double left = TOTAL_SECONDS - (tkv_clock() - start);
-    return left >= STEP_SECONDS ? STEP_SECONDS : left >= 1.0 ? (int)left : 1;
-}
-
-static tkv_status examine(const candidate *what, const tkv_gate_params *params, double start,
-                          tkv_gate_backend *backend, tkv_error *error)
-{
-    step s = {*what, params->n_threads};
-    if (tkv_clock() - start > TOTAL_SECONDS - LEAST_SECONDS) {
-        snprintf(backend->reason, sizeof backend->reason, "not tested: the gate's time was over");
-        return TKV_OK;
-    }
+    step s = {*what, n_threads};
     tkv_error reason = {TKV_OK, ""};
     tkv_self_test *test = malloc(sizeof *test);
     if (!test) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a self-test");
     }
-    if (tkv_isolate(test_in_child, &s, test, sizeof *test, seconds_left(start), &reason) ==
-        TKV_OK) {
+    if (tkv_isolate(test_in_child, &s, test, sizeof *test, timeout_seconds, &reason) == TKV_OK) {
         summarise(test, backend);
     } else {
         backend->state = TKV_BACKEND_FAILED;
@@ -179,7 +161,7 @@ static tkv_status examine(const candidate *what, const tkv_gate_params *params, 
     }
     free(test);
     if (backend->state == TKV_BACKEND_PASSED &&
-        tkv_isolate(probe_in_child, &s, &backend->probe, sizeof backend->probe, seconds_left(start),
+        tkv_isolate(probe_in_child, &s, &backend->probe, sizeof backend->probe, timeout_seconds,
                     &reason) != TKV_OK) {
         backend->probe = (tkv_probe){.n_tokens = 0};
         backend->state = TKV_BACKEND_FAILED;
@@ -205,7 +187,7 @@ static tkv_gate_backend *add_absent(tkv_gate *gate, const char *device, const ch
     return backend;
 }
 
-static void list_cpu(tkv_gate *gate, candidate *candidates)
+static void list_cpu(tkv_gate *gate, tkv_gate_candidate *candidates)
 {
     const tkv_kernels *kernels;
     bool is_supported = false;
@@ -220,13 +202,12 @@ static void list_cpu(tkv_gate *gate, candidate *candidates)
     }
 }
 
-static void list_devices(tkv_gate *gate, const tkv_device_table *table, double start,
-                         candidate *candidates, device_list *list)
+static void list_devices(tkv_gate *gate, const tkv_device_table *table, int timeout_seconds,
+                         tkv_gate_candidate *candidates, device_list *list)
 {
     tkv_error error = {TKV_OK, ""};
     memset(list, 0, sizeof *list);
-    if (tkv_isolate(list_in_child, &table, list, sizeof *list, seconds_left(start), &error) !=
-        TKV_OK) {
+    if (tkv_isolate(list_in_child, &table, list, sizeof *list, timeout_seconds, &error) != TKV_OK) {
         list->n = 0;
         snprintf(list->reason, sizeof list->reason, "asking for devices: %.200s", error.message);
     }
@@ -236,52 +217,67 @@ static void list_devices(tkv_gate *gate, const tkv_device_table *table, double s
     for (int i = 0; i < list->n && gate->n_backends < TKV_GATE_MAX_BACKENDS; i++) {
         char name[32];
         snprintf(name, sizeof name, i ? "%.16s:%d" : "%.16s", table->name, i);
-        candidates[gate->n_backends] = (candidate){.table = table, .index = i};
+        candidates[gate->n_backends] = (tkv_gate_candidate){.table = table, .index = i};
         tkv_gate_backend *backend = add_backend(gate, table->name, name);
         snprintf(backend->description, sizeof backend->description, "%s", list->descriptions[i]);
     }
 }
 
-/* Lists what there is; candidates [TKV_GATE_MAX_BACKENDS] receives what is to be tested. */
-static tkv_status list_backends(tkv_gate *gate, double start, candidate *candidates,
-                                tkv_error *error)
+tkv_status tkv_gate_list(const tkv_device_table *(*tables)(int index), int timeout_seconds,
+                         tkv_gate *gate, tkv_gate_candidate *candidates, tkv_error *error)
 {
     device_list *list = malloc(sizeof *list);
     const tkv_device_table *table;
     if (!list) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a list of devices");
     }
+    memset(candidates, 0, TKV_GATE_MAX_BACKENDS * sizeof *candidates);
     list_cpu(gate, candidates);
     for (size_t k = 0; k < sizeof known_devices / sizeof *known_devices; k++) {
         bool is_built = false;
-        for (int i = 0; (table = tkv_device_tables(i)); i++) {
+        for (int i = 0; (table = tables(i)); i++) {
             is_built = is_built || strcmp(table->name, known_devices[k]) == 0;
         }
         if (!is_built && gate->n_backends < TKV_GATE_MAX_BACKENDS) {
             add_absent(gate, known_devices[k], "not in this build");
         }
     }
-    for (int i = 0; (table = tkv_device_tables(i)); i++) {
-        list_devices(gate, table, start, candidates, list);
+    for (int i = 0; (table = tables(i)); i++) {
+        list_devices(gate, table, timeout_seconds, candidates, list);
     }
     free(list);
     return TKV_OK;
 }
 
+/* Seconds that each of two steps may take so that the whole stays below its limit. */
+static int seconds_left(double start)
+{
+    const double left = TOTAL_SECONDS - (tkv_clock() - start);
+    return left >= 2.0 * STEP_SECONDS ? STEP_SECONDS : (int)(left / 2.0);
+}
+
 tkv_status tkv_gate_run(const tkv_gate_params *params, tkv_gate *gate, tkv_error *error)
 {
-    candidate candidates[TKV_GATE_MAX_BACKENDS] = {{NULL}};
+    tkv_gate_candidate candidates[TKV_GATE_MAX_BACKENDS];
     const double start = tkv_clock();
     memset(gate, 0, sizeof *gate);
     tkv_gate_describe_machine(gate->machine);
-    tkv_status status = list_backends(gate, start, candidates, error);
+    tkv_status status = tkv_gate_list(tkv_device_tables, LIST_SECONDS, gate, candidates, error);
     for (int i = 0; i < gate->n_backends && status == TKV_OK; i++) {
+        tkv_gate_backend *backend = &gate->backends[i];
         if (params->progress) {
             params->progress(params->progress_user, i, gate->n_backends);
         }
-        if (candidates[i].kernels || candidates[i].table) {
-            status = examine(&candidates[i], params, start, &gate->backends[i], error);
+        if (!candidates[i].kernels && !candidates[i].table) {
+            continue;
         }
+        if (tkv_clock() - start > TOTAL_SECONDS - LEAST_SECONDS) {
+            snprintf(backend->reason, sizeof backend->reason,
+                     "not tested: the gate's time was over");
+            continue;
+        }
+        status = tkv_gate_examine(&candidates[i], params->n_threads, seconds_left(start), backend,
+                                  error);
     }
     if (status == TKV_OK) {
         tkv_gate_decide(gate);

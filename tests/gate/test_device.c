@@ -1,7 +1,10 @@
 /* The test of devices, on a device that this file makes of the host's memory and the scalar
  * kernels: it passes, and planted defects are found. */
 #include "gate/device_test.h"
+#include "gate/machine.h"
 #include "support/support.h"
+
+#include <signal.h>
 
 typedef enum defect {
     NO_DEFECT,
@@ -363,10 +366,96 @@ static void speeds_are_measured(void **state)
     assert_int_equal(n_left_behind, 0);
 }
 
+static int count_nothing(char *reason, size_t size)
+{
+    snprintf(reason, size, "driver 1.0 is too old");
+    return 0;
+}
+
+static int count_and_die(char *reason, size_t size)
+{
+    (void)reason;
+    (void)size;
+    raise(SIGKILL);
+    return 0;
+}
+
+static tkv_status open_and_die(int index, void *stream, tkv_device **device, tkv_error *failure)
+{
+    (void)index;
+    (void)stream;
+    (void)device;
+    (void)failure;
+    raise(SIGKILL);
+    return TKV_OK;
+}
+
+/* The tables of a build: with a device, without one, with a driver that kills. */
+static const tkv_device_table *strange_tables(int index)
+{
+    static tkv_device_table tables[3];
+    tables[0] = tables[1] = tables[2] = fake;
+    tables[1].name = "cuda";
+    tables[1].count = count_nothing;
+    tables[2].name = "dying";
+    tables[2].count = count_and_die;
+    return index < 3 ? &tables[index] : NULL;
+}
+
+static const tkv_gate_backend *find_backend(const tkv_gate *gate, const char *device)
+{
+    for (int i = 0; i < gate->n_backends; i++) {
+        if (strcmp(gate->backends[i].device, device) == 0) {
+            return &gate->backends[i];
+        }
+    }
+    fail_msg("no back end %s", device);
+    return NULL;
+}
+
+static void devices_are_listed(void **state)
+{
+    (void)state;
+    tkv_gate *gate = allocate(sizeof *gate);
+    tkv_gate_candidate candidates[TKV_GATE_MAX_BACKENDS];
+    assert_ok(tkv_gate_list(strange_tables, 20, gate, candidates, &error));
+    assert_string_equal(find_backend(gate, "cpu")->name, "scalar");
+    assert_string_equal(find_backend(gate, "fake")->name, "fake");
+    assert_string_equal(find_backend(gate, "fake")->description, "a device of memory");
+    assert_string_equal(find_backend(gate, "cuda")->reason, "driver 1.0 is too old");
+    assert_string_equal(find_backend(gate, "metal")->reason, "not in this build");
+    assert_non_null(strstr(find_backend(gate, "dying")->reason, "ended with signal 9"));
+    int n_tables = 0;
+    for (int i = 0; i < gate->n_backends; i++) {
+        n_tables += candidates[i].table != NULL;
+        assert_int_equal(gate->backends[i].state, TKV_BACKEND_ABSENT);
+    }
+    assert_int_equal(n_tables, 1);
+    free(gate);
+}
+
+static void failing_devices_are_results(void **state)
+{
+    (void)state;
+    tkv_gate_backend b = {.device = "fake"};
+    planted = FAILING;
+    assert_ok(tkv_gate_examine(&(tkv_gate_candidate){.table = &fake}, 1, 60, &b, &error));
+    assert_int_equal(b.state, TKV_BACKEND_FAILED);
+    assert_string_equal(b.reason, "the self-test: the device fell off the bus");
+    tkv_device_table dying = fake;
+    dying.open = open_and_die;
+    assert_ok(tkv_gate_examine(&(tkv_gate_candidate){.table = &dying}, 1, 60, &b, &error));
+    assert_int_equal(b.state, TKV_BACKEND_FAILED);
+    assert_non_null(strstr(b.reason, "ended with signal 9"));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_right_device_passes), cmocka_unit_test(planted_defects_are_found),
-        cmocka_unit_test(errors_of_a_device_are_reported), cmocka_unit_test(speeds_are_measured)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_right_device_passes),
+                                       cmocka_unit_test(planted_defects_are_found),
+                                       cmocka_unit_test(errors_of_a_device_are_reported),
+                                       cmocka_unit_test(devices_are_listed),
+                                       cmocka_unit_test(failing_devices_are_results),
+                                       cmocka_unit_test(speeds_are_measured)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
