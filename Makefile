@@ -5,7 +5,7 @@ CMAKE_FLAGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 FORMATTED = '*.c' '*.h' '*.cu' '*.cuh' '*.m'
 
-.PHONY: all build run test test-arm64 sanitize install format check-format dependencies clean
+.PHONY: all build run test test-arm64 sanitize sanitize-threads install format check-format dependencies clean
 
 all: build
 
@@ -40,6 +40,14 @@ sanitize: dependencies
 	cmake --build $(BUILD)-sanitize --parallel $(JOBS)
 	cd $(BUILD)-sanitize && ctest --output-on-failure --parallel $(JOBS)
 
+# The tests that use several threads, under ThreadSanitizer.
+THREAD_TESTS = threads attend cache model_dequantise model_session
+sanitize-threads: dependencies
+	cmake -S . -B $(BUILD)-threads -DTKV_SANITIZE=thread $(CMAKE_FLAGS)
+	cmake --build $(BUILD)-threads --parallel $(JOBS) --target $(THREAD_TESTS:%=test_%)
+	cd $(BUILD)-threads && ctest --output-on-failure --parallel $(JOBS) \
+	    --tests-regex '^($(subst $(eval) ,|,$(strip $(THREAD_TESTS))))$$'
+
 install: build
 	cmake --install $(BUILD)
 
@@ -52,4 +60,4 @@ check-format:
 	else echo "check-format: skipped, clang-format is not installed"; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-arm64
+	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-threads $(BUILD)-arm64

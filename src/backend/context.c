@@ -67,8 +67,11 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
     if (status == TKV_OK && table) {
         status = open_device(table, index, params->stream, &created->device, error);
     }
+    if (status == TKV_OK && created->n_threads > 1) {
+        status = tkv_threads_create(created->n_threads, &created->threads, error);
+    }
     if (status != TKV_OK) {
-        free(created);
+        tkv_context_free(created);
         return status;
     }
     *context = created;
@@ -129,6 +132,7 @@ void tkv_context_free(tkv_context *context)
         }
         context->device->table->close(context->device);
     }
+    tkv_threads_free(context->threads);
     free(context);
 }
 

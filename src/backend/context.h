@@ -11,6 +11,7 @@
 struct tkv_context {
     const tkv_kernels *kernels;
     int n_threads;
+    tkv_threads *threads; /* NULL: the caller's alone */
     tkv_effort effort;
     tkv_device *device; /* NULL: the CPU */
     uint64_t workspaces[TKV_MAX_WORKSPACES];

@@ -41,34 +41,51 @@ static float *upload_vector(uploader *u, const float *vector, int length)
     return upload(u, vector, (size_t)length * sizeof *vector);
 }
 
-/* Rows [first, first + n) of a tensor as halves. */
-static tkv_status convert_rows(const tkv_gguf_tensor *tensor, size_t first, size_t n,
-                               uint16_t *halves, int n_threads, tkv_error *error)
+/* Rows of a tensor to be converted to halves. */
+typedef struct conversion {
+    const tkv_gguf_tensor *tensor;
+    size_t first;
+    float *rows; /* [n_threads][width] */
+    uint16_t *halves;
+    tkv_status *statuses; /* [n_threads] */
+} conversion;
+
+static void convert_row(void *argument, int item, int thread)
 {
-    const size_t width = (size_t)tensor->dims[0];
+    const conversion *c = argument;
+    const size_t width = (size_t)c->tensor->dims[0];
+    float *row = c->rows + (size_t)thread * width;
+    if (c->statuses[thread] == TKV_OK) {
+        c->statuses[thread] =
+            tkv_dequantise_tensor_row(c->tensor, c->first + (size_t)item, row, NULL);
+    }
+    for (size_t j = 0; c->statuses[thread] == TKV_OK && j < width; j++) {
+        c->halves[(size_t)item * width + j] = tkv_float_to_finite_half(row[j]);
+    }
+}
+
+/* Rows [first, first + n) of a tensor as halves. */
+static tkv_status convert_rows(tkv_context *context, const tkv_gguf_tensor *tensor, size_t first,
+                               size_t n, uint16_t *halves, tkv_error *error)
+{
+    const size_t n_threads = (size_t)context->n_threads;
+    conversion c = {tensor, first, malloc(n_threads * (size_t)tensor->dims[0] * sizeof(float)),
+                    halves, calloc(n_threads, sizeof(tkv_status))};
     tkv_status status = TKV_OK;
-#pragma omp parallel num_threads(n_threads)
-    {
-        float *row = malloc(width * sizeof *row);
-        tkv_error own_error;
-        tkv_status own = row ? TKV_OK
-                             : tkv_fail(&own_error, TKV_ERR_OUT_OF_MEMORY,
-                                        "no memory for a row of %zu weights", width);
-#pragma omp for
-        for (size_t i = 0; i < n; i++) {
-            if (own == TKV_OK) {
-                own = tkv_dequantise_tensor_row(tensor, first + i, row, &own_error);
-            }
-            for (size_t j = 0; own == TKV_OK && j < width; j++) {
-                halves[i * width + j] = tkv_float_to_finite_half(row[j]);
-            }
-        }
-        free(row);
-        if (own != TKV_OK) {
-#pragma omp critical
-            status = tkv_fail(error, own, "%s", own_error.message);
+    if (c.rows && c.statuses) {
+        tkv_threads_run(context->threads, context->n_threads, (int)n, convert_row, &c);
+    } else {
+        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to convert tensor %.64s",
+                          tensor->name);
+    }
+    for (size_t i = 0; status == TKV_OK && i < n_threads; i++) {
+        if (c.statuses[i] != TKV_OK) {
+            status =
+                tkv_fail(error, c.statuses[i], "tensor %.64s cannot be dequantised", tensor->name);
         }
     }
+    free(c.rows);
+    free(c.statuses);
     return status;
 }
 
@@ -79,7 +96,7 @@ static void upload_rows(uploader *u, const tkv_gguf_tensor *tensor, uint16_t *sl
     const size_t step = SLAB_VALUES / width > 0 ? SLAB_VALUES / width : 1;
     for (size_t done = 0; u->status == TKV_OK && done < n_rows; done += step) {
         const size_t n = n_rows - done < step ? n_rows - done : step;
-        u->status = convert_rows(tensor, done, n, slab, tkv_context_threads(u->context), u->error);
+        u->status = convert_rows(u->context, tensor, done, n, slab, u->error);
         if (u->status == TKV_OK) {
             u->status = tkv_memory_upload(u->context, w + done * width, slab,
                                           n * width * sizeof *slab, u->error);
