@@ -436,7 +436,7 @@ static void test_shift_equals_recomputation(void **state)
     toy_shape shape = llama_shape;
     shape.n_layers = 1;
     make_fixture(&f, &shape);
-    static const struct {
+    const struct {
         tkv_policy policy;
         double tolerance;
     } cases[] = {
