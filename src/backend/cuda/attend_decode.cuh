@@ -17,6 +17,7 @@ struct decode_work {
     int n_rows;    /* of the tile that exist */
     int group;
     int position; /* of query 0 */
+    int whole_end; /* all rows of the tile see the positions before this, but for a window */
     int n_active; /* splits that take part */
     int begin;    /* blocks of this split */
     int end;
@@ -57,6 +58,7 @@ __device__ __forceinline__ decode_work plan_work(const decode_job &job, int tile
                                           : work.sequence.n_tokens - p.n_queries;
     const int first_seen = work.position + work.first_row / work.group;
     const int last_seen = work.position + (work.first_row + work.n_rows - 1) / work.group;
+    work.whole_end = first_seen + 1;
     const int oldest = p.window ? max(first_seen + 1 - p.window, 0) : 0;
     const int first = block_of(p.layer, oldest);
     const int n_blocks = last_seen < 0 ? 0 : block_of(p.layer, last_seen) + 1 - first;
@@ -273,9 +275,8 @@ __device__ __forceinline__ bool fit_16_bits(const float (&integer)[8], float sum
 
 /* Scales of the lane's tokens. */
 template <int Type, int ValueType>
-__device__ __forceinline__ void load_scales(const uint8_t *fields, float (&scale)[8])
+__device__ __forceinline__ void load_scales(const uint8_t *mine, float (&scale)[8])
 {
-    const uint8_t *mine = fields + 2 * first_slot<ValueType>(threadIdx.x % 32 >> 2);
 #pragma unroll
     for (int p = 0; p < 4; p++) {
         uint32_t two = *(const uint32_t *)(mine + 2 * pair_offset<ValueType>(p));

@@ -32,7 +32,7 @@ __device__ __forceinline__ block_batch load_batch(const decode_work &work, int f
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
 __device__ __forceinline__ void
 attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *stage,
-            const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
+            const lane_constants<KeyType, ValueType> &lane, const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
             row_state<HeadDim, RowTiles> &state, sparse_state (&sparse)[RowTiles])
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
@@ -45,18 +45,19 @@ attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *
         query_sums[i][0] = terms[i].sums[0];
         query_sums[i][1] = terms[i].sums[1];
     }
-    compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, queries, query_sums, score);
+    compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums,
+                                                          score);
 
     float key_scale[8];
     float value_scale[8];
-    load_scales<KeyType, ValueType>(stage + layout::key_scales_at, key_scale);
-    load_scales<ValueType, ValueType>(stage + layout::value_scales_at, value_scale);
+    load_scales<KeyType, ValueType>(stage + lane.key_scales, key_scale);
+    load_scales<ValueType, ValueType>(stage + lane.value_scales, value_scale);
     uint32_t columns[RowTiles][4];
     bool is_any_left = true;
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
         const int start = block_start(job.params.layer, block);
-        const bool is_masked = start + PAGE_TOKENS > work.position + work.first_row / work.group + 1 ||
+        const bool is_masked = start + PAGE_TOKENS > work.whole_end ||
                                job.params.window || block < sink_blocks(job.params.layer);
         row_span span = {};
         if (is_masked) {
@@ -104,7 +105,7 @@ attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *
         pack_weights<ValueType>(integer, columns[i]);
     }
     if (is_any_left) {
-        add_values<KeyType, ValueType, HeadDim, RowTiles>(stage, columns, state.sums);
+        add_values<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, columns, state.sums);
     }
 }
 
@@ -306,7 +307,7 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
     int first = work.begin + warp;
     block_batch batch = load_batch(work, first, shape::n_warps, layout::page_bytes);
     unsigned to_issue = batch.coded;
-    int n_issued = 0;
+    unsigned n_issued = 0;
     const auto issue = [&]() {
         if (to_issue) {
             const uint64_t pages = __shfl_sync(ALL_LANES, batch.pages, __ffs(to_issue) - 1);
@@ -322,6 +323,8 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
         prepare_row<KeyType, HeadDim>(job, work, r, (uint8_t *)fragments, all_terms + r);
     }
     __syncthreads();
+    const lane_constants<KeyType, ValueType> lane_of =
+        make_lane_constants<layout, KeyType, ValueType>();
     uint32_t queries[RowTiles][HeadDim / 16];
     row_terms terms[RowTiles];
     row_state<HeadDim, RowTiles> state;
@@ -345,14 +348,14 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
     }
 
     while (first < work.end) {
-        int n_done = 0;
+        unsigned n_done = 0;
         for (unsigned left = batch.coded; left; left &= left - 1) {
             issue();
             wait_copies<1>();
             __syncwarp();
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
                 job, work, first + (__ffs(left) - 1) * shape::n_warps,
-                stage + n_done % N_STAGES * layout::bytes, queries, terms, state, sparse);
+                stage + n_done % N_STAGES * layout::bytes, lane_of, queries, terms, state, sparse);
             n_done++;
             __syncwarp();
         }

@@ -190,32 +190,82 @@ template <typename Side> __device__ __forceinline__ int lane_rows(int plane, int
                      : t * (bits / 2) * Side::row_bytes + Side::shift_of_lane(t);
 }
 
-/* Words of group 4 * block + t (or of half a group) of the slots `slot` and slot + 1. */
-template <typename Side, int Type>
-__device__ __forceinline__ void load_key_words(const uint8_t *slots, int t, int block,
-                                               uint32_t (&words)[2][8], trellis_bits (&z)[2])
+/* What a lane knows for the whole launch: where it reads in a stage, and the levels. */
+template <int KeyType, int ValueType> struct lane_constants {
+    int keys[2]; /* its first slot in its first row, by plane */
+    int keys_before; /* of a trellis' path plane: the row before */
+    int values[2];
+    int key_scales;
+    int value_scales;
+    level_tables<KeyType> key_levels;
+    level_tables<ValueType> value_levels;
+};
+
+/* Hides from the compiler that x is a constant, which it would load again and again. */
+__device__ __forceinline__ uint32_t keep_in_register(uint32_t x)
+{
+    return __shfl_sync(ALL_LANES, x, 0);
+}
+
+template <int Type> __device__ __forceinline__ level_tables<Type> load_level_tables()
+{
+    level_tables<Type> tables = make_level_tables<Type>();
+#pragma unroll
+    for (int i = 0; i < 2 * coding<Type>::n_tables; i++) {
+        tables.half[i / 2][i % 2] = keep_in_register(tables.half[i / 2][i % 2]);
+    }
+    return tables;
+}
+
+template <typename Layout, int KeyType, int ValueType>
+__device__ __forceinline__ lane_constants<KeyType, ValueType> make_lane_constants()
+{
+    using keys = typename Layout::keys;
+    using values = typename Layout::values;
+    const int t = threadIdx.x & 3;
+    const int g = threadIdx.x % 32 >> 2;
+    const int slot = first_slot<ValueType>(g);
+    lane_constants<KeyType, ValueType> lane;
+#pragma unroll
+    for (int plane = 0; plane < 2; plane++) {
+        lane.keys[plane] = 4 * slot + lane_rows<keys>(plane, t) + keys::row_address(plane, 0);
+        lane.values[plane] = 16 * g + Layout::values_at + lane_rows<values>(plane, t) +
+                             values::row_address(plane, 0);
+    }
+    lane.keys_before = keys::is_shared
+                           ? (t < 2 ? keys::plane_offset(1) : keys::row_address(1, 0))
+                           : keys::row_address(1, 0) +
+                                 (t ? lane_rows<keys>(1, t - 1) : -keys::path_room(1));
+    lane.keys_before += 4 * slot;
+    lane.key_scales = Layout::key_scales_at + 2 * slot;
+    lane.value_scales = Layout::value_scales_at + 2 * slot;
+    lane.key_levels = load_level_tables<KeyType>();
+    lane.value_levels = load_level_tables<ValueType>();
+    return lane;
+}
+
+/* Words of group 4 * block + t (or of half a group) of the slots of pair p. */
+template <typename Side, typename Lane>
+__device__ __forceinline__ void load_key_words(const uint8_t *stage, const Lane &lane, int offset,
+                                               int block, uint32_t (&words)[2][8],
+                                               trellis_bits (&z)[2])
 {
     int n = 0;
 #pragma unroll
     for (int plane = 0; plane < Side::c::n_planes; plane++) {
         const int bits = Side::plane_bits(plane);
         const int n_words = Side::is_shared && bits > 1 ? bits / 2 : bits;
-        const uint8_t *rows = slots + lane_rows<Side>(plane, t);
-        if (Side::is_path(plane)) {
-            const int before = Side::is_shared
-                                   ? (t >= 2 ? Side::row_address(1, 0) : Side::plane_offset(1))
-                                   : (t ? lane_rows<Side>(1, t - 1)
-                                        : -Side::path_room(1)) +
-                                         Side::row_address(1, 4 * block);
-            const uint2 u = *(const uint2 *)(rows + Side::row_address(1, 4 * block * bits));
-            const uint2 past = *(const uint2 *)(slots + before);
-            z[0] = trellis_key_bits(past.x, u.x);
-            z[1] = trellis_key_bits(past.y, u.y);
-        } else {
+        const uint8_t *rows = stage + lane.keys[plane] + offset;
 #pragma unroll
-            for (int w = 0; w < n_words; w++) {
-                const uint2 two = *(
-                    const uint2 *)(rows + Side::row_address(plane, 4 * block * bits + w));
+        for (int w = 0; w < n_words; w++) {
+            const int row = 4 * block * bits + w;
+            const int at = Side::row_address(plane, row) - Side::row_address(plane, 0);
+            const uint2 two = *(const uint2 *)(rows + at);
+            if (Side::is_path(plane)) {
+                const uint2 past = *(const uint2 *)(stage + lane.keys_before + offset + at);
+                z[0] = trellis_key_bits(past.x, two.x);
+                z[1] = trellis_key_bits(past.y, two.y);
+            } else {
                 words[0][n] = two.x;
                 words[1][n] = two.y;
                 n++;
@@ -227,7 +277,8 @@ __device__ __forceinline__ void load_key_words(const uint8_t *slots, int t, int 
 /* Scores of one page: score[tile][2 * p + e] of row t of the tile and token (p, e), an integer. */
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
 __device__ __forceinline__ void
-compute_scores(const uint8_t *stage, const uint32_t (&queries)[RowTiles][HeadDim / 16],
+compute_scores(const uint8_t *stage, const lane_constants<KeyType, ValueType> &lane,
+               const uint32_t (&queries)[RowTiles][HeadDim / 16],
                const int (&query_sums)[RowTiles][2], int (&score)[RowTiles][8])
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
@@ -235,9 +286,7 @@ compute_scores(const uint8_t *stage, const uint32_t (&queries)[RowTiles][HeadDim
     constexpr int n_tables = coding<KeyType>::n_tables;
     constexpr int n_blocks = side::is_shared ? 1 : HeadDim / 128;
     constexpr int n_quads = side::is_shared ? 4 : 8;
-    const int lane = threadIdx.x % 32;
-    const int t = lane & 3;
-    const uint8_t *slots = stage + 4 * first_slot<ValueType>(lane >> 2);
+    const int t = threadIdx.x & 3;
 #pragma unroll
     for (int p = 0; p < 4; p++) {
         int c[RowTiles][4];
@@ -251,14 +300,13 @@ compute_scores(const uint8_t *stage, const uint32_t (&queries)[RowTiles][HeadDim
             uint32_t words[2][8];
             trellis_bits z[2] = {};
             uint32_t quads[2][n_tables][n_quads];
-            load_key_words<side, KeyType>(slots + 4 * pair_offset<ValueType>(p), t, block, words,
-                                          z);
+            load_key_words<side>(stage, lane, 4 * pair_offset<ValueType>(p), block, words, z);
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 if constexpr (side::is_shared) {
-                    unpack_half<KeyType>(words[e], z[e], t & 1, quads[e]);
+                    unpack_half<KeyType>(lane.key_levels, words[e], z[e], t & 1, quads[e]);
                 } else {
-                    unpack_group<KeyType>(words[e], z[e], quads[e]);
+                    unpack_group<KeyType>(lane.key_levels, words[e], z[e], quads[e]);
                 }
             }
 #pragma unroll
@@ -284,8 +332,8 @@ compute_scores(const uint8_t *stage, const uint32_t (&queries)[RowTiles][HeadDim
 
 /* Four neighbouring words of each of the rows that the lane needs for coordinates 4g .. 4g+3 of
  * block `block` of 32. */
-template <typename Side>
-__device__ __forceinline__ void load_value_words(const uint8_t *coordinates, int t, int block,
+template <typename Side, typename Lane>
+__device__ __forceinline__ void load_value_words(const uint8_t *stage, const Lane &lane, int block,
                                                  uint32_t (&words)[4][8], trellis_bits (&z)[4])
 {
     int n = 0;
@@ -293,8 +341,7 @@ __device__ __forceinline__ void load_value_words(const uint8_t *coordinates, int
     for (int plane = 0; plane < Side::c::n_planes; plane++) {
         const int bits = Side::plane_bits(plane);
         const int n_words = bits > 1 ? bits / 2 : 1;
-        const uint8_t *rows =
-            coordinates + lane_rows<Side>(plane, t) + Side::row_address(plane, 0) + 128 * block;
+        const uint8_t *rows = stage + lane.values[plane] + 128 * block;
         if (Side::is_path(plane)) {
             uint32_t u[12];
 #pragma unroll
@@ -324,25 +371,25 @@ __device__ __forceinline__ void load_value_words(const uint8_t *coordinates, int
  * the next, of each the columns of the high and the low byte of row t's weights. */
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
 __device__ __forceinline__ void add_values(const uint8_t *stage,
+                                           const lane_constants<KeyType, ValueType> &lane,
                                            const uint32_t (&weights)[RowTiles][4],
                                            int (&sums)[RowTiles][HeadDim / 16][4])
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
     using side = typename layout::values;
     constexpr int n_tables = coding<ValueType>::n_tables;
-    const int lane = threadIdx.x % 32;
-    const int t = lane & 3;
-    const uint8_t *coordinates = stage + layout::values_at + 16 * (lane >> 2);
+    const int t = threadIdx.x & 3;
 #pragma unroll
     for (int block = 0; block < HeadDim / 32; block++) {
         uint32_t words[4][8];
         trellis_bits z[4] = {};
-        load_value_words<side>(coordinates, t, block, words, z);
+        load_value_words<side>(stage, lane, block, words, z);
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             uint32_t quads[2][n_tables][4];
-            unpack_half<ValueType>(words[2 * e], z[2 * e], t & 1, quads[0]);
-            unpack_half<ValueType>(words[2 * e + 1], z[2 * e + 1], t & 1, quads[1]);
+            unpack_half<ValueType>(lane.value_levels, words[2 * e], z[2 * e], t & 1, quads[0]);
+            unpack_half<ValueType>(lane.value_levels, words[2 * e + 1], z[2 * e + 1], t & 1,
+                                   quads[1]);
 #pragma unroll
             for (int table = 0; table < n_tables; table++) {
 #pragma unroll

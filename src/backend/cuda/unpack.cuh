@@ -99,7 +99,7 @@ TKV_HOST_DEVICE constexpr uint32_t pack_levels(const level_list<N> &list, int fi
     return word;
 }
 
-/* The table as immediates: low and high half of the 8 bytes that permute_bytes looks into.
+/* Bytes for permute_bytes to look into: low and high half of 8 entries.
  *
  * permute_bytes has 8 entries; where bit 3 of the selector is set it gives the sign of the entry
  * instead, 0 or -1. So a table of 16 ascending levels L, the lower 8 of them negative, splits into
@@ -107,26 +107,28 @@ TKV_HOST_DEVICE constexpr uint32_t pack_levels(const level_list<N> &list, int fi
  *     above(c) = c < 8 ? 0        : L(c)     entries positive, selector with bit 3 flipped
  * and L = below + above + 1 for every code. Both registers go through the tensor core; the sum of
  * the other factor, which the + 1 stands for, is added once. */
-template <int Type> TKV_HOST_DEVICE uint32_t look_up(uint32_t selector, int table)
+template <int Type> struct level_tables {
+    uint32_t half[coding<Type>::n_tables][2];
+};
+
+template <int Type> TKV_HOST_DEVICE constexpr level_tables<Type> make_level_tables()
 {
-    if constexpr (Type == TKV_TYPE_TURBO4 || Type == TKV_TYPE_TRELLIS3) {
+    if constexpr (coding<Type>::n_tables == 2) {
         constexpr level_list<16> turbo = {TKV_CODEBOOK_LEVELS_4};
         constexpr level_list<16> trellis = {TKV_TRELLIS_LEVELS_16};
         constexpr level_list<16> list = Type == TKV_TYPE_TURBO4 ? turbo : trellis;
-        constexpr uint32_t below[2] = {pack_levels(list, 0, -1), pack_levels(list, 4, -1)};
-        constexpr uint32_t above[2] = {pack_levels(list, 8, 0), pack_levels(list, 12, 0)};
-        return table == 0 ? permute_bytes(below[0], below[1], selector)
-                          : permute_bytes(above[0], above[1], selector);
+        return {{{pack_levels(list, 0, -1), pack_levels(list, 4, -1)},
+                 {pack_levels(list, 8, 0), pack_levels(list, 12, 0)}}};
     } else if constexpr (Type == TKV_TYPE_TURBO2) {
         constexpr level_list<4> list = {TKV_CODEBOOK_LEVELS_2};
-        constexpr uint32_t levels = pack_levels(list, 0, 0);
-        return permute_bytes(levels, levels, selector);
+        return {{{pack_levels(list, 0, 0), 0}}};
+    } else if constexpr (Type == TKV_TYPE_TURBO8) {
+        return {};
     } else {
         constexpr level_list<8> turbo = {TKV_CODEBOOK_LEVELS_3};
         constexpr level_list<8> trellis = {TKV_TRELLIS_LEVELS_8};
         constexpr level_list<8> list = Type == TKV_TYPE_TURBO3 ? turbo : trellis;
-        constexpr uint32_t levels[2] = {pack_levels(list, 0, 0), pack_levels(list, 4, 0)};
-        return permute_bytes(levels[0], levels[1], selector);
+        return {{{pack_levels(list, 0, 0), pack_levels(list, 4, 0)}}};
     }
 }
 
@@ -274,11 +276,13 @@ TKV_HOST_DEVICE void half_selectors(const uint32_t *words, trellis_bits z, int i
 
 /* Quads (r, 0) and (r, 1) of one selector. */
 template <int Type>
-TKV_HOST_DEVICE void look_up_quads(uint32_t selector, int table, uint32_t quads[2])
+TKV_HOST_DEVICE void look_up_quads(const level_tables<Type> &tables, int table, uint32_t selector,
+                                   uint32_t quads[2])
 {
+    const uint32_t *half = tables.half[table];
     const uint32_t side = table == 0 ? selector : selector ^ NIBBLE_BIT_3;
-    quads[0] = look_up<Type>(side, table);
-    quads[1] = look_up<Type>(side >> 16, table);
+    quads[0] = permute_bytes(half[0], half[1], side);
+    quads[1] = permute_bytes(half[0], half[1], side >> 16);
 }
 
 /* Words of the planes that a lane reads for a group or for half a group, the path word of a
@@ -292,7 +296,8 @@ template <int Type> struct lane_words {
 
 /* A whole group: quads[table][2 * r + half]. */
 template <int Type>
-TKV_HOST_DEVICE void unpack_group(const uint32_t *words, trellis_bits z,
+TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32_t *words,
+                                  trellis_bits z,
                                   uint32_t quads[coding<Type>::n_tables][8])
 {
     if constexpr (coding<Type>::is_bytes) {
@@ -307,7 +312,7 @@ TKV_HOST_DEVICE void unpack_group(const uint32_t *words, trellis_bits z,
         for (int r = 0; r < 4; r++) {
 #pragma unroll
             for (int table = 0; table < coding<Type>::n_tables; table++) {
-                look_up_quads<Type>(selectors[r], table, &quads[table][2 * r]);
+                look_up_quads<Type>(tables, table, selectors[r], &quads[table][2 * r]);
             }
         }
     }
@@ -315,7 +320,8 @@ TKV_HOST_DEVICE void unpack_group(const uint32_t *words, trellis_bits z,
 
 /* Half a group: quads[table][2 * s + half] with r = 2i + s. */
 template <int Type>
-TKV_HOST_DEVICE void unpack_half(const uint32_t *words, trellis_bits z, int i,
+TKV_HOST_DEVICE void unpack_half(const level_tables<Type> &tables, const uint32_t *words,
+                                 trellis_bits z, int i,
                                  uint32_t quads[coding<Type>::n_tables][4])
 {
     if constexpr (coding<Type>::is_bytes) {
@@ -329,7 +335,7 @@ TKV_HOST_DEVICE void unpack_half(const uint32_t *words, trellis_bits z, int i,
         for (int s = 0; s < 2; s++) {
 #pragma unroll
             for (int table = 0; table < coding<Type>::n_tables; table++) {
-                look_up_quads<Type>(selectors[s], table, &quads[table][2 * s]);
+                look_up_quads<Type>(tables, table, selectors[s], &quads[table][2 * s]);
             }
         }
     }
