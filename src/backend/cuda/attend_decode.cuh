@@ -145,8 +145,8 @@ __device__ __forceinline__ void prepare_row(const decode_job &job, const decode_
     if (lane == 0) {
         terms->factor = largest / QUERY_LIMIT * fabsf(p.scale) * LOG2_E / TKV_LEVEL_UNIT;
         terms->bias = bias * p.scale * LOG2_E;
-        terms->sums[0] = coding<KeyType>::n_tables == 2 ? sums[0] : 0;
-        terms->sums[1] = coding<KeyType>::n_tables == 2 ? sums[1] : 0;
+        terms->sums[0] = sums[0];
+        terms->sums[1] = sums[1];
     }
 }
 

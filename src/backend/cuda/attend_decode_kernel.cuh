@@ -42,8 +42,8 @@ attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *
     int score[RowTiles][8];
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
-        query_sums[i][0] = terms[i].sums[0];
-        query_sums[i][1] = terms[i].sums[1];
+        query_sums[i][0] = coding<KeyType>::n_tables == 2 ? terms[i].sums[0] : 0;
+        query_sums[i][1] = coding<KeyType>::n_tables == 2 ? terms[i].sums[1] : 0;
     }
     compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums,
                                                           score);
@@ -319,12 +319,16 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
     };
     issue();
 
+    __shared__ hidden_tables<KeyType, ValueType> hidden[2];
+    if (threadIdx.x < 2) {
+        hidden[threadIdx.x] = {make_level_tables<KeyType>(), make_level_tables<ValueType>()};
+    }
     for (int r = warp; r < shape::n_rows; r += shape::n_warps) {
         prepare_row<KeyType, HeadDim>(job, work, r, (uint8_t *)fragments, all_terms + r);
     }
     __syncthreads();
     const lane_constants<KeyType, ValueType> lane_of =
-        make_lane_constants<layout, KeyType, ValueType>();
+        make_lane_constants<layout, KeyType, ValueType>(hidden);
     uint32_t queries[RowTiles][HeadDim / 16];
     row_terms terms[RowTiles];
     row_state<HeadDim, RowTiles> state;

@@ -201,24 +201,34 @@ template <int KeyType, int ValueType> struct lane_constants {
     level_tables<ValueType> value_levels;
 };
 
-/* Hides from the compiler that x is a constant, which it would load again and again. */
-__device__ __forceinline__ uint32_t keep_in_register(uint32_t x)
+/* Level tables on their way through shared memory, twice so that the address depends on the lane.
+ * This hides from the compiler that they are constants: it would load them again before every use.
+ */
+template <int KeyType, int ValueType> struct hidden_tables {
+    level_tables<KeyType> keys;
+    level_tables<ValueType> values;
+};
+
+/* x itself, but nothing that the compiler could compute again instead of keeping it. */
+__device__ __forceinline__ int pin(int x)
 {
-    return __shfl_sync(ALL_LANES, x, 0);
+    return __shfl_sync(ALL_LANES, x, threadIdx.x % 32);
 }
 
-template <int Type> __device__ __forceinline__ level_tables<Type> load_level_tables()
+template <int Type>
+__device__ __forceinline__ level_tables<Type> read_tables(const volatile level_tables<Type> &hidden)
 {
-    level_tables<Type> tables = make_level_tables<Type>();
+    level_tables<Type> tables;
 #pragma unroll
     for (int i = 0; i < 2 * coding<Type>::n_tables; i++) {
-        tables.half[i / 2][i % 2] = keep_in_register(tables.half[i / 2][i % 2]);
+        tables.half[i / 2][i % 2] = hidden.half[i / 2][i % 2];
     }
     return tables;
 }
 
 template <typename Layout, int KeyType, int ValueType>
-__device__ __forceinline__ lane_constants<KeyType, ValueType> make_lane_constants()
+__device__ __forceinline__ lane_constants<KeyType, ValueType>
+make_lane_constants(const hidden_tables<KeyType, ValueType> *hidden)
 {
     using keys = typename Layout::keys;
     using values = typename Layout::values;
@@ -228,19 +238,20 @@ __device__ __forceinline__ lane_constants<KeyType, ValueType> make_lane_constant
     lane_constants<KeyType, ValueType> lane;
 #pragma unroll
     for (int plane = 0; plane < 2; plane++) {
-        lane.keys[plane] = 4 * slot + lane_rows<keys>(plane, t) + keys::row_address(plane, 0);
-        lane.values[plane] = 16 * g + Layout::values_at + lane_rows<values>(plane, t) +
-                             values::row_address(plane, 0);
+        lane.keys[plane] =
+            pin(4 * slot + lane_rows<keys>(plane, t) + keys::row_address(plane, 0));
+        lane.values[plane] = pin(16 * g + Layout::values_at + lane_rows<values>(plane, t) +
+                                 values::row_address(plane, 0));
     }
     lane.keys_before = keys::is_shared
                            ? (t < 2 ? keys::plane_offset(1) : keys::row_address(1, 0))
                            : keys::row_address(1, 0) +
                                  (t ? lane_rows<keys>(1, t - 1) : -keys::path_room(1));
-    lane.keys_before += 4 * slot;
-    lane.key_scales = Layout::key_scales_at + 2 * slot;
-    lane.value_scales = Layout::value_scales_at + 2 * slot;
-    lane.key_levels = load_level_tables<KeyType>();
-    lane.value_levels = load_level_tables<ValueType>();
+    lane.keys_before = pin(lane.keys_before + 4 * slot);
+    lane.key_scales = pin(Layout::key_scales_at + 2 * slot);
+    lane.value_scales = lane.key_scales + SIDE_BYTES;
+    lane.key_levels = read_tables<KeyType>(hidden[t & 1].keys);
+    lane.value_levels = read_tables<ValueType>(hidden[t & 1].values);
     return lane;
 }
 

@@ -145,6 +145,18 @@ TKV_HOST_DEVICE uint32_t merge_bits(uint32_t mask, uint32_t a, uint32_t b)
 #endif
 }
 
+/* a & mask, likewise kept as it is. */
+TKV_HOST_DEVICE uint32_t take_bits(uint32_t mask, uint32_t a)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t result;
+    asm("and.b32 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(mask));
+    return result;
+#else
+    return a & mask;
+#endif
+}
+
 constexpr uint32_t NIBBLE_LOW_BITS = 0x33333333u;
 constexpr uint32_t NIBBLE_BIT_2 = 0x44444444u;
 constexpr uint32_t NIBBLE_BIT_3 = 0x88888888u;
@@ -231,8 +243,8 @@ TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_bits z, uint
         }
         /* With every other bit gone, bit 3 of the nibbles stays clear below. */
         const uint32_t high = words[Type == TKV_TYPE_TRELLIS2 ? 0 : 2];
-        const uint32_t even = high & EVEN_BITS;
-        const uint32_t odd = high & ~EVEN_BITS;
+        const uint32_t even = take_bits(EVEN_BITS, high);
+        const uint32_t odd = take_bits(~EVEN_BITS, high);
         selectors[0] = merge_bits(NIBBLE_LOW_BITS, low[0], even << 2);
         selectors[1] = merge_bits(NIBBLE_LOW_BITS, low[1], odd << 1);
         selectors[2] = merge_bits(NIBBLE_LOW_BITS, low[2], even);
