@@ -17,6 +17,7 @@ struct decode_kernel {
     void (*kernel)(decode_job);
     int n_rows;
     int n_warps;
+    int n_ctas; /* a multiprocessor */
     int shared_bytes;
 };
 
@@ -24,7 +25,7 @@ template <int KeyType, int ValueType, int HeadDim, int RowTiles> decode_kernel d
 {
     using shape = decode_shape<KeyType, ValueType, HeadDim, RowTiles>;
     return {attend_decode<KeyType, ValueType, HeadDim, RowTiles>, shape::n_rows, shape::n_warps,
-            shape::shared_bytes};
+            shape::n_ctas, shape::shared_bytes};
 }
 
 template <int Type> decode_kernel find_kernel_of_type(int head_dim, int n_rows)
@@ -61,7 +62,7 @@ static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
     const int overhead = 3;
     int best = 1;
     double best_cost = 1e300;
-    for (int splits = 1; splits <= 64 && (splits == 1 || splits * n_warps < n_blocks + n_warps);
+    for (int splits = 1; splits <= MAX_SPLITS && (splits == 1 || splits * n_warps < n_blocks + n_warps);
          splits++) {
         const double waves = ((double)n_units * splits + n_slots - 1) / n_slots;
         const int pages = (n_blocks + splits * n_warps - 1) / (splits * n_warps);
@@ -88,12 +89,13 @@ static decode_job plan_job(const tkv_device_attend &params, const decode_kernel 
     job.blocks_a_split = kernel.n_warps;
     const int n_units = params.n_sequences * layer.n_kv_heads * job.n_tiles;
     const int n_blocks = (params.max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS + 1;
-    job.n_splits = choose_splits(n_units, n_blocks, kernel.n_warps, 2 * n_multiprocessors);
+    job.n_splits = choose_splits(n_units, n_blocks, kernel.n_warps,
+                                 kernel.n_ctas * n_multiprocessors);
     const size_t n_parts = (size_t)n_units * job.n_splits * kernel.n_rows;
-    const size_t stats_at = align_up(n_units * sizeof(unsigned));
+    const size_t stats_at = align_up(n_units * sizeof(unit_counters));
     const size_t sums_at = stats_at + align_up(n_parts * sizeof(row_sums));
     *bytes = sums_at + align_up(n_parts * layer.head_dim_v * sizeof(float));
-    job.tickets = (unsigned *)params.workspace;
+    job.counters = (unit_counters *)params.workspace;
     job.stats = (float *)(params.workspace + stats_at);
     job.sums = (float *)(params.workspace + sums_at);
     return job;

@@ -16,10 +16,10 @@ struct decode_work {
     int first_row; /* of the tile, among n_queries * group */
     int n_rows;    /* of the tile that exist */
     int group;
-    int position; /* of query 0 */
+    int position;  /* of query 0 */
     int whole_end; /* all rows of the tile see the positions before this, but for a window */
-    int n_active; /* splits that take part */
-    int begin;    /* blocks of this split */
+    int n_active;  /* splits that take part */
+    int begin;     /* blocks that the tile's rows see */
     int end;
 };
 
@@ -41,32 +41,34 @@ __device__ __forceinline__ int block_of(const tkv_device_layer &layer, int posit
                : sink_blocks(layer) + (position - layer.n_sinks) / PAGE_TOKENS;
 }
 
-/* Plans on the device, since lengths are known only there. */
-__device__ __forceinline__ decode_work plan_work(const decode_job &job, int tile_rows)
+/* The part of the work that follows from the launch alone. */
+__device__ __forceinline__ decode_work name_work(const decode_job &job, int tile_rows)
 {
     const tkv_device_attend &p = job.params;
     decode_work work;
-    const int tile = blockIdx.y % job.n_tiles;
-    const int split = blockIdx.x;
-    work.sequence = ((const tkv_device_sequence *)p.sequences)[blockIdx.z];
     work.kv_head = blockIdx.y / job.n_tiles;
     work.unit = blockIdx.z * gridDim.y + blockIdx.y;
     work.group = p.n_heads / p.layer.n_kv_heads;
-    work.first_row = tile * tile_rows;
+    work.first_row = blockIdx.y % job.n_tiles * tile_rows;
     work.n_rows = min(tile_rows, p.n_queries * work.group - work.first_row);
+    return work;
+}
+
+/* And the part that follows from the sequence's length. */
+__device__ __forceinline__ void plan_work(const decode_job &job, decode_work &work)
+{
+    const tkv_device_attend &p = job.params;
+    work.sequence = ((const tkv_device_sequence *)p.sequences)[blockIdx.z];
     work.position = p.first_position >= 0 ? p.first_position
                                           : work.sequence.n_tokens - p.n_queries;
     const int first_seen = work.position + work.first_row / work.group;
     const int last_seen = work.position + (work.first_row + work.n_rows - 1) / work.group;
     work.whole_end = first_seen + 1;
     const int oldest = p.window ? max(first_seen + 1 - p.window, 0) : 0;
-    const int first = block_of(p.layer, oldest);
-    const int n_blocks = last_seen < 0 ? 0 : block_of(p.layer, last_seen) + 1 - first;
-    work.n_active =
-        max(1, min(job.n_splits, (n_blocks + job.blocks_a_split - 1) / job.blocks_a_split));
-    work.begin = first + (int)((int64_t)n_blocks * split / work.n_active);
-    work.end = first + (int)((int64_t)n_blocks * (split + 1) / work.n_active);
-    return work;
+    work.begin = block_of(p.layer, oldest);
+    work.end = last_seen < 0 ? work.begin : block_of(p.layer, last_seen) + 1;
+    work.n_active = max(1, min(job.n_splits, (work.end - work.begin + job.blocks_a_split - 1) /
+                                                 job.blocks_a_split));
 }
 
 __device__ __forceinline__ const float *query_of_row(const decode_job &job,
@@ -80,6 +82,19 @@ __device__ __forceinline__ const float *query_of_row(const decode_job &job,
                                     p.layer.head_dim_k;
 }
 
+template <int N>
+__device__ __forceinline__ void load_query(const decode_job &job, const decode_work &work, int r,
+                                           float (&x)[N])
+{
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        x[j] = 0.0f;
+    }
+    if (r < work.n_rows) {
+        load_row(query_of_row(job, work, r), x);
+    }
+}
+
 /* A query as the loop needs it, beside its fragments. */
 struct row_terms {
     float factor; /* score, times the scale of a key, to a logit of base 2 */
@@ -90,23 +105,20 @@ struct row_terms {
 /* Rotates a row of the tile and cuts it into high and low bytes in the order of the fragments. */
 template <int KeyType, int HeadDim>
 __device__ __forceinline__ void prepare_row(const decode_job &job, const decode_work &work, int r,
-                                            uint8_t *fragments, row_terms *terms)
+                                            float (&x)[HeadDim / 32], uint8_t *fragments,
+                                            row_terms *terms)
 {
     constexpr int n = HeadDim / 32;
     constexpr bool is_shared = HeadDim == 64;
     const tkv_device_attend &p = job.params;
     const int lane = threadIdx.x % 32;
-    float x[n] = {};
     float bias = 0.0f;
-    if (r < work.n_rows) {
-        load_row(query_of_row(job, work, r), x);
-        if (work.sequence.mean_k) {
-            float mean[n];
-            load_row((const float *)work.sequence.mean_k + work.kv_head * HeadDim, mean);
+    if (work.sequence.mean_k) {
+        float mean[n];
+        load_row((const float *)work.sequence.mean_k + work.kv_head * HeadDim, mean);
 #pragma unroll
-            for (int j = 0; j < n; j++) {
-                bias = fmaf(x[j], mean[j], bias);
-            }
+        for (int j = 0; j < n; j++) {
+            bias = fmaf(x[j], mean[j], bias);
         }
     }
     bias = add_lanes(bias);

@@ -7,25 +7,38 @@
 namespace tkv
 {
 
-/* The blocks that a warp takes, 32 at a time, a lane each. */
-struct block_batch {
-    uint64_t pages;  /* of the lane's block, for this KV head */
-    unsigned coded;  /* lanes whose block is coded */
+/* Which blocks a warp takes: its first ones are fixed, so that nothing waits for them; the others
+ * go to whoever is ready, since multiprocessors do not get the same share of the memory. */
+constexpr int FIXED_BLOCKS = 3;
+
+/* The accumulators hold 65536 tokens without overflow. */
+constexpr unsigned PAGES_A_FLUSH = 256;
+
+struct block_entry {
+    uint64_t pages;
+    int block; /* the end if there is no more */
+    int is_exact;
 };
 
-__device__ __forceinline__ block_batch load_batch(const decode_work &work, int first, int stride,
+__device__ __forceinline__ block_entry load_entry(const decode_work &work, int block,
                                                   int pair_bytes)
 {
-    const int index = first + threadIdx.x % 32 * stride;
-    block_batch batch = {0, 0};
-    bool is_coded = false;
-    if (index < work.end) {
-        const uint4 entry = __ldg((const uint4 *)work.sequence.blocks + index);
-        batch.pages = ((uint64_t)entry.y << 32 | entry.x) + (uint64_t)work.kv_head * pair_bytes;
-        is_coded = entry.z == 0;
+    if (block >= work.end) {
+        return {0, work.end, 0};
     }
-    batch.coded = __ballot_sync(ALL_LANES, is_coded);
-    return batch;
+    const uint4 entry = __ldg((const uint4 *)work.sequence.blocks + block);
+    const uint64_t pages = (uint64_t)entry.y << 32 | entry.x;
+    return {pages + (uint64_t)work.kv_head * pair_bytes, block, (int)entry.z};
+}
+
+template <typename Layout>
+__device__ __forceinline__ void copy_entry(uint32_t stage, const decode_work &work,
+                                           const block_entry &entry)
+{
+    if (entry.block < work.end && !entry.is_exact) {
+        copy_pair<Layout>(stage, entry.pages);
+    }
+    close_copies();
 }
 
 /* One page pair of the warp, from its stage. */
@@ -177,92 +190,126 @@ __device__ __forceinline__ void write_part(const decode_job &job, const decode_w
     }
 }
 
-/* Whether this CTA is the last of its unit to get here; all that the others wrote can be read. */
+/* Whether this CTA is the last of its unit to get here; all that the others wrote can be read: the
+ * barrier and the ticket's release and acquire carry it. */
 __device__ __forceinline__ bool is_last_part(const decode_job &job, const decode_work &work)
 {
     __shared__ bool is_last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        is_last = atomicInc(job.tickets + work.unit, work.n_active - 1) ==
-                  (unsigned)work.n_active - 1;
-        __threadfence();
+        const unsigned last = work.n_active - 1;
+        unsigned ticket; /* goes back to 0 after the last */
+        asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                     : "=r"(ticket)
+                     : "l"(&job.counters[work.unit].ticket), "r"(last)
+                     : "memory");
+        is_last = ticket == last;
+        if (is_last) {
+            job.counters[work.unit].drawn = 0;
+        }
     }
     __syncthreads();
     return is_last;
 }
 
-/* Joins the parts of one row: flash decoding's second step, in the CTA that came last. */
+/* What the parts of a row count for. */
+template <int Rows> struct part_factors {
+    float factor[Rows][MAX_SPLITS];
+    float total[Rows]; /* of all weights */
+    float coded[Rows]; /* of those of coded tokens */
+};
+
+template <int Rows>
+__device__ __forceinline__ void weigh_parts(const decode_job &job, const decode_work &work, int r,
+                                            part_factors<Rows> &factors)
+{
+    const int lane = threadIdx.x % 32;
+    const int head = work.kv_head * work.group + (work.first_row + r) % work.group;
+    const float sink = job.params.sinks ? ((const float *)job.params.sinks)[head] * LOG2_E
+                                        : -CUDART_INF_F;
+    const float4 *stats =
+        (const float4 *)job.stats + (size_t)work.unit * job.n_splits * Rows + r;
+    float4 part[MAX_SPLITS / 32];
+    float maximum = fmaxf(sink, NO_MAXIMUM);
+#pragma unroll
+    for (int i = 0; i < MAX_SPLITS / 32; i++) {
+        const int s = 32 * i + lane;
+        part[i] = s < work.n_active ? __ldcg(stats + (size_t)s * Rows)
+                                    : make_float4(NO_MAXIMUM, 0.0f, 0.0f, 0.0f);
+        maximum = fmaxf(maximum, part[i].x);
+    }
+    maximum = max_lanes(maximum);
+    float total = 0.0f;
+    float coded = 0.0f;
+#pragma unroll
+    for (int i = 0; i < MAX_SPLITS / 32; i++) {
+        const float factor = part[i].y == 0.0f ? 0.0f : exp2_fast(part[i].x - maximum);
+        total = fmaf(factor, part[i].y, total);
+        coded = fmaf(factor, part[i].z, coded);
+        factors.factor[r][32 * i + lane] = factor;
+    }
+    total = add_lanes(total);
+    coded = add_lanes(coded);
+    if (lane == 0) {
+        factors.total[r] = total + exp2_fast(sink - maximum);
+        factors.coded[r] = coded;
+    }
+}
+
+/* Joins the parts of all rows: flash decoding's second step, in the CTA that came last. Bound by
+ * the latency of the parts' loads, of which each thread has 8 in flight. */
 template <int HeadDim, int RowTiles, int Warps>
 __device__ __forceinline__ void merge_parts(const decode_job &job, const decode_work &work,
                                             float *shared)
 {
     constexpr int n_rows = 4 * RowTiles;
     constexpr int n = HeadDim / 32;
+    constexpr int columns = n_rows * HeadDim / 4; /* of 4 floats */
+    constexpr int shares = Warps * 32 / columns > 0 ? Warps * 32 / columns : 1;
     const tkv_device_attend &p = job.params;
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
-    const size_t first_part = (size_t)work.unit * job.n_splits;
-    /* A warp takes a row and every `shares`-th part of it. */
-    constexpr int shares = Warps / n_rows > 0 ? Warps / n_rows : 1;
-    constexpr int rows_at_once = Warps / shares < n_rows ? Warps / shares : n_rows;
-    float *partial = shared;                                /* [n_rows][shares][HeadDim] */
-    __shared__ float2 totals[n_rows];
-    for (int r = warp / shares; warp < rows_at_once * shares && r < work.n_rows;
-         r += rows_at_once) {
-        const int head = work.kv_head * work.group + (work.first_row + r) % work.group;
-        const float sink =
-            p.sinks ? ((const float *)p.sinks)[head] * LOG2_E : -CUDART_INF_F;
-        const float *stats = job.stats + (first_part * n_rows + r) * 4;
-        float maximum = fmaxf(sink, NO_MAXIMUM);
-        for (int s = lane; s < work.n_active; s += 32) {
-            maximum = fmaxf(maximum, __ldcg(stats + (size_t)s * n_rows * 4));
-        }
-        maximum = max_lanes(maximum);
-        float x[n] = {};
-        float total = 0.0f;
-        float coded = 0.0f;
-        for (int base = 0; base < work.n_active; base += 32) {
-            float factor = 0.0f;
-            if (base + lane < work.n_active) {
-                const float4 part =
-                    __ldcg((const float4 *)(stats + (size_t)(base + lane) * n_rows * 4));
-                factor = part.y == 0.0f ? 0.0f : exp2_fast(part.x - maximum);
-                total += factor * part.y;
-                coded += factor * part.z;
-            }
-            const int n_here = min(32, work.n_active - base);
-#pragma unroll 8
-            for (int s = warp % shares; s < n_here; s += shares) {
-                const float share = __shfl_sync(ALL_LANES, factor, s);
-                const float *row = job.sums +
-                                   ((first_part + base + s) * n_rows + r) * HeadDim + lane * n;
+    __shared__ part_factors<n_rows> factors;
+    float4 *sums = (float4 *)shared; /* [shares][columns] */
+    for (int r = warp; r < n_rows; r += Warps) {
+        weigh_parts(job, work, r, factors);
+    }
+    __syncthreads();
+    for (int at = threadIdx.x; at < shares * columns; at += Warps * 32) {
+        const int column = at % columns;
+        const float *factor = factors.factor[column / (HeadDim / 4)];
+        const float4 *part =
+            (const float4 *)job.sums + (size_t)work.unit * job.n_splits * columns + column;
+        float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int base = at / columns; base < work.n_active; base += 8 * shares) {
+            float4 four[8];
 #pragma unroll
-                for (int j = 0; j < n; j += 2) {
-                    const float2 two = __ldcg((const float2 *)(row + j));
-                    x[j] = fmaf(share, two.x, x[j]);
-                    x[j + 1] = fmaf(share, two.y, x[j + 1]);
-                }
+            for (int k = 0; k < 8; k++) {
+                const int s = min(base + k * shares, work.n_active - 1);
+                four[k] = __ldcg(part + (size_t)s * columns);
+            }
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                const int s = base + k * shares;
+                const float f = s < work.n_active ? factor[s] : 0.0f;
+                sum.x = fmaf(f, four[k].x, sum.x);
+                sum.y = fmaf(f, four[k].y, sum.y);
+                sum.z = fmaf(f, four[k].z, sum.z);
+                sum.w = fmaf(f, four[k].w, sum.w);
             }
         }
-        total = add_lanes(total) + exp2_fast(sink - maximum);
-        coded = add_lanes(coded);
-        if (warp % shares == 0 && lane == 0) {
-            totals[r] = make_float2(total, coded);
-        }
-#pragma unroll
-        for (int j = 0; j < n; j++) {
-            partial[(r * shares + warp % shares) * HeadDim + lane * n + j] = x[j];
-        }
+        sums[at] = sum;
     }
     __syncthreads();
     for (int r = warp; r < work.n_rows; r += Warps) {
         float x[n] = {};
 #pragma unroll
         for (int s = 0; s < shares; s++) {
+            float part[n];
+            load_row(shared + (s * n_rows + r) * HeadDim, part);
 #pragma unroll
             for (int j = 0; j < n; j++) {
-                x[j] += partial[(r * shares + s) * HeadDim + lane * n + j];
+                x[j] += part[j];
             }
         }
         unrotate_row(x);
@@ -272,12 +319,12 @@ __device__ __forceinline__ void merge_parts(const decode_job &job, const decode_
         float *out = (float *)p.out + (query * p.n_heads + head) * HeadDim + lane * n;
         const float *mean =
             (const float *)work.sequence.mean_v + work.kv_head * HeadDim + lane * n;
-        const float inverse = totals[r].x != 0.0f ? 1.0f / totals[r].x : 0.0f;
+        const float inverse = factors.total[r] != 0.0f ? 1.0f / factors.total[r] : 0.0f;
 #pragma unroll
         for (int j = 0; j < n; j++) {
             float value = x[j] * (1.0f / TKV_LEVEL_UNIT);
             if (work.sequence.mean_v) {
-                value = fmaf(totals[r].y, mean[j], value);
+                value = fmaf(factors.coded[r], mean[j], value);
             }
             out[j] = value * inverse;
         }
@@ -286,7 +333,8 @@ __device__ __forceinline__ void merge_parts(const decode_job &job, const decode_
 
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
 __global__ void
-__launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps * 32, 2)
+__launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps * 32,
+                  decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_ctas)
     attend_decode(const __grid_constant__ decode_job job)
 {
     using shape = decode_shape<KeyType, ValueType, HeadDim, RowTiles>;
@@ -296,35 +344,32 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
     row_terms *all_terms = (row_terms *)(fragments + RowTiles * shape::fragment_words);
     uint8_t *stages = shared + shape::query_bytes;
 
-    const decode_work work = plan_work(job, shape::n_rows);
+    const int lane = threadIdx.x % 32;
+    const int warp = threadIdx.x / 32;
+    decode_work work = name_work(job, shape::n_rows);
+    float query[HeadDim / 32];
+    load_query(job, work, warp, query); /* before the pages, or it would come after them */
+    plan_work(job, work);
     if (blockIdx.x >= work.n_active) {
         return;
     }
-    const int lane = threadIdx.x % 32;
-    const int warp = threadIdx.x / 32;
     uint8_t *stage = stages + warp * N_STAGES * layout::bytes;
     const uint32_t stage_address = (uint32_t)__cvta_generic_to_shared(stage);
-    int first = work.begin + warp;
-    block_batch batch = load_batch(work, first, shape::n_warps, layout::page_bytes);
-    unsigned to_issue = batch.coded;
-    unsigned n_issued = 0;
-    const auto issue = [&]() {
-        if (to_issue) {
-            const uint64_t pages = __shfl_sync(ALL_LANES, batch.pages, __ffs(to_issue) - 1);
-            copy_pair<layout>(stage_address + n_issued % N_STAGES * layout::bytes, pages);
-            to_issue &= to_issue - 1;
-            n_issued++;
-        }
-        close_copies();
-    };
-    issue();
+    const int stride = work.n_active * shape::n_warps;
+    const int first = work.begin + blockIdx.x * shape::n_warps + warp;
+    block_entry entry = load_entry(work, first, layout::page_bytes);
+    block_entry next = load_entry(work, first + stride, layout::page_bytes);
+    copy_entry<layout>(stage_address, work, entry);
 
     __shared__ hidden_tables<KeyType, ValueType> hidden[2];
     if (threadIdx.x < 2) {
         hidden[threadIdx.x] = {make_level_tables<KeyType>(), make_level_tables<ValueType>()};
     }
     for (int r = warp; r < shape::n_rows; r += shape::n_warps) {
-        prepare_row<KeyType, HeadDim>(job, work, r, (uint8_t *)fragments, all_terms + r);
+        if (r != warp) {
+            load_query(job, work, r, query);
+        }
+        prepare_row<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
     }
     __syncthreads();
     const lane_constants<KeyType, ValueType> lane_of =
@@ -351,28 +396,39 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
         }
     }
 
-    while (first < work.end) {
-        unsigned n_done = 0;
-        for (unsigned left = batch.coded; left; left &= left - 1) {
-            issue();
-            wait_copies<1>();
-            __syncwarp();
+    /* The pages of `next` are asked for while those of `entry` are worked on; one more entry of the
+     * table and the number of one after that are on their way. */
+    int coming = first + 2 * stride;
+    unsigned drawn = 0;
+    for (unsigned n_done = 0; entry.block < work.end; n_done++) {
+        copy_entry<layout>(stage_address + (n_done + 1) % N_STAGES * layout::bytes, work, next);
+        const block_entry after = load_entry(work, coming, layout::page_bytes);
+        if (lane == 0 && coming < work.end) {
+            drawn = atomicAdd(&job.counters[work.unit].drawn, 1);
+        }
+        wait_copies<1>();
+        __syncwarp();
+        if (!entry.is_exact) {
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
-                job, work, first + (__ffs(left) - 1) * shape::n_warps,
-                stage + n_done % N_STAGES * layout::bytes, lane_of, queries, terms, state, sparse);
-            n_done++;
-            __syncwarp();
+                job, work, entry.block, stage + n_done % N_STAGES * layout::bytes, lane_of,
+                queries, terms, state, sparse);
         }
-        /* The accumulators hold 32 pages without overflow. */
+        if (n_done % PAGES_A_FLUSH == PAGES_A_FLUSH - 1) {
 #pragma unroll
-        for (int i = 0; i < RowTiles; i++) {
-            flush_sums<ValueType>(i, 1.0f, state);
+            for (int i = 0; i < RowTiles; i++) {
+                flush_sums<ValueType>(i, 1.0f, state);
+            }
         }
-        first += 32 * shape::n_warps;
-        batch = load_batch(work, first, shape::n_warps, layout::page_bytes);
-        to_issue = batch.coded;
-        n_issued = 0;
-        issue();
+        __syncwarp();
+        entry = next;
+        next = after;
+        coming = coming < work.end
+                     ? work.begin + FIXED_BLOCKS * stride + (int)__shfl_sync(ALL_LANES, drawn, 0)
+                     : work.end;
+    }
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+        flush_sums<ValueType>(i, 1.0f, state);
     }
     wait_copies<0>();
 

@@ -43,11 +43,14 @@ template <int KeyType, int ValueType, int HeadDim, int RowTiles> struct decode_s
     static constexpr int n_rows = 4 * RowTiles;
     static constexpr int n_steps = HeadDim / 32;       /* of the score product */
     static constexpr int fragment_words = n_steps * 2 * 32;
-    /* Two CTAs a multiprocessor, so that one's beginning and end hide behind the other. */
-    static constexpr int shared_limit = 112 * 1024;
+    /* Two CTAs a multiprocessor, so that one's beginning and end hide behind the other; where the
+     * sums take more registers, one. */
+    static constexpr int n_ctas = HeadDim * RowTiles > 128 ? 1 : 2;
+    static constexpr int most_warps = n_ctas == 2 ? 8 : HeadDim * RowTiles > 256 ? 8 : 12;
+    static constexpr int shared_limit = (n_ctas == 2 ? 110 : 222) * 1024;
     static constexpr int query_bytes = RowTiles * fragment_words * 4 + n_rows * 16;
     static constexpr int fitting = (shared_limit - query_bytes) / (N_STAGES * layout::bytes);
-    static constexpr int n_warps = fitting < 8 ? fitting : 8;
+    static constexpr int n_warps = fitting < most_warps ? fitting : most_warps;
     static constexpr int shared_bytes = query_bytes + n_warps * N_STAGES * layout::bytes;
 };
 

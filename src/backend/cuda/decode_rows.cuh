@@ -18,15 +18,23 @@ constexpr float QUERY_LIMIT = 32639.0f; /* 127 * 256 + 127: a high and a low sig
 
 static __constant__ uint32_t rotation_signs[2][32] = {TKV_ROTATION_SIGNS_0, TKV_ROTATION_SIGNS_1};
 
-/* What a launch of decode attention knows. */
+constexpr int MAX_SPLITS = 64;
+
+/* What the CTAs of a unit share; all zero before and after a launch. */
+struct unit_counters {
+    unsigned ticket; /* parts that are done */
+    unsigned drawn;  /* blocks handed out beyond the fixed ones */
+};
+
+/* What a launch of decode attention knows. A unit is a row tile of a KV head of a sequence. */
 struct decode_job {
     tkv_device_attend params;
-    int n_splits;      /* CTAs that share one row tile, at most */
-    int n_tiles;       /* row tiles a KV head */
-    int blocks_a_split; /* no split has fewer, so long as there is more than one */
-    unsigned *tickets; /* [n_sequences][n_kv_heads][n_tiles], zero before and after a launch */
-    float *stats;      /* [units][n_splits][rows][4]: log2 maximum, sum, coded sum */
-    float *sums;       /* [units][n_splits][rows][head_dim] */
+    int n_splits;            /* CTAs that share a unit, at most MAX_SPLITS */
+    int n_tiles;             /* row tiles a KV head */
+    int blocks_a_split;      /* no more splits than this leaves work for */
+    unit_counters *counters; /* [n_units] */
+    float *stats;            /* [n_units][n_splits][rows][4]: row_sums */
+    float *sums;             /* [n_units][n_splits][rows][head_dim] */
 };
 
 /* Orthonormal Walsh-Hadamard transform of 32 * N values. */
