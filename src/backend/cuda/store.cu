@@ -59,10 +59,9 @@ template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uin
     const row_shape<N> shape = {job.head_dim};
     const bool is_key = job.order == TKV_ORDER_KEY;
     uint16_t *side = image_side<TYPE>(job.order, job.head_dim, image);
-    const search_scratch scratch =
-        place_scratch(reinterpret_cast<uint8_t *>(image) + job.image_bytes +
-                          threadIdx.x / 32 * search_scratch_bytes(job.head_dim),
-                      job.head_dim);
+    const uint32_t warp_offset =
+        job.image_bytes + threadIdx.x / 32 * (uint32_t)search_scratch_bytes(job.head_dim);
+    const search_scratch scratch = place_scratch(warp_offset, job.head_dim);
     if (!is_key && TYPE != TKV_TYPE_TURBO8) {
         for (int i = threadIdx.x; i < image_words<TYPE>(job.order, job.head_dim);
              i += (int)blockDim.x) {
@@ -90,7 +89,7 @@ template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uin
             row_codes<N> out;
             load_row(shape, job, slot, is_used, in.y);
             if constexpr (type_traits<TYPE>::is_trellis) {
-                encode_trellis_row<N, TYPE>(shape, job.effort, is_used, scratch, &in, &out);
+                encode_trellis_row<N, TYPE>(shape, job.effort, scratch, &in, &out);
             } else {
                 encode_row<N, TYPE>(shape, &in, &out);
             }
@@ -133,7 +132,7 @@ template <int N, bool WITH_TRELLIS>
 __global__ void __launch_bounds__(max_threads, N &&N <= 8 ? 4 : 1)
     store_pages(const store_params params)
 {
-    extern __shared__ __align__(16) uint32_t image[];
+    uint32_t *image = in_shared<uint32_t>(0);
     const tkv_device_layer &layer = params.layer;
     const tkv_device_sequence sequence = params.sequences[blockIdx.z];
     const int first = params.first >= 0 ? params.first : sequence.n_tokens - params.n_tokens;
