@@ -31,6 +31,7 @@ struct shape {
     float softcap, sparse;
     bool sinks, means;
     int n_sinks;
+    int exact_every; /* every so manieth block is exact; 0: none */
 };
 
 static uint32_t mix(uint32_t x)
@@ -51,17 +52,31 @@ __device__ uint32_t mix_device(uint32_t x)
     return x ^ x >> 16;
 }
 
-/* Random codes; side fields, the last n_fields * 64 halves, between 0.5 and 1.5. */
-__global__ void fill_pages(uint32_t *words, size_t n_pages, int page_words, int side_words,
-                           bool is_trellis, uint32_t seed)
+/* What a pair of pages is made of. */
+struct pair_words {
+    int key_words, key_side, value_words, value_side; /* side fields are the last words */
+    int types[2];
+};
+
+/* Random codes; side fields between 0.5 and 1.5 (of a sketch's step: a tenth); halves up to 1. */
+__global__ void fill_pairs(uint32_t *words, size_t n_pairs, pair_words pair, uint32_t seed)
 {
-    const size_t n = n_pages * page_words;
+    const int pair_size = pair.key_words + pair.value_words;
+    const size_t n = n_pairs * pair_size;
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
          i += (size_t)gridDim.x * blockDim.x) {
+        const int at = (int)(i % pair_size);
+        const bool is_value = at >= pair.key_words;
+        const int type = pair.types[is_value];
+        const int left = (is_value ? pair_size : pair.key_words) - at;
+        const bool is_trellis = type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
         uint32_t x = mix_device((uint32_t)i * 2654435761u + seed);
-        if ((int)(i % page_words) >= page_words - side_words) {
-            /* 0x3800 is 0.5, 0x3c00 is 1; the sign is a start bit of a trellis. */
-            x = 0x38003800u + (x & 0x05ff05ffu) + (is_trellis ? x & 0x80008000u : 0);
+        if (type == TKV_TYPE_F16) {
+            x = 0x30003000u + (x & 0x87ff87ffu);
+        } else if (left <= (is_value ? pair.value_side : pair.key_side)) {
+            const bool is_step = left <= 32 && (is_value ? pair.value_side : pair.key_side) == 64;
+            x = (is_step ? 0x2c002c00u : 0x38003800u) + (x & 0x05ff05ffu) +
+                (is_trellis ? x & 0x80008000u : 0);
         }
         words[i] = x;
     }
@@ -72,6 +87,8 @@ struct problem {
     size_t key_bytes, value_bytes, block_bytes, set_bytes;
     int n_blocks, n_sets;
     uint8_t *pages;
+    uint8_t *exact_pages; /* for every block, in order */
+    size_t exact_bytes;
     float *q, *out, *mean_k, *mean_v, *sinks;
     std::vector<tkv_device_block *> blocks;
     std::vector<tkv_device_sequence *> sequences; /* a set */
@@ -110,6 +127,11 @@ static int start_of(const shape &s, int block)
     return block < sinks ? 64 * block : s.n_sinks + 64 * (block - sinks);
 }
 
+static bool is_exact(const shape &s, int block)
+{
+    return s.exact_every && block % s.exact_every == s.exact_every - 1;
+}
+
 static void make(problem &p, const shape &s, size_t rotate_bytes, int n_sm)
 {
     p.s = s;
@@ -124,14 +146,20 @@ static void make(problem &p, const shape &s, size_t rotate_bytes, int n_sm)
     p.set_bytes = p.block_bytes * p.n_blocks * s.n_sequences;
     p.n_sets = (int)std::max<size_t>(1, std::min<size_t>(64, rotate_bytes / p.set_bytes + 1));
     CHECK(cudaMalloc(&p.pages, p.set_bytes * p.n_sets));
-    const int pair_words = (int)(p.key_bytes + p.value_bytes) / 4;
-    (void)pair_words;
-    /* Key and value pages alternate: fill pair by pair with two launches over strided pages is
-     * simpler on the host side by treating equal types as one run of pages. */
-    if (s.type_k == s.type_v) {
-        const bool trellis = s.type_k == TKV_TYPE_TRELLIS3 || s.type_k == TKV_TYPE_TRELLIS2;
-        fill_pages<<<1024, 256>>>((uint32_t *)p.pages, p.set_bytes * p.n_sets / p.key_bytes,
-                                  (int)p.key_bytes / 4, 32, trellis, 7u);
+    const auto side_words = [](tkv_type t) {
+        return (int)(tkv_page_bytes(t, 64) - tkv_type_get_info(t)->code_bits * 64 * 64 / 8) / 4;
+    };
+    const pair_words pair = {(int)p.key_bytes / 4, side_words(s.type_k), (int)p.value_bytes / 4,
+                             side_words(s.type_v), {(int)s.type_k, (int)s.type_v}};
+    fill_pairs<<<1024, 256>>>((uint32_t *)p.pages, p.set_bytes * p.n_sets / 4 /
+                              (pair.key_words + pair.value_words), pair, 7u);
+    p.exact_bytes = (size_t)s.n_kv_heads * 2 * 2 * d * PAGE;
+    if (s.exact_every) {
+        const int page_words = d * PAGE / 2;
+        const size_t bytes = p.exact_bytes * p.n_blocks * s.n_sequences;
+        CHECK(cudaMalloc(&p.exact_pages, bytes));
+        fill_pairs<<<1024, 256>>>((uint32_t *)p.exact_pages, bytes / 8 / page_words,
+                                  {page_words, 0, page_words, 0, {0, 0}}, 99u);
     }
     CHECK(cudaDeviceSynchronize());
     std::vector<tkv_device_block> host_blocks(p.n_blocks);
@@ -145,7 +173,11 @@ static void make(problem &p, const shape &s, size_t rotate_bytes, int n_sm)
                 host_blocks[b].pages =
                     (uint64_t)(p.pages + set * p.set_bytes +
                                ((size_t)i * p.n_blocks + place) * p.block_bytes);
-                host_blocks[b].is_exact = 0;
+                host_blocks[b].is_exact = is_exact(s, b);
+                if (is_exact(s, b)) {
+                    host_blocks[b].pages = (uint64_t)(p.exact_pages +
+                                                      ((size_t)i * p.n_blocks + b) * p.exact_bytes);
+                }
                 host_blocks[b].n_slots = PAGE;
             }
             tkv_device_block *to;
@@ -220,9 +252,26 @@ static void drop(problem &p)
         cudaFree(s);
     }
     cudaFree(p.pages);
+    cudaFree(p.exact_pages);
     cudaFree(p.q);
     cudaFree(p.out);
     cudaFree(p.workspace);
+}
+
+/* Row `slot` of a page; returns whether it is in the rotated domain. */
+static bool decode_row(tkv_type type, tkv_page_order order, int d, int slot, const uint8_t *page,
+                       float *y)
+{
+    if (type == TKV_TYPE_F16) {
+        for (int j = 0; j < d; j++) {
+            y[j] = tkv_half_to_float(((const uint16_t *)page)[slot * d + j]);
+        }
+        return false;
+    }
+    tkv_row_codes row;
+    tkv_unpack_slot(type, order, d, slot, page, &row);
+    tkv_dequantise_row(type, d, &row, y);
+    return true;
 }
 
 /* Relative error of all rows of one KV head of the first and the last sequence. */
@@ -232,69 +281,76 @@ static double compare(problem &p)
     const int d = s.head_dim;
     const int n_heads = s.n_kv_heads * s.group;
     std::vector<uint8_t> pages(p.set_bytes);
+    std::vector<uint8_t> exact(p.exact_pages ? p.exact_bytes * p.n_blocks * s.n_sequences : 0);
     std::vector<float> out(p.host_q.size());
     CHECK(cudaMemcpy(pages.data(), p.pages, p.set_bytes, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(exact.data(), p.exact_pages, exact.size(), cudaMemcpyDeviceToHost));
     CHECK(cudaMemcpy(out.data(), p.out, out.size() * 4, cudaMemcpyDeviceToHost));
     double error = 0.0, norm = 0.0;
     for (int i = 0; i < s.n_sequences; i += std::max(1, s.n_sequences - 1)) {
         const int head = s.n_kv_heads - 1;
         std::vector<float> k((size_t)s.n_tokens * d), v((size_t)s.n_tokens * d);
+        std::vector<bool> rotated_k(s.n_tokens), rotated_v(s.n_tokens);
         for (int b = 0; b < p.n_blocks; b++) {
             const size_t place = ((size_t)b * 7919 + i) % p.n_blocks;
-            const uint8_t *pair = pages.data() + ((size_t)i * p.n_blocks + place) * p.block_bytes +
-                                  head * (p.key_bytes + p.value_bytes);
+            const uint8_t *key = pages.data() + ((size_t)i * p.n_blocks + place) * p.block_bytes +
+                                 head * (p.key_bytes + p.value_bytes);
+            const uint8_t *value = key + p.key_bytes;
+            if (is_exact(s, b)) {
+                key = exact.data() + ((size_t)i * p.n_blocks + b) * p.exact_bytes +
+                      (size_t)head * 4 * d * PAGE;
+                value = key + 2 * d * PAGE;
+            }
             for (int t = start_of(s, b); t < std::min(start_of(s, b + 1), s.n_tokens); t++) {
-                tkv_row_codes row;
                 const int slot = t - start_of(s, b);
-                tkv_unpack_slot(s.type_k, TKV_ORDER_KEY, d, slot, pair, &row);
-                tkv_dequantise_row(s.type_k, d, &row, &k[(size_t)t * d]);
-                tkv_unpack_slot(s.type_v, TKV_ORDER_VALUE, d, slot, pair + p.key_bytes, &row);
-                tkv_dequantise_row(s.type_v, d, &row, &v[(size_t)t * d]);
+                rotated_k[t] = decode_row(is_exact(s, b) ? TKV_TYPE_F16 : s.type_k, TKV_ORDER_KEY, d,
+                                          slot, key, &k[(size_t)t * d]);
+                rotated_v[t] = decode_row(is_exact(s, b) ? TKV_TYPE_F16 : s.type_v,
+                                          TKV_ORDER_VALUE, d, slot, value, &v[(size_t)t * d]);
             }
         }
         for (int r = 0; r < s.n_queries * s.group; r++) {
             const int query = r / s.group;
             const int h = head * s.group + r % s.group;
             const size_t at = (((size_t)i * s.n_queries + query) * n_heads + h) * d;
-            std::vector<float> q(p.host_q.begin() + at, p.host_q.begin() + at + d);
+            std::vector<float> q(p.host_q.begin() + at, p.host_q.begin() + at + d), rotated = q;
             double bias = 0.0;
             for (int j = 0; s.means && j < d; j++) {
                 bias += (double)q[j] * p.host_mean_k[head * d + j];
             }
-            tkv_rotate_row(d, q.data());
+            tkv_rotate_row(d, rotated.data());
             const int end = s.n_tokens - s.n_queries + query + 1;
             const int first = s.window ? std::max(0, end - s.window) : 0;
             std::vector<double> logit(end);
             double maximum = s.sinks ? p.host_sinks[h] : -1e300;
             for (int t = first; t < end; t++) {
-                double sum = bias;
+                double sum = rotated_k[t] ? bias : 0.0;
+                const std::vector<float> &x = rotated_k[t] ? rotated : q;
                 for (int j = 0; j < d; j++) {
-                    sum += (double)q[j] * k[(size_t)t * d + j];
+                    sum += (double)x[j] * k[(size_t)t * d + j];
                 }
                 sum *= p.params.scale;
                 logit[t] = s.softcap > 0 ? s.softcap * tanh(sum / s.softcap) : sum;
                 maximum = std::max(maximum, logit[t]);
             }
             double total = s.sinks ? exp(p.host_sinks[h] - maximum) : 0.0, coded = 0.0;
-            std::vector<double> sums(d, 0.0);
+            std::vector<double> sums(d, 0.0), plain(d, 0.0);
             for (int t = first; t < end; t++) {
                 const double w = exp(logit[t] - maximum);
-                coded += w;
+                total += w;
+                coded += rotated_v[t] ? w : 0.0;
                 for (int j = 0; j < d; j++) {
-                    sums[j] += w * v[(size_t)t * d + j];
+                    (rotated_v[t] ? sums : plain)[j] += w * v[(size_t)t * d + j];
                 }
             }
-            total += coded;
-            std::vector<float> expected(d);
-            for (int j = 0; j < d; j++) {
-                expected[j] = (float)(sums[j] / total);
-            }
+            std::vector<float> expected(sums.begin(), sums.end());
             tkv_unrotate_row(d, expected.data());
             for (int j = 0; j < d; j++) {
-                const double mean = s.means ? p.host_mean_v[head * d + j] * coded / total : 0.0;
-                const double e = (double)expected[j] + mean - out[at + j];
+                const double mean = s.means ? p.host_mean_v[head * d + j] * coded : 0.0;
+                const double x = (expected[j] + plain[j] + mean) / total;
+                const double e = x - out[at + j];
                 error += e * e;
-                norm += ((double)expected[j] + mean) * (expected[j] + mean);
+                norm += x * x;
             }
         }
     }
@@ -332,6 +388,7 @@ static double median_us(problem &p, int n_sm)
         }
     }
     std::sort(times.begin(), times.end());
+    CHECK(cudaGetLastError());
     cudaGraphExecDestroy(exec);
     cudaGraphDestroy(graph);
     cudaStreamDestroy(stream);
@@ -344,7 +401,7 @@ static double copy_bandwidth()
     uint8_t *a, *b;
     CHECK(cudaMalloc(&a, bytes));
     CHECK(cudaMalloc(&b, bytes));
-    fill_pages<<<1024, 256>>>((uint32_t *)a, bytes / 256, 64, 0, false, 3u);
+    fill_pairs<<<1024, 256>>>((uint32_t *)a, bytes / 512, {64, 0, 64, 0, {1, 1}}, 3u);
     cudaEvent_t start, end;
     cudaEventCreate(&start);
     cudaEventCreate(&end);
@@ -396,6 +453,17 @@ int main(int argc, char **argv)
         checks.push_back({t, t, 128, 2, 7, 2, 777, 2, 0, 0, 0, false, false, 0});
         checks.push_back({t, t, 128, 2, 3, 1, 777, 2, 100, 0, 0, false, false, 4});
         checks.push_back({t, t, 64, 2, 8, 1, 777, 1, 0, 20.0f, 0, true, true, 70});
+        checks.push_back({t, t, 128, 2, 4, 1, 1500, 1, 0, 0, 0, false, true, 4, 5});
+        checks.push_back({t, t, 64, 2, 5, 1, 777, 3, 200, 0, 0, true, false, 0, 2});
+    }
+    for (tkv_type t : {TKV_TYPE_F16, TKV_TYPE_TURBO4Q, TKV_TYPE_TURBO3Q, TKV_TYPE_TURBO3,
+                       TKV_TYPE_TRELLIS3, TKV_TYPE_TURBO8}) {
+        checks.push_back({t, t, 128, 2, 4, 1, 1000, 1, 0, 0, 0, false, true, 0, 3});
+        checks.push_back({t, t, 80, 2, 4, 1, 500, 2, 0, 0, 0, false, false, 4, 0});
+        checks.push_back({t, t, 256, 2, 2, 1, 500, 1, 0, 20.0f, 0, true, false, 0, 4});
+        checks.push_back({t, t, 576, 1, 16, 2, 300, 1, 0, 0, 0, false, false, 0, 4});
+        checks.push_back({t, TKV_TYPE_TURBO2, 128, 2, 4, 1, 500, 1, 0, 0, 0, false, true, 0, 4});
+        checks.push_back({TKV_TYPE_TURBO4, t, 112, 2, 4, 1, 500, 1, 64, 0, 0, false, true, 0, 4});
     }
     for (const shape &s : checks) {
         problem p = {};
@@ -407,9 +475,9 @@ int main(int argc, char **argv)
             CHECK(cudaDeviceSynchronize());
             e = compare(p);
         }
-        printf("%-9s D=%d G=%d S=%d Q=%d N=%d window %d cap %g sinks %d means %d: error %.2e %.2e%s\n",
-               tkv_type_get_info(s.type_k)->name, s.head_dim, s.group, s.n_sequences, s.n_queries,
-               s.n_tokens, s.window, s.softcap, s.sinks, s.means, errors[0], errors[1],
+        printf("%s %s D=%d G=%d S=%d Q=%d N=%d window %d cap %g sinks %d means %d exact %d: error %.2e %.2e%s\n",
+               tkv_type_get_info(s.type_k)->name, tkv_type_get_info(s.type_v)->name, s.head_dim, s.group, s.n_sequences, s.n_queries,
+               s.n_tokens, s.window, s.softcap, s.sinks, s.means, s.exact_every, errors[0], errors[1],
                errors[0] < 1e-3 && errors[1] < 1e-3 ? "" : "  WRONG");
         drop(p);
     }
@@ -422,7 +490,10 @@ int main(int argc, char **argv)
         printf("%16d", n);
     }
     printf("\n");
-    for (tkv_type t : types) {
+    std::vector<tkv_type> timed(types, types + 6);
+    timed.push_back(TKV_TYPE_F16);
+    timed.push_back(TKV_TYPE_TURBO4Q);
+    for (tkv_type t : timed) {
         printf("%-9s", tkv_type_get_info(t)->name);
         for (int n : lengths) {
             problem p = {};

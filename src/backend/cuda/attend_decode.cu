@@ -1,8 +1,9 @@
 /* Launches of decode attention: which kernel, how many splits, where the workspace lies. */
-#include "backend/cuda/attend_decode_kernel.cuh"
+#include "backend/cuda/attend_decode_launch.cuh"
+#include "backend/cuda/decode_merge.cuh"
 #include "backend/cuda/kernels_cuda.h"
 
-namespace tkv
+namespace tkv_cuda
 {
 
 constexpr size_t ALIGNMENT = 256;
@@ -12,48 +13,12 @@ static size_t align_up(size_t bytes)
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-/* One kernel with what a launch must know of it. */
-struct decode_kernel {
-    void (*kernel)(decode_job);
-    int n_rows;
-    int n_warps;
-    int n_ctas; /* a multiprocessor */
-    int shared_bytes;
-};
-
-template <int KeyType, int ValueType, int HeadDim, int RowTiles> decode_kernel describe()
+static decode_kernel find_kernel(const tkv_device_attend &params)
 {
-    using shape = decode_shape<KeyType, ValueType, HeadDim, RowTiles>;
-    return {attend_decode<KeyType, ValueType, HeadDim, RowTiles>, shape::n_rows, shape::n_warps,
-            shape::n_ctas, shape::shared_bytes};
-}
-
-template <int Type> decode_kernel find_kernel_of_type(int head_dim, int n_rows)
-{
-    switch (head_dim) {
-    case 64: return n_rows <= 4 ? describe<Type, Type, 64, 1>() : describe<Type, Type, 64, 2>();
-    case 128: return n_rows <= 4 ? describe<Type, Type, 128, 1>() : describe<Type, Type, 128, 2>();
-    case 256: return describe<Type, Type, 256, 1>();
-    default: return {};
-    }
-}
-
-static decode_kernel find_kernel(const tkv_device_attend &p)
-{
-    const tkv_device_layer &layer = p.layer;
-    const int n_rows = p.n_queries * (p.n_heads / layer.n_kv_heads);
-    if (layer.type_k != layer.type_v || layer.head_dim_k != layer.head_dim_v) {
-        return {};
-    }
-    switch (layer.type_k) {
-    case TKV_TYPE_TURBO8: return find_kernel_of_type<TKV_TYPE_TURBO8>(layer.head_dim_k, n_rows);
-    case TKV_TYPE_TURBO4: return find_kernel_of_type<TKV_TYPE_TURBO4>(layer.head_dim_k, n_rows);
-    case TKV_TYPE_TURBO3: return find_kernel_of_type<TKV_TYPE_TURBO3>(layer.head_dim_k, n_rows);
-    case TKV_TYPE_TURBO2: return find_kernel_of_type<TKV_TYPE_TURBO2>(layer.head_dim_k, n_rows);
-    case TKV_TYPE_TRELLIS3: return find_kernel_of_type<TKV_TYPE_TRELLIS3>(layer.head_dim_k, n_rows);
-    case TKV_TYPE_TRELLIS2: return find_kernel_of_type<TKV_TYPE_TRELLIS2>(layer.head_dim_k, n_rows);
-    default: return {};
-    }
+    const tkv_device_layer &layer = params.layer;
+    const decode_kernel kernel =
+        find_paged_kernel(layer, params.n_queries * (params.n_heads / layer.n_kv_heads));
+    return kernel.launch ? kernel : find_any_kernel(layer);
 }
 
 /* Splits cost a beginning and an end each, worth some pages a warp; whole waves of CTAs count. */
@@ -101,12 +66,12 @@ static decode_job plan_job(const tkv_device_attend &params, const decode_kernel 
     return job;
 }
 
-} // namespace tkv
+} // namespace tkv_cuda
 
 size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_multiprocessors)
 {
     size_t bytes;
-    tkv::plan_job(*params, tkv::find_kernel(*params), n_multiprocessors, &bytes);
+    tkv_cuda::plan_job(*params, tkv_cuda::find_kernel(*params), n_multiprocessors, &bytes);
     return bytes;
 }
 
@@ -114,17 +79,9 @@ cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multip
                                    cudaStream_t stream)
 {
     size_t bytes;
-    const tkv::decode_kernel kernel = tkv::find_kernel(*params);
-    if (!kernel.kernel) {
-        return cudaErrorNotSupported;
-    }
-    const tkv::decode_job job = tkv::plan_job(*params, kernel, n_multiprocessors, &bytes);
-    cudaError_t error = cudaFuncSetAttribute(
-        kernel.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes);
-    if (error != cudaSuccess) {
-        return error;
-    }
+    const tkv_cuda::decode_kernel kernel = tkv_cuda::find_kernel(*params);
+    const tkv_cuda::decode_job job =
+        tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
     const dim3 grid(job.n_splits, params->layer.n_kv_heads * job.n_tiles, params->n_sequences);
-    kernel.kernel<<<grid, kernel.n_warps * 32, kernel.shared_bytes, stream>>>(job);
-    return cudaGetLastError();
+    return kernel.launch(job, grid, stream);
 }

@@ -5,7 +5,7 @@
 
 #include "backend/cuda/decode_pages.cuh"
 
-namespace tkv
+namespace tkv_cuda
 {
 
 /* What a CTA works on. */
@@ -18,28 +18,11 @@ struct decode_work {
     int group;
     int position;  /* of query 0 */
     int whole_end; /* all rows of the tile see the positions before this, but for a window */
+    int some_end;  /* and none those from here on */
     int n_active;  /* splits that take part */
     int begin;     /* blocks that the tile's rows see */
     int end;
 };
-
-__device__ __forceinline__ int sink_blocks(const tkv_device_layer &layer)
-{
-    return (layer.n_sinks + PAGE_TOKENS - 1) / PAGE_TOKENS;
-}
-
-__device__ __forceinline__ int block_start(const tkv_device_layer &layer, int block)
-{
-    const int sinks = sink_blocks(layer);
-    return block < sinks ? block * PAGE_TOKENS : layer.n_sinks + (block - sinks) * PAGE_TOKENS;
-}
-
-__device__ __forceinline__ int block_of(const tkv_device_layer &layer, int position)
-{
-    return position < layer.n_sinks
-               ? position / PAGE_TOKENS
-               : sink_blocks(layer) + (position - layer.n_sinks) / PAGE_TOKENS;
-}
 
 /* The part of the work that follows from the launch alone. */
 __device__ __forceinline__ decode_work name_work(const decode_job &job, int tile_rows)
@@ -64,6 +47,7 @@ __device__ __forceinline__ void plan_work(const decode_job &job, decode_work &wo
     const int first_seen = work.position + work.first_row / work.group;
     const int last_seen = work.position + (work.first_row + work.n_rows - 1) / work.group;
     work.whole_end = first_seen + 1;
+    work.some_end = last_seen + 1;
     const int oldest = p.window ? max(first_seen + 1 - p.window, 0) : 0;
     work.begin = block_of(p.layer, oldest);
     work.end = last_seen < 0 ? work.begin : block_of(p.layer, last_seen) + 1;
@@ -80,6 +64,16 @@ __device__ __forceinline__ const float *query_of_row(const decode_job &job,
     return (const float *)p.q + (query * p.n_heads + work.kv_head * work.group +
                                  row % work.group) *
                                     p.layer.head_dim_k;
+}
+
+__device__ __forceinline__ float *output_of_row(const decode_job &job, const decode_work &work,
+                                                int r)
+{
+    const tkv_device_attend &p = job.params;
+    const int row = work.first_row + r;
+    const size_t query = (size_t)blockIdx.z * p.n_queries + row / work.group;
+    return (float *)p.out + (query * p.n_heads + work.kv_head * work.group + row % work.group) *
+                                p.layer.head_dim_v;
 }
 
 template <int N>
@@ -122,7 +116,7 @@ __device__ __forceinline__ void prepare_row(const decode_job &job, const decode_
         }
     }
     bias = add_lanes(bias);
-    rotate_row(x);
+    rotate_lanes(x);
     float largest = 0.0f;
 #pragma unroll
     for (int j = 0; j < n; j++) {
@@ -344,6 +338,6 @@ __device__ __forceinline__ void pack_weights(const float (&integer)[8], uint32_t
     }
 }
 
-} // namespace tkv
+} // namespace tkv_cuda
 
 #endif

@@ -3,8 +3,10 @@
 #define TKV_BACKEND_CUDA_ATTEND_DECODE_KERNEL_CUH
 
 #include "backend/cuda/attend_decode.cuh"
+#include "backend/cuda/decode_merge.cuh"
+#include "backend/cuda/decode_tokens.cuh"
 
-namespace tkv
+namespace tkv_cuda
 {
 
 /* Which blocks a warp takes: its first ones are fixed, so that nothing waits for them; the others
@@ -122,11 +124,6 @@ attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *
     }
 }
 
-/* Sums of one row of one split, or of several joined. */
-struct row_sums {
-    float maximum, sum, coded_sum, unused;
-};
-
 /* Joins the warps' rows in shared memory and writes the CTA's part to the workspace. */
 template <int HeadDim, int RowTiles, int Warps>
 __device__ __forceinline__ void write_part(const decode_job &job, const decode_work &work,
@@ -190,145 +187,74 @@ __device__ __forceinline__ void write_part(const decode_job &job, const decode_w
     }
 }
 
-/* Whether this CTA is the last of its unit to get here; all that the others wrote can be read: the
- * barrier and the ticket's release and acquire carry it. */
-__device__ __forceinline__ bool is_last_part(const decode_job &job, const decode_work &work)
+/* Exact blocks are shared out beforehand, whatever becomes of the coded ones. */
+__device__ __forceinline__ bool has_exact_block(const decode_work &work)
 {
-    __shared__ bool is_last;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        const unsigned last = work.n_active - 1;
-        unsigned ticket; /* goes back to 0 after the last */
-        asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
-                     : "=r"(ticket)
-                     : "l"(&job.counters[work.unit].ticket), "r"(last)
-                     : "memory");
-        is_last = ticket == last;
-        if (is_last) {
-            job.counters[work.unit].drawn = 0;
-        }
+    bool has = false;
+    for (int block = work.begin + blockIdx.x + threadIdx.x * work.n_active; block < work.end;
+         block += blockDim.x * work.n_active) {
+        has |= ((const tkv_device_block *)work.sequence.blocks)[block].is_exact != 0;
     }
-    __syncthreads();
-    return is_last;
+    return has;
 }
 
-/* What the parts of a row count for. */
-template <int Rows> struct part_factors {
-    float factor[Rows][MAX_SPLITS];
-    float total[Rows]; /* of all weights */
-    float coded[Rows]; /* of those of coded tokens */
+/* Shared memory for the exact blocks of 4 rows. */
+template <int HeadDim, int Warps> struct exact_scratch {
+    float queries[TOKEN_ROWS][HeadDim];
+    float sums[TOKEN_ROWS][HeadDim];
+    joined_row halves[2 * Warps * TOKEN_ROWS];
+    joined_row rows[TOKEN_ROWS];
 };
 
-template <int Rows>
-__device__ __forceinline__ void weigh_parts(const decode_job &job, const decode_work &work, int r,
-                                            part_factors<Rows> &factors)
+/* Adds the CTA's exact blocks to its part, in the domain of the codes, for rows 4 * tile and on. */
+template <int HeadDim, int Warps>
+__device__ void add_exact_blocks(const decode_job &job, const decode_work &work, int tile,
+                                 row_sums *stats, float *sums,
+                                 exact_scratch<HeadDim, Warps> &scratch)
 {
-    const int lane = threadIdx.x % 32;
-    const int head = work.kv_head * work.group + (work.first_row + r) % work.group;
-    const float sink = job.params.sinks ? ((const float *)job.params.sinks)[head] * LOG2_E
-                                        : -CUDART_INF_F;
-    const float4 *stats =
-        (const float4 *)job.stats + (size_t)work.unit * job.n_splits * Rows + r;
-    float4 part[MAX_SPLITS / 32];
-    float maximum = fmaxf(sink, NO_MAXIMUM);
-#pragma unroll
-    for (int i = 0; i < MAX_SPLITS / 32; i++) {
-        const int s = 32 * i + lane;
-        part[i] = s < work.n_active ? __ldcg(stats + (size_t)s * Rows)
-                                    : make_float4(NO_MAXIMUM, 0.0f, 0.0f, 0.0f);
-        maximum = fmaxf(maximum, part[i].x);
-    }
-    maximum = max_lanes(maximum);
-    float total = 0.0f;
-    float coded = 0.0f;
-#pragma unroll
-    for (int i = 0; i < MAX_SPLITS / 32; i++) {
-        const float factor = part[i].y == 0.0f ? 0.0f : exp2_fast(part[i].x - maximum);
-        total = fmaf(factor, part[i].y, total);
-        coded = fmaf(factor, part[i].z, coded);
-        factors.factor[r][32 * i + lane] = factor;
-    }
-    total = add_lanes(total);
-    coded = add_lanes(coded);
-    if (lane == 0) {
-        factors.total[r] = total + exp2_fast(sink - maximum);
-        factors.coded[r] = coded;
-    }
-}
-
-/* Joins the parts of all rows: flash decoding's second step, in the CTA that came last. Bound by
- * the latency of the parts' loads, of which each thread has 8 in flight. */
-template <int HeadDim, int RowTiles, int Warps>
-__device__ __forceinline__ void merge_parts(const decode_job &job, const decode_work &work,
-                                            float *shared)
-{
-    constexpr int n_rows = 4 * RowTiles;
-    constexpr int n = HeadDim / 32;
-    constexpr int columns = n_rows * HeadDim / 4; /* of 4 floats */
-    constexpr int shares = Warps * 32 / columns > 0 ? Warps * 32 / columns : 1;
-    const tkv_device_attend &p = job.params;
-    const int lane = threadIdx.x % 32;
-    const int warp = threadIdx.x / 32;
-    __shared__ part_factors<n_rows> factors;
-    float4 *sums = (float4 *)shared; /* [shares][columns] */
-    for (int r = warp; r < n_rows; r += Warps) {
-        weigh_parts(job, work, r, factors);
+    constexpr int N = HeadDim / half_warp;
+    const row_shape<N> shape = {HeadDim};
+    const int first_row = TOKEN_ROWS * tile;
+    for (int i = threadIdx.x; i < TOKEN_ROWS * HeadDim; i += Warps * 32) {
+        const int r = first_row + i / HeadDim;
+        scratch.queries[i / HeadDim][i % HeadDim] =
+            r < work.n_rows ? query_of_row(job, work, r)[i % HeadDim] : 0.0f;
     }
     __syncthreads();
-    for (int at = threadIdx.x; at < shares * columns; at += Warps * 32) {
-        const int column = at % columns;
-        const float *factor = factors.factor[column / (HeadDim / 4)];
-        const float4 *part =
-            (const float4 *)job.sums + (size_t)work.unit * job.n_splits * columns + column;
-        float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (int base = at / columns; base < work.n_active; base += 8 * shares) {
-            float4 four[8];
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                const int s = min(base + k * shares, work.n_active - 1);
-                four[k] = __ldcg(part + (size_t)s * columns);
-            }
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                const int s = base + k * shares;
-                const float f = s < work.n_active ? factor[s] : 0.0f;
-                sum.x = fmaf(f, four[k].x, sum.x);
-                sum.y = fmaf(f, four[k].y, sum.y);
-                sum.z = fmaf(f, four[k].z, sum.z);
-                sum.w = fmaf(f, four[k].w, sum.w);
-            }
+    const token_queries queries = {scratch.queries[0], nullptr, first_row};
+    token_state<N, 1> state;
+    clear_tokens(shape, state);
+    for (int block = work.begin + blockIdx.x; block < work.end; block += work.n_active) {
+        const tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
+        if (entry.is_exact) {
+            attend_exact_block<N, true>(shape, shape, job, work, queries, block, entry, state);
         }
-        sums[at] = sum;
+    }
+    join_tokens<N, true>(shape, state, scratch.halves, scratch.rows, scratch.sums[0]);
+    if (lane_of_row() == 0) {
+        add_stats(job, state.n_weights, state.n_skipped);
+    }
+    for (int r = threadIdx.x / 32; r < TOKEN_ROWS; r += Warps) {
+        float x[HeadDim / 32];
+        load_row(scratch.sums[r], x);
+        rotate_lanes(x);
+        const row_sums coded = stats[r];
+        const joined_row exact = scratch.rows[r];
+        const float maximum = fmaxf(coded.maximum, exact.maximum);
+        const float of_coded = exp2_fast(coded.maximum - maximum);
+        const float of_exact = exp2_fast(exact.maximum - maximum);
+        float *row = sums + r * HeadDim + threadIdx.x % 32 * (HeadDim / 32);
+#pragma unroll
+        for (int j = 0; j < HeadDim / 32; j++) {
+            row[j] = fmaf(row[j], of_coded, x[j] * of_exact * TKV_LEVEL_UNIT);
+        }
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+            stats[r] = {maximum, coded.sum * of_coded + exact.sum * of_exact,
+                        coded.sum * of_coded, 0.0f};
+        }
     }
     __syncthreads();
-    for (int r = warp; r < work.n_rows; r += Warps) {
-        float x[n] = {};
-#pragma unroll
-        for (int s = 0; s < shares; s++) {
-            float part[n];
-            load_row(shared + (s * n_rows + r) * HeadDim, part);
-#pragma unroll
-            for (int j = 0; j < n; j++) {
-                x[j] += part[j];
-            }
-        }
-        unrotate_row(x);
-        const int row = work.first_row + r;
-        const int head = work.kv_head * work.group + row % work.group;
-        const size_t query = (size_t)blockIdx.z * p.n_queries + row / work.group;
-        float *out = (float *)p.out + (query * p.n_heads + head) * HeadDim + lane * n;
-        const float *mean =
-            (const float *)work.sequence.mean_v + work.kv_head * HeadDim + lane * n;
-        const float inverse = factors.total[r] != 0.0f ? 1.0f / factors.total[r] : 0.0f;
-#pragma unroll
-        for (int j = 0; j < n; j++) {
-            float value = x[j] * (1.0f / TKV_LEVEL_UNIT);
-            if (work.sequence.mean_v) {
-                value = fmaf(factors.coded[r], mean[j], value);
-            }
-            out[j] = value * inverse;
-        }
-    }
 }
 
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
@@ -371,7 +297,7 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
         }
         prepare_row<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
     }
-    __syncthreads();
+    const bool has_exact = __syncthreads_or(has_exact_block(work));
     const lane_constants<KeyType, ValueType> lane_of =
         make_lane_constants<layout, KeyType, ValueType>(hidden);
     uint32_t queries[RowTiles][HeadDim / 16];
@@ -431,13 +357,29 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
         flush_sums<ValueType>(i, 1.0f, state);
     }
     wait_copies<0>();
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+        if (4 * i + (lane & 3) < work.n_rows) {
+            add_stats(job, sparse[i].n_weights, sparse[i].n_skipped);
+        }
+    }
 
     write_part<HeadDim, RowTiles, shape::n_warps>(job, work, state, (float *)stages);
+    if (has_exact) {
+        const size_t rows = ((size_t)work.unit * job.n_splits + blockIdx.x) * shape::n_rows;
+        auto &scratch = *(exact_scratch<HeadDim, shape::n_warps> *)stages;
+        __syncthreads();
+        for (int i = 0; i < RowTiles; i++) {
+            const size_t row = rows + TOKEN_ROWS * i;
+            add_exact_blocks(job, work, i, (row_sums *)job.stats + row, job.sums + row * HeadDim,
+                             scratch);
+        }
+    }
     if (is_last_part(job, work)) {
         merge_parts<HeadDim, RowTiles, shape::n_warps>(job, work, (float *)stages);
     }
 }
 
-} // namespace tkv
+} // namespace tkv_cuda
 
 #endif

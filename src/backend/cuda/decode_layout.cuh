@@ -10,7 +10,7 @@
 
 #include "backend/cuda/unpack.cuh"
 
-namespace tkv
+namespace tkv_cuda
 {
 
 constexpr int PAGE_TOKENS = 64;
@@ -107,6 +107,6 @@ template <int KeyType, int ValueType, int HeadDim> struct pair_layout {
     static_assert(values_at % 16 == 0 && key_scales_at % 16 == 0, "copies are 16 bytes");
 };
 
-} // namespace tkv
+} // namespace tkv_cuda
 
 #endif

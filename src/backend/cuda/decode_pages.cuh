@@ -23,7 +23,7 @@
 #include <cuda_fp16.h>
 #include <math_constants.h>
 
-namespace tkv
+namespace tkv_cuda
 {
 
 constexpr int N_STAGES = 2;
@@ -154,14 +154,14 @@ template <typename Layout> __device__ __forceinline__ void place_start_bits(uint
     if constexpr (keys::c::is_trellis) {
         const uint16_t *fields = (const uint16_t *)(stage + Layout::key_scales_at);
         uint32_t *row = (uint32_t *)(stage + keys::plane_offset(1));
-        row[lane] = trellis_start_word(fields[lane]);
-        row[lane + 32] = trellis_start_word(fields[lane + 32]);
+        row[lane] = trellis_word_before(fields[lane]);
+        row[lane + 32] = trellis_word_before(fields[lane + 32]);
     }
     if constexpr (values::c::is_trellis) {
         const uint16_t *fields = (const uint16_t *)(stage + Layout::value_scales_at);
 #pragma unroll
         for (int b = 0; b < 2; b++) {
-            const uint32_t start = trellis_start_word(fields[32 * b + lane]);
+            const uint32_t start = trellis_word_before(fields[32 * b + lane]);
             uint32_t mine = 0;
 #pragma unroll
             for (int k = 1; k <= TKV_TRELLIS_START_BITS; k++) {
@@ -420,6 +420,6 @@ __device__ __forceinline__ void add_values(const uint8_t *stage,
     }
 }
 
-} // namespace tkv
+} // namespace tkv_cuda
 
 #endif

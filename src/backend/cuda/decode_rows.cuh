@@ -4,19 +4,17 @@
 #ifndef TKV_BACKEND_CUDA_DECODE_ROWS_CUH
 #define TKV_BACKEND_CUDA_DECODE_ROWS_CUH
 
+#include "backend/cuda/codec.cuh"
 #include "backend/cuda/unpack.cuh"
-#include "backend/device_layout.h"
 
-#include <cuda_runtime.h>
-
-namespace tkv
+namespace tkv_cuda
 {
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
 constexpr float LOG2_E = 1.44269504f;
 constexpr float QUERY_LIMIT = 32639.0f; /* 127 * 256 + 127: a high and a low signed byte */
 
-static __constant__ uint32_t rotation_signs[2][32] = {TKV_ROTATION_SIGNS_0, TKV_ROTATION_SIGNS_1};
+static __constant__ uint32_t decode_signs[2][32] = {TKV_ROTATION_SIGNS_0, TKV_ROTATION_SIGNS_1};
 
 constexpr int MAX_SPLITS = 64;
 
@@ -71,14 +69,14 @@ template <int N> __device__ __forceinline__ void transform_row(float (&x)[N])
 template <int N> __device__ __forceinline__ void flip_row(float (&x)[N], int round)
 {
     const int first = threadIdx.x % 32 * N;
-    const uint32_t signs = rotation_signs[round][first / 32] >> first % 32;
+    const uint32_t signs = decode_signs[round][first / 32] >> first % 32;
 #pragma unroll
     for (int j = 0; j < N; j++) {
         x[j] = __uint_as_float(__float_as_uint(x[j]) ^ (signs >> j & 1u) << 31);
     }
 }
 
-template <int N> __device__ __forceinline__ void rotate_row(float (&x)[N])
+template <int N> __device__ __forceinline__ void rotate_lanes(float (&x)[N])
 {
 #pragma unroll
     for (int round = 0; round < 2; round++) {
@@ -87,7 +85,7 @@ template <int N> __device__ __forceinline__ void rotate_row(float (&x)[N])
     }
 }
 
-template <int N> __device__ __forceinline__ void unrotate_row(float (&x)[N])
+template <int N> __device__ __forceinline__ void unrotate_lanes(float (&x)[N])
 {
 #pragma unroll
     for (int round = 1; round >= 0; round--) {
@@ -131,6 +129,6 @@ __device__ __forceinline__ int add_lanes(int x)
     return __reduce_add_sync(ALL_LANES, x);
 }
 
-} // namespace tkv
+} // namespace tkv_cuda
 
 #endif

@@ -19,7 +19,7 @@
 
 #include <cstdint>
 
-namespace tkv
+namespace tkv_cuda
 {
 
 #define TKV_HOST_DEVICE __host__ __device__ __forceinline__
@@ -182,7 +182,7 @@ TKV_HOST_DEVICE trellis_bits trellis_key_bits(uint32_t before, uint32_t u)
 }
 
 /* The word before the first group of a key: the start bits of its scale field, newest on top. */
-TKV_HOST_DEVICE uint32_t trellis_start_word(uint32_t field)
+TKV_HOST_DEVICE uint32_t trellis_word_before(uint32_t field)
 {
     const uint32_t start = (field & 31u) | (field >> 15 & 1u) << 5;
 #ifdef __CUDA_ARCH__
@@ -365,6 +365,6 @@ template <int Type> TKV_HOST_DEVICE constexpr int code_of_half_quad(int i, int q
     return code_of_quad<Type>(4 * i + quad, n);
 }
 
-} // namespace tkv
+} // namespace tkv_cuda
 
 #endif
