@@ -135,7 +135,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     const float scale = from_half(traits::is_trellis ? field & 0x7fffu : field) / TKV_LEVEL_UNIT;
     if constexpr (traits::is_trellis) {
         uint32_t path = trellis_start_word((field & 31u) | field >> 15 << 5);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             const uint32_t code = read_code<TYPE>(order, d, slot, i, image);
             path |= row_ballot(code >> traits::free_bits) << 16;
@@ -148,7 +148,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     }
     const float step = traits::is_sketch ? from_half(side[page_tokens + slot]) : 0.0f;
     float signs[traits::is_sketch ? row_shape<N>::capacity : 1];
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         const uint32_t code = read_code<TYPE>(order, d, slot, i, image);
         y[i] = level_of<TYPE>(code) * scale;
@@ -158,7 +158,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     }
     if constexpr (traits::is_sketch) {
         unmix(shape, sketch_signs, signs);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             y[i] += signs[i];
         }
@@ -182,7 +182,7 @@ template <int N, int TYPE> __device__ void decode_page(const page_rows &job, uin
         dequantise_row<N, TYPE>(shape, job.order, slot, image, side, y);
         unrotate_row(shape, y);
         float *row = job.rows + slot * (ptrdiff_t)job.stride + lane;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             const float mean = job.place.mean ? job.place.mean[i * half_warp + lane] : 0.0f;
             if (is_used) {
