@@ -38,6 +38,11 @@ cudaError_t tkv_cuda_store(const tkv_device_layer *layer, const tkv_device_seque
 cudaError_t tkv_cuda_load(const tkv_device_layer *layer, const tkv_device_sequence *sequence,
                           int first, int n_tokens, float *k, float *v, cudaStream_t stream);
 
+/* The same as halves, rounded as f16 pages are. */
+cudaError_t tkv_cuda_load_half(const tkv_device_layer *layer, const tkv_device_sequence *sequence,
+                               int first, int n_tokens, uint16_t *k, uint16_t *v,
+                               cudaStream_t stream);
+
 /* Few rows (n_queries * n_heads / n_kv_heads) a KV head: up to 16 in one pass over the pages, more
  * in several. The workspace's size follows from the shapes and max_tokens alone. `params` is on the
  * host. */
