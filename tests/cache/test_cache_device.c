@@ -132,12 +132,14 @@ static size_t device_bytes(const tkv_cache *cache)
 
 static size_t workspace_bytes(const tkv_context *context)
 {
-    return context->n_workspaces ? context->workspace_bytes : 0;
+    return context->workspaces[TKV_WORKSPACE_ATTEND].bytes +
+           context->workspaces[TKV_WORKSPACE_ROWS].bytes;
 }
 
 static void assert_bytes(const twin *t)
 {
-    assert_true(t->contexts[DEVICE]->n_workspaces < 2);
+    assert_true(t->contexts[DEVICE]->workspaces[TKV_WORKSPACE_ATTEND].n < 2 &&
+                t->contexts[DEVICE]->workspaces[TKV_WORKSPACE_ROWS].n < 2);
     assert_int_equal(device_bytes(t->caches[DEVICE]) + workspace_bytes(t->contexts[DEVICE]) +
                          2 * (data_bytes[0] + data_bytes[1]),
                      reference_device_bytes());

@@ -311,6 +311,16 @@ static tkv_status load(tkv_device *base, const tkv_device_layer *layer, uint64_t
                   "loading rows", error);
 }
 
+static tkv_status load_half(tkv_device *base, const tkv_device_layer *layer, uint64_t sequence,
+                            int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error)
+{
+    const tkv_cuda_current current = tkv_cuda_enter(base);
+    return finish(current,
+                  tkv_cuda_load_half(layer, pointer_to(sequence), first, n_tokens, pointer_to(k),
+                                     pointer_to(v), ((cuda_device *)base)->stream),
+                  "loading rows", error);
+}
+
 static bool prefills(const cuda_device *device, const tkv_device_attend *params)
 {
     const int n_rows = params->n_queries * (params->n_heads / params->layer.n_kv_heads);
@@ -321,7 +331,8 @@ static size_t attend_workspace_bytes(const tkv_device *base, const tkv_device_at
 {
     const cuda_device *device = (const cuda_device *)base;
     return prefills(device, params)
-               ? tkv_cuda_attend_prefill_workspace(params, device->n_multiprocessors)
+               ? TKV_CUDA_COUNTER_BYTES +
+                     tkv_cuda_attend_prefill_workspace(params, device->n_multiprocessors)
                : tkv_cuda_attend_decode_workspace(params, device->n_multiprocessors);
 }
 
@@ -329,9 +340,11 @@ static tkv_status attend(tkv_device *base, const tkv_device_attend *params, tkv_
 {
     const cuda_device *device = (cuda_device *)base;
     const tkv_cuda_current current = tkv_cuda_enter(base);
+    tkv_device_attend prefill = *params;
+    prefill.workspace += TKV_CUDA_COUNTER_BYTES;
     const cudaError_t result =
         prefills(device, params)
-            ? tkv_cuda_attend_prefill(params, device->n_multiprocessors, device->stream)
+            ? tkv_cuda_attend_prefill(&prefill, device->n_multiprocessors, device->stream)
             : tkv_cuda_attend_decode(params, device->n_multiprocessors, device->stream);
     return finish(current, result, "attending", error);
 }
@@ -351,6 +364,7 @@ const tkv_device_table tkv_device_table_cuda = {
     .rotate = rotate,
     .store = store,
     .load = load,
+    .load_half = load_half,
     .attend_workspace_bytes = attend_workspace_bytes,
     .attend = attend,
     .weight_rounding = TKV_CUDA_WEIGHT_ROUNDING,

@@ -43,6 +43,10 @@ cudaError_t tkv_cuda_load_half(const tkv_device_layer *layer, const tkv_device_s
                                int first, int n_tokens, uint16_t *k, uint16_t *v,
                                cudaStream_t stream);
 
+/* The workspace of decode begins with counters, which are zero between calls: room that nothing
+ * else may use. */
+#define TKV_CUDA_COUNTER_BYTES ((size_t)64 << 10)
+
 /* Few rows (n_queries * n_heads / n_kv_heads) a KV head: up to 16 in one pass over the pages, more
  * in several. The workspace's size follows from the shapes and max_tokens alone. `params` is on the
  * host. */
