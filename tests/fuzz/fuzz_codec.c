@@ -12,7 +12,7 @@
 #define HEADER 6
 #define MAX_ROWS 20 /* kernels take few rows and many in different ways */
 
-const int fuzz_runs = 3000;
+const int fuzz_runs = 1200;
 
 /* head_dim in steps of 16 from 32, and few large ones: scalar code reads them slowly. */
 static const int head_dims[] = {32, 48, 64, 80, 112, 128, 144, 192, 256, 576};
