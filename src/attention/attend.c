@@ -1,6 +1,7 @@
 /* Attention over a cache layer: work is cut into (KV head, tile of query rows, split of the
  * context), each computed independently with an online softmax, then the splits are merged. A row
  * is one query head of one query token; the G rows of a group share every unpacked page. */
+#include "attention/attend_device.h"
 #include "backend/kernels.h"
 #include "backend/sums.h"
 #include "cache/cache.h"
@@ -86,7 +87,7 @@ static tkv_status check_params(const tkv_cache *cache, int layer, const tkv_atte
                         "n_heads %d: expected a multiple of the %d KV heads", params->n_heads,
                         cache->n_kv_heads);
     }
-    const int length = cache->layers[layer].n_tokens;
+    const int length = cache->layers[layer].n_tokens + cache->n_reserved;
     if (params->n_queries < 1 || params->first_position < 0 ||
         params->first_position > length - params->n_queries) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
@@ -522,6 +523,9 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
                       const float *q, float *out, tkv_error *error)
 {
     tkv_status status = check_params(cache, layer, params, q, out, error);
+    if (status == TKV_OK && cache->context->device) {
+        return tkv_attend_on_device(cache, layer, params, q, out, error);
+    }
     if (status == TKV_OK) {
         status = check_finite(cache, params, q, error);
     }

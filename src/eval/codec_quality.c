@@ -1,6 +1,6 @@
 #include "eval/codec_quality.h"
 
-#include "backend/kernels.h"
+#include "backend/context.h"
 #include "codec/codec.h"
 #include "common/error.h"
 #include "eval/clock.h"
