@@ -3,6 +3,7 @@ BUILD ?= build
 PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+FORMATTED = '*.c' '*.h' '*.cu' '*.cuh' '*.m'
 
 .PHONY: all build run test test-arm64 sanitize install format check-format dependencies clean
 
@@ -43,11 +44,11 @@ install: build
 	cmake --install $(BUILD)
 
 format:
-	git ls-files '*.c' '*.h' | xargs clang-format -i
+	git ls-files $(FORMATTED) | xargs clang-format -i
 
 check-format:
 	@if command -v clang-format >/dev/null; then \
-	    git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror; \
+	    git ls-files $(FORMATTED) | xargs clang-format --dry-run --Werror; \
 	else echo "check-format: skipped, clang-format is not installed"; fi
 
 clean:

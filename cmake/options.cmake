@@ -4,14 +4,21 @@ target_include_directories(tkv_options INTERFACE ${PROJECT_SOURCE_DIR}/src
                                                  ${PROJECT_SOURCE_DIR}/include)
 # Contraction would let the compiler fuse a*b+c and change the last bit of an encoded row.
 target_compile_options(
-    tkv_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes
-                          -Wmissing-prototypes -ffp-contract=off -fvisibility=hidden)
+    tkv_options
+    INTERFACE $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes
+              -Wmissing-prototypes -ffp-contract=off -fvisibility=hidden>)
+# The code that nvcc hands to the host's compiler is C++ without its library.
+target_compile_options(
+    tkv_options
+    INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fno-exceptions,-fno-rtti,-fvisibility=hidden
+              -Xcompiler=-Wall,-Wextra,-Wshadow>)
 find_package(OpenMP COMPONENTS C)
 if(NOT OpenMP_C_FOUND)
-    target_compile_options(tkv_options INTERFACE -Wno-unknown-pragmas)
+    target_compile_options(tkv_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-Wno-unknown-pragmas>)
 endif()
 if(TKV_WERROR)
-    target_compile_options(tkv_options INTERFACE -Werror)
+    target_compile_options(tkv_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-Werror>
+                                                 $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
 endif()
 if(TKV_SANITIZE)
     target_compile_options(tkv_options INTERFACE -fsanitize=${TKV_SANITIZE}

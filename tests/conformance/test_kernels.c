@@ -528,7 +528,8 @@ static void softmax_is_within_bounds(const tkv_kernels *kernels)
 static void softmax_stays_finite(const tkv_kernels *kernels)
 {
     const float hostile[] = {INFINITY, -INFINITY, NAN, 3e38f, -3e38f, 0.0f, 1e-45f};
-    for (int i = 0; i < 7 * 7 * 2; i++) {
+    const float caps[] = {0.0f, 30.0f, 1e-38f};
+    for (int i = 0; i < 7 * 7 * 3; i++) {
         float a[TKV_PAGE_TOKENS];
         float b[TKV_PAGE_TOKENS];
         float maximum[2] = {-INFINITY, -INFINITY};
@@ -539,7 +540,7 @@ static void softmax_stays_finite(const tkv_kernels *kernels)
         for (int t = 0; t < TKV_PAGE_TOKENS; t++) {
             a[t] = b[t] = hostile[t % 2 ? i % 7 : i / 7 % 7];
         }
-        const tkv_softmax_span span = {1, &first, &end, 0.1f, i < 49 ? 0.0f : 30.0f};
+        const tkv_softmax_span span = {1, &first, &end, 0.1f, caps[i / 49]};
         tkv_kernels_scalar.softmax(&span, a, &maximum[0], &sum[0], &rescale[0]);
         kernels->softmax(&span, b, &maximum[1], &sum[1], &rescale[1]);
         assert_true(isfinite(maximum[1]) && isfinite(sum[1]) && sum[1] >= 1.0f);

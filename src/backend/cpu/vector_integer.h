@@ -77,7 +77,8 @@ static inline void order_bytes(row_form form, const int32_t *part, uint32_t *dwo
     }
 }
 
-/* Rounds x [n] into `row`; n is a multiple of 16. */
+/* Rounds x [n] into `row`; n is a multiple of 16. Infinity and NaN, which a rotation of huge
+ * queries or a hostile page can bring, stay within the range of the parts. */
 static inline void round_row(row_form form, int n, const float *x, integer_row *row)
 {
     int32_t parts[MAX_PARTS][TKV_MAX_HEAD_DIM];
@@ -86,9 +87,11 @@ static inline void round_row(row_form form, int n, const float *x, integer_row *
     const float limit = step_limit(form.n_parts);
     const vfloat factor = v_set(is_zero ? 0.0f : limit / largest);
     const vint half = v_set_int(PART_BASE / 2);
+    const vfloat bound = v_set(limit);
     vint sums[MAX_PARTS] = {v_set_int(0), v_set_int(0)};
     for (int i = 0; i < n; i += V_LANES) {
-        const vint steps = v_to_int(v_mul(v_load(x + i), factor));
+        const vfloat scaled = v_mul(v_load(x + i), factor);
+        const vint steps = v_to_int(v_min(v_max(scaled, v_negate(bound)), bound));
         const bool is_split = form.n_parts == 2;
         const vint high = is_split ? v_right_signed(v_add_int(steps, half), PART_SHIFT) : steps;
         const vint low = v_sub_int(steps, is_split ? v_left(high, PART_SHIFT) : steps);

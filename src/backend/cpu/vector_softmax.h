@@ -26,10 +26,11 @@ static ALWAYS_INLINE vfloat exponential(vfloat x)
     return v_mul(p, v_power_of_two(n));
 }
 
-/* cap * tanh(x / cap), by way of e^-|2x/cap|. */
+/* cap * tanh(x / cap), by way of e^-|2x/cap|. Beyond 44 the tangent is 1, and x / cap may be
+ * infinite. */
 static ALWAYS_INLINE vfloat soft_cap(vfloat x, float cap)
 {
-    const vfloat y = v_div(x, v_set(cap));
+    const vfloat y = v_max(v_set(-44.0f), v_min(v_div(x, v_set(cap)), v_set(44.0f)));
     const vfloat size = v_max(y, v_sub(v_set(0.0f), y));
     const vfloat e = exponential(v_mul(size, v_set(-2.0f)));
     const vfloat magnitude = v_div(v_sub(v_set(1.0f), e), v_add(v_set(1.0f), e));

@@ -1,0 +1,49 @@
+/* Launches of the CUDA kernels. Arguments are those of the table (backend/device.h), already
+ * checked. They enqueue on the stream, never allocate or wait, and so may be captured in a graph;
+ * what depends on a sequence's length they read from its tkv_device_sequence on the device. They
+ * return the first error of their launches. */
+#ifndef TKV_BACKEND_CUDA_KERNELS_CUDA_H
+#define TKV_BACKEND_CUDA_KERNELS_CUDA_H
+
+#include "backend/device_layout.h"
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* x [n_rows][head_dim] in place. */
+cudaError_t tkv_cuda_rotate(int head_dim, size_t n_rows, float *x, bool is_inverse,
+                            cudaStream_t stream);
+
+/* Tokens first .. first+n_tokens-1 of each sequence (first -1: its last n_tokens): k
+ * [n_sequences][n_tokens][n_kv_heads][head_dim_k], v likewise. `sequences` is on the device,
+ * `layer` on the host. */
+cudaError_t tkv_cuda_store(const tkv_device_layer *layer, const tkv_device_sequence *sequences,
+                           int n_sequences, int first, int n_tokens, const float *k, const float *v,
+                           cudaStream_t stream);
+
+/* k [n_tokens][n_kv_heads][head_dim_k] and v; either may be NULL. */
+cudaError_t tkv_cuda_load(const tkv_device_layer *layer, const tkv_device_sequence *sequence,
+                          int first, int n_tokens, float *k, float *v, cudaStream_t stream);
+
+/* Few rows (n_queries * n_heads / n_kv_heads) a KV head: up to 16 in one pass over the pages, more
+ * in several. The workspace's size follows from the shapes and max_tokens alone. `params` is on the
+ * host. */
+size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_multiprocessors);
+cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
+                                   cudaStream_t stream);
+
+/* Many rows a KV head. */
+size_t tkv_cuda_attend_prefill_workspace(const tkv_device_attend *params, int n_multiprocessors);
+cudaError_t tkv_cuda_attend_prefill(const tkv_device_attend *params, int n_multiprocessors,
+                                    cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
