@@ -29,7 +29,7 @@ RUNTIME = {
     "___objc_personality_v0", "___CFConstantStringClassReference", "__NSConcreteStackBlock",
     "__NSConcreteGlobalBlock", "__Block_object_assign", "__Block_object_dispose",
     "_NSLocalizedDescriptionKey", "_MTLCreateSystemDefaultDevice", "_bzero", "_memset_pattern16",
-    "___stack_chk_fail", "___stack_chk_guard",
+    "___stack_chk_fail", "___stack_chk_guard", "___isPlatformVersionAtLeast",
 }
 RETAIN_OF_REGISTER = re.compile(r"_objc_(retain|release)_x\d+")
 FRAMEWORK_CLASSES = re.compile(r"_OBJC_(META)?CLASS_\$_(NS(Object|String|Number|Error|Array|"

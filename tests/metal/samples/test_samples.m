@@ -1,8 +1,7 @@
 /* The sample kernels through the fake Metal, against their results in plain C. */
-#import <Metal/Metal.h>
+#include "samples.h"
 
 #include "metal/runtime/objc.h"
-#include "support/support.h"
 
 #include <unistd.h>
 
@@ -19,59 +18,13 @@ typedef struct page_table_entry {
     uint32_t reserved;
 } page_table_entry;
 
-static NSString *read_source(void)
-{
-    FILE *file = fopen(SAMPLES, "rb");
-    assert_non_null(file);
-    char *text = calloc(1, 1 << 16);
-    assert_true(fread(text, 1, (1 << 16) - 1, file) > 0);
-    fclose(file);
-    NSString *source = [NSString stringWithUTF8String:text];
-    free(text);
-    return source;
-}
-
-static id<MTLLibrary> make_library(id<MTLDevice> device, MTLMathMode mode)
-{
-    NSError *error = nil;
-    MTLCompileOptions *options = [MTLCompileOptions new];
-    options.mathMode = mode;
-    id<MTLLibrary> library = [device newLibraryWithSource:read_source()
-                                                  options:options
-                                                    error:&error];
-    if (!library) {
-        fail_msg("%s", error.localizedDescription.UTF8String);
-    }
-    return library;
-}
-
 static id<MTLComputePipelineState> make_pipeline(id<MTLDevice> device, const char *name,
                                                  bool has_signs, uint32_t seed)
 {
-    NSError *error = nil;
-    id<MTLLibrary> library = make_library(device, MTLMathModeSafe);
     MTLFunctionConstantValues *values = [MTLFunctionConstantValues new];
     [values setConstantValue:&has_signs type:MTLDataTypeBool atIndex:0];
     [values setConstantValue:&seed type:MTLDataTypeUInt atIndex:1];
-    id<MTLFunction> function = [library newFunctionWithName:@(name)
-                                             constantValues:values
-                                                      error:&error];
-    id<MTLComputePipelineState> pipeline =
-        function ? [device newComputePipelineStateWithFunction:function error:&error] : nil;
-    if (!pipeline) {
-        fail_msg("%s: %s", name, error.localizedDescription.UTF8String);
-    }
-    assert_int_equal(pipeline.threadExecutionWidth, 32);
-    return pipeline;
-}
-
-static void finish(id<MTLCommandBuffer> commands)
-{
-    [commands commit];
-    [commands waitUntilCompleted];
-    if (commands.status != MTLCommandBufferStatusCompleted) {
-        fail_msg("%s", commands.error.localizedDescription.UTF8String);
-    }
+    return sample_pipeline(device, "samples.metal", name, values);
 }
 
 static void fill_halves(_Float16 *x, size_t n)
@@ -138,7 +91,7 @@ static void rotates(void **state)
                 [encoder dispatchThreadgroups:MTLSizeMake(by_simdgroup ? N_ROWS / 4 : N_ROWS, 1, 1)
                         threadsPerThreadgroup:MTLSizeMake(DIM, 1, 1)];
                 [encoder endEncoding];
-                finish(commands);
+                sample_finish(commands);
                 check_rotated(source.contents, target.contents, has_signs && !by_simdgroup,
                               0x9e3779b9u, params.scale);
             }
@@ -163,7 +116,7 @@ static void sums_through_threadgroup_memory(void **state)
         [encoder dispatchThreadgroups:MTLSizeMake(N_ROWS, 1, 1)
                 threadsPerThreadgroup:MTLSizeMake(DIM, 1, 1)];
         [encoder endEncoding];
-        finish(commands);
+        sample_finish(commands);
         for (int row = 0; row < N_ROWS; row++) {
             double sum = 0;
             for (int i = 0; i < DIM; i++) {
@@ -198,7 +151,7 @@ static void multiplies_matrices(void **state)
         [encoder dispatchThreadgroups:MTLSizeMake(1, 1, 1)
                 threadsPerThreadgroup:MTLSizeMake(32, 1, 1)];
         [encoder endEncoding];
-        finish(commands);
+        sample_finish(commands);
         for (int i = 0; i < 64; i++) {
             float sum = 0;
             for (int k = 0; k < 16; k++) {
@@ -250,7 +203,7 @@ static void follows_addresses(void **state)
             [encoder dispatchThreadgroups:MTLSizeMake(3, 1, 1)
                     threadsPerThreadgroup:MTLSizeMake(32, 1, 1)];
             [encoder endEncoding];
-            finish(commands);
+            sample_finish(commands);
             assert_true(was_told);
             for (int i = 0; i < 3; i++) {
                 const int n = 20 + i;
@@ -286,7 +239,7 @@ static void counts_atomically(void **state)
         [encoder dispatchThreadgroups:MTLSizeMake(10, 1, 1)
                 threadsPerThreadgroup:MTLSizeMake(64, 1, 1)];
         [encoder endEncoding];
-        finish(commands);
+        sample_finish(commands);
         assert_memory_equal(counts.contents, expected, sizeof expected);
         assert_float_equal(*(float *)total.contents, 640.0f, 0.0f);
     }
@@ -330,7 +283,7 @@ static void says_what_is_wrong_with_a_source(void **state)
                                                         error:&error];
         assert_null((__bridge void *)library);
         assert_non_null(strstr(error.localizedDescription.UTF8String, "error: "));
-        library = make_library(device, MTLMathModeSafe);
+        library = sample_library(device, "samples.metal", MTLMathModeSafe);
         assert_int_equal(library.functionNames.count, 6);
         assert_null((__bridge void *)[library newFunctionWithName:@"absent"]);
         assert_null((__bridge void *)[library newFunctionWithName:@"rotate_128"
