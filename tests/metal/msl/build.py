@@ -163,8 +163,10 @@ def specialise(library, name, constants, output, math, sanitizer):
     compiler([CLANG, "-x", "ir", *compile_flags(math, sanitizer), "-Xclang", "-mlink-builtin-bitcode",
               "-Xclang", os.path.join(library, "library.bc"), "-c", stem + ".ll", "-o", stem + ".o"])
     check_constants(stem + ".o", name, declared)
-    compiler([CLANG, "-shared", stem + ".o", os.path.join(library, f"storage_{name}.o"), "-lm",
-              "-o", stem + ".so"])
+    # The program that loads the object has libm. Conversions of half that the processor lacks are
+    # in the compiler's library.
+    linker = ["ld", "-shared"] if processor_flags() else [CLANG, "-shared"]
+    compiler([*linker, stem + ".o", os.path.join(library, f"storage_{name}.o"), "-o", stem + ".so"])
     os.rename(stem + ".so", output)
     for suffix in (".ll", ".o"):
         os.remove(stem + suffix)
