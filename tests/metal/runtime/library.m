@@ -145,13 +145,33 @@ static NSString *math_option(MTLCompileOptions *options)
     return is_fast ? @"--math relaxed" : @"--math strict";
 }
 
+/* FAKE_METAL_SOURCE names a file to be used in place of the host's source. */
+static NSString *replaced(NSString *source)
+{
+    const char *path = getenv("FAKE_METAL_SOURCE");
+    if (!path) {
+        return source;
+    }
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        fake_misuse("FAKE_METAL_SOURCE: cannot read %s", path);
+    }
+    char *text = NULL;
+    size_t n = 0;
+    const ssize_t length = getdelim(&text, &n, '\0', file);
+    fclose(file);
+    NSString *result = length < 0 ? @"" : [NSString stringWithUTF8String:text];
+    free(text);
+    return result;
+}
+
 + (instancetype)libraryWithSource:(NSString *)source
                           options:(MTLCompileOptions *)compileOptions
                             error:(NSError *__autoreleasing *)error
 {
     const char *set = getenv("FAKE_METAL_CACHE");
     NSString *cache = [NSString stringWithUTF8String:set ? set : FAKE_METAL_DEFAULT_CACHE];
-    NSString *path = write_source(cache, source);
+    NSString *path = write_source(cache, replaced(source));
     if (!path) {
         report(error, [NSString stringWithFormat:@"cannot write to %@", cache]);
         return nil;
