@@ -23,3 +23,8 @@ if(TKV_SANITIZE)
     target_link_options(tkv_options INTERFACE -fsanitize=${TKV_SANITIZE})
     target_compile_definitions(tkv_options INTERFACE TKV_SANITIZED)
 endif()
+
+# Coverage for the targets of tests/fuzz.
+if(TKV_LIBFUZZER)
+    target_compile_options(tkv_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()

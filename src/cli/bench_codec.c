@@ -205,7 +205,7 @@ static void print_result(const codec_run *run, const codec_result *r)
     const tkv_codec_quality *q = &r->quality;
     printf("%-9s %5d %7.3f %9.3g", tkv_type_get_info(r->type)->name, r->head_dim,
            tkv_bits_per_value(r->type, r->head_dim), q->nmse);
-    print_expected(tkv_codec_expected_error(r->type));
+    print_expected(tkv_codec_expected_error(r->type, r->head_dim));
     print_expected(r->type == TKV_TYPE_F16 ? (double)NAN : tkv_codec_shannon_bound(r->type));
     if (run->options->data) {
         printf(" %9.3g", q->spread_error);
@@ -263,7 +263,7 @@ static cJSON *to_json(const codec_run *run)
         cJSON_AddNumberToObject(row, "head_dim", r->head_dim);
         cJSON_AddNumberToObject(row, "bits_per_value", tkv_bits_per_value(r->type, r->head_dim));
         cJSON_AddNumberToObject(row, "nmse", r->quality.nmse);
-        add_expected(row, "expected_nmse", tkv_codec_expected_error(r->type));
+        add_expected(row, "expected_nmse", tkv_codec_expected_error(r->type, r->head_dim));
         cJSON_AddNumberToObject(row, "shannon_bound", tkv_codec_shannon_bound(r->type));
         cJSON_AddNumberToObject(row, "spread_error", r->quality.spread_error);
         cJSON_AddNumberToObject(row, "slope", r->quality.slope);

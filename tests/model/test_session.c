@@ -287,6 +287,15 @@ static void test_wrong_arguments(void **state)
         assert_null(session);
     }
     close_fixture(&f);
+
+    /* A model whose heads no KV type takes. */
+    toy_shape odd = llama_shape;
+    odd.head_dim_k = odd.head_dim_v = odd.rope_dim = 40;
+    make_fixture(&f, &odd);
+    const tkv_session_params coded = {.max_tokens = 8, .policy = {.type_k = TKV_TYPE_TURBO4}};
+    assert_fails(tkv_session_create(f.model, f.context, &coded, &session, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "head_dim 40: expected a multiple of 16");
+    close_fixture(&f);
 }
 
 typedef struct progress_log {
