@@ -47,7 +47,8 @@ __device__ __forceinline__ void copy_entry(uint32_t stage, const decode_work &wo
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
 __device__ __forceinline__ void
 attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *stage,
-            const lane_constants<KeyType, ValueType> &lane, const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
+            const lane_constants<KeyType, ValueType> &lane,
+            const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
             row_state<HeadDim, RowTiles> &state, sparse_state (&sparse)[RowTiles])
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
@@ -60,8 +61,7 @@ attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *
         query_sums[i][0] = coding<KeyType>::n_tables == 2 ? terms[i].sums[0] : 0;
         query_sums[i][1] = coding<KeyType>::n_tables == 2 ? terms[i].sums[1] : 0;
     }
-    compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums,
-                                                          score);
+    compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums, score);
 
     float key_scale[8];
     float value_scale[8];
@@ -72,8 +72,8 @@ attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
         const int start = block_start(job.params.layer, block);
-        const bool is_masked = start + PAGE_TOKENS > work.whole_end ||
-                               job.params.window || block < sink_blocks(job.params.layer);
+        const bool is_masked = start + PAGE_TOKENS > work.whole_end || job.params.window ||
+                               block < sink_blocks(job.params.layer);
         row_span span = {};
         if (is_masked) {
             span = span_of_row(job, work, 4 * i + t, block);
@@ -250,17 +250,16 @@ __device__ void add_exact_blocks(const decode_job &job, const decode_work &work,
         }
         __syncwarp();
         if (threadIdx.x % 32 == 0) {
-            stats[r] = {maximum, coded.sum * of_coded + exact.sum * of_exact,
-                        coded.sum * of_coded, 0.0f};
+            stats[r] = {maximum, coded.sum * of_coded + exact.sum * of_exact, coded.sum * of_coded,
+                        0.0f};
         }
     }
     __syncthreads();
 }
 
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
-__global__ void
-__launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps * 32,
-                  decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_ctas)
+__global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps * 32,
+                                  decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_ctas)
     attend_decode(const __grid_constant__ decode_job job)
 {
     using shape = decode_shape<KeyType, ValueType, HeadDim, RowTiles>;
@@ -336,8 +335,8 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
         __syncwarp();
         if (!entry.is_exact) {
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
-                job, work, entry.block, stage + n_done % N_STAGES * layout::bytes, lane_of,
-                queries, terms, state, sparse);
+                job, work, entry.block, stage + n_done % N_STAGES * layout::bytes, lane_of, queries,
+                terms, state, sparse);
         }
         if (n_done % PAGES_A_FLUSH == PAGES_A_FLUSH - 1) {
 #pragma unroll

@@ -94,8 +94,7 @@ template <int N> __device__ __forceinline__ void unrotate_lanes(float (&x)[N])
     }
 }
 
-template <int N>
-__device__ __forceinline__ void load_row(const float *from, float (&x)[N])
+template <int N> __device__ __forceinline__ void load_row(const float *from, float (&x)[N])
 {
     const float *mine = from + threadIdx.x % 32 * N;
 #pragma unroll
