@@ -189,6 +189,31 @@ static tkv_status test_loading(bench *b, tkv_type type, int head_dim, const uint
     return status;
 }
 
+/* The same rows as halves, where the back end has them. */
+static tkv_status test_half_loading(bench *b, tkv_type type, int head_dim, const uint64_t rows[2],
+                                    tkv_error *error)
+{
+    const size_t n = (size_t)MAX_ROWS * (size_t)head_dim;
+    uint16_t *found = (uint16_t *)b->found;
+    if (!b->table->load_half) {
+        return TKV_OK;
+    }
+    tkv_status status = b->table->load_half(b->device, &b->layer.layer, b->layer.sequence, 0,
+                                            N_TOKENS, rows[0], rows[1], error);
+    for (int order = 0; order < 2 && status == TKV_OK; order++) {
+        bool is_right = true;
+        status = b->table->download(b->device, found, rows[order], n * sizeof *found, error);
+        for (size_t i = 0; i < n && status == TKV_OK; i++) {
+            is_right = is_right && found[i] == tkv_float_to_finite_half(b->decoded[order][i]);
+        }
+        if (status == TKV_OK) {
+            count(b, TKV_KERNEL_DECODE, type, head_dim, is_right,
+                  "halves: other bits than the reference");
+        }
+    }
+    return status;
+}
+
 /* Softmax over the decoded rows that a query sees, in double. */
 static void attend_by_definition(const bench *b, int head_dim, int n_seen, int head, const float *q,
                                  double *out)
@@ -319,6 +344,9 @@ static tkv_status test_layer(bench *b, tkv_type type, int head_dim, bool is_cent
     }
     if (status == TKV_OK) {
         status = test_loading(b, type, head_dim, rows, error);
+    }
+    if (status == TKV_OK) {
+        status = test_half_loading(b, type, head_dim, rows, error);
     }
     if (status == TKV_OK) {
         status = test_attention(b, type, head_dim, 1, error);

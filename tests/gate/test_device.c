@@ -1,4 +1,5 @@
 /* The test of devices, on the reference device: it passes, and planted defects are found. */
+#include "common/half.h"
 #include "gate/device_test.h"
 #include "gate/machine.h"
 #include "support/reference_device.h"
@@ -20,6 +21,7 @@ typedef enum defect {
     WRONG_SLOT,
     FORGOTTEN_MEAN,
     WRONG_LOAD,
+    WRONG_HALF,
     LOST_LAST_TOKEN,
     WRONG_HEAD
 } defect;
@@ -103,6 +105,39 @@ static tkv_status load(tkv_device *device, const tkv_device_layer *layer, uint64
     return status;
 }
 
+/* Loads one kind of rows as halves. */
+static void load_halves(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
+                        int n_tokens, bool are_keys, uint64_t to)
+{
+    const int head_dim = are_keys ? layer->head_dim_k : layer->head_dim_v;
+    const size_t n = (size_t)(n_tokens * layer->n_kv_heads * head_dim);
+    float *rows = allocate(n * sizeof *rows);
+    uint16_t *halves = allocate(n * sizeof *halves);
+    uint64_t there;
+    assert_ok(RIGHT.allocate(device, n * sizeof *rows, &there, &error));
+    assert_ok(RIGHT.load(device, layer, sequence, 0, n_tokens, are_keys ? there : 0,
+                         are_keys ? 0 : there, &error));
+    assert_ok(RIGHT.download(device, rows, there, n * sizeof *rows, &error));
+    for (size_t i = 0; i < n; i++) {
+        halves[i] = tkv_float_to_finite_half(rows[i]);
+    }
+    halves[n - 1] ^= planted == WRONG_HALF && layer->type_v == TKV_TYPE_TURBO8 ? 1u : 0u;
+    assert_ok(RIGHT.upload(device, to, halves, n * sizeof *halves, &error));
+    RIGHT.release(device, there);
+    free(rows);
+    free(halves);
+}
+
+static tkv_status load_half(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
+                            int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *failure)
+{
+    (void)failure;
+    assert_int_equal(first, 0);
+    load_halves(device, layer, sequence, n_tokens, true, k);
+    load_halves(device, layer, sequence, n_tokens, false, v);
+    return TKV_OK;
+}
+
 static tkv_status attend(tkv_device *device, const tkv_device_attend *params, tkv_error *failure)
 {
     tkv_device_attend used = *params;
@@ -128,6 +163,7 @@ static const tkv_device_table *strange_device(defect wrong)
     table.rotate = rotate;
     table.store = store;
     table.load = load;
+    table.load_half = load_half;
     table.attend = attend;
     return &table;
 }
@@ -159,6 +195,7 @@ static void planted_defects_are_found(void **state)
         {WRONG_SLOT, TKV_KERNEL_ENCODE, TKV_TYPE_TURBO3, "encode of turbo3, head_dim 80"},
         {FORGOTTEN_MEAN, TKV_KERNEL_ENCODE, TKV_TYPE_TURBO4, "encode of turbo4"},
         {WRONG_LOAD, TKV_KERNEL_DECODE, TKV_TYPE_TURBO4Q, "decode of turbo4q, head_dim 64"},
+        {WRONG_HALF, TKV_KERNEL_DECODE, TKV_TYPE_TURBO8, "decode of turbo8, head_dim 64: halves"},
         {LOST_LAST_TOKEN, TKV_KERNEL_ATTENTION, TKV_TYPE_F16, "1 queries: error"},
         {WRONG_HEAD, TKV_KERNEL_ATTENTION, TKV_TYPE_TURBO2, "21 queries: error"},
     };
