@@ -16,6 +16,7 @@ typedef struct shape {
     int n_sinks;
     int n_recent;
     int centre_tokens;
+    float value_offset;       /* of the first coordinate of values */
     float outlier;            /* if not 0, in a key and a value of every 50th token */
     tkv_attend_params params; /* n_queries, n_heads, first_position are filled in */
 } shape;
@@ -66,7 +67,7 @@ static data create_data(tkv_context *context, const shape *s, uint64_t seed)
     fill_gauss(&seed, heads, d.sinks);
     for (size_t i = 0; i < (size_t)s->n_tokens * row_k; i += (size_t)s->dim_k) {
         d.k[i] += 3.0f;
-        d.v[i / (size_t)s->dim_k * (size_t)s->dim_v] += 2.0f;
+        d.v[i / (size_t)s->dim_k * (size_t)s->dim_v] += s->value_offset;
     }
     for (int t = 3; s->outlier != 0.0f && t < s->n_tokens; t += 50) {
         d.k[(size_t)t * row_k + 5] = s->outlier;
@@ -187,7 +188,8 @@ static shape base_shape(void)
                    .n_kv_heads = 2,
                    .group = 4,
                    .n_tokens = 200,
-                   .n_queries = 1};
+                   .n_queries = 1,
+                   .value_offset = 2.0f};
 }
 
 static void types_and_head_dims(void **state)
@@ -279,6 +281,7 @@ static void policies(void **state)
         s.n_sinks = i & 2 ? 5 : 0;
         s.n_recent = i & 4 ? 70 : 0;
         s.centre_tokens = i & 8 ? 66 : 0;
+        s.value_offset = i & 8 ? 5.0f : 2.0f; /* enough for a mean to be worth taking off */
         s.params.logit_softcap = i & 16 ? 4.0f : 0.0f;
         s.params.window = i & 16 ? 180 : 0;
         check(*state, &s, i & 1);
