@@ -11,7 +11,7 @@ target_compile_options(
 target_compile_options(
     tkv_options
     INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fno-exceptions,-fno-rtti,-fvisibility=hidden
-              -Xcompiler=-Wall,-Wextra,-Wshadow>)
+              -Xcompiler=-Wall,-Wextra,-Wshadow,-Wno-unknown-pragmas>)
 find_package(Threads REQUIRED)
 if(TKV_WERROR)
     target_compile_options(tkv_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-Werror>
