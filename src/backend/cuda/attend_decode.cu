@@ -21,6 +21,17 @@ static decode_kernel find_kernel(const tkv_device_attend &params)
     return kernel.launch ? kernel : find_any_kernel(layer);
 }
 
+/* Hopper and newer can launch a kernel before the one before it has ended. */
+static bool has_early_launches()
+{
+    int device = 0;
+    int major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+               cudaSuccess &&
+           major >= 9;
+}
+
 /* Splits cost a beginning and an end each, worth some pages a warp; whole waves of CTAs count. */
 static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
 {
@@ -52,6 +63,7 @@ static decode_job plan_job(const tkv_device_attend &params, const decode_kernel 
     }
     job.n_tiles = (n_rows + kernel.n_rows - 1) / kernel.n_rows;
     job.blocks_a_split = kernel.n_warps;
+    job.is_early = has_early_launches();
     const int n_units = params.n_sequences * layer.n_kv_heads * job.n_tiles;
     const int n_blocks = (params.max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS + 1;
     job.n_splits = choose_splits(n_units, n_blocks, kernel.n_warps,
