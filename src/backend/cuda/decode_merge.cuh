@@ -91,8 +91,8 @@ __device__ __forceinline__ void merge_parts(const decode_job &job, const decode_
     constexpr int shares = Warps * 32 / columns > 0 ? Warps * 32 / columns : 1;
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
-    __shared__ part_factors<n_rows> factors;
     float4 *sums = (float4 *)shared; /* [shares][columns] */
+    auto &factors = *(part_factors<n_rows> *)(shared + shares * columns * 4);
     const float4 *parts = (const float4 *)job.sums + (size_t)work.unit * job.n_splits * columns;
     float4 four[8];
     const auto load_parts = [&](int at, int base) {
