@@ -64,15 +64,14 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
     created->effort = params->effort;
     created->n_threads = params->n_threads ? params->n_threads : machine_cores();
     status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
-    if (status == TKV_OK && created->n_threads > 1) {
-        status = tkv_threads_create(created->n_threads, &created->threads, error);
-    }
     if (status == TKV_OK && table) {
         status = open_device(table, index, params->stream, &created->device, error);
     }
+    if (status == TKV_OK && created->n_threads > 1) {
+        status = tkv_threads_create(created->n_threads, &created->threads, error);
+    }
     if (status != TKV_OK) {
-        tkv_threads_free(created->threads);
-        free(created);
+        tkv_context_free(created);
         return status;
     }
     *context = created;

@@ -17,6 +17,7 @@ struct tkv_context {
     uint64_t workspaces[TKV_MAX_WORKSPACES];
     int n_workspaces;
     size_t workspace_bytes; /* of the last one */
+    void *shared_weights;   /* of src/model, for its sessions on this device */
 };
 
 /* tkv_context_create on device `index` of a table; NULL: on the CPU. params may be NULL; their

@@ -305,8 +305,7 @@ static void store_on_cpu(const tkv_cache *cache, const tkv_cache_layer *layer, i
 {
     const int first_block = tkv_block_of(cache, layer->n_tokens);
     const int n_items = 2 * cache->n_kv_heads * (layer->n_blocks - first_block);
-    const int n_threads =
-        n_items * n_tokens >= MIN_PARALLEL_ROWS ? cache->context->n_threads : 1;
+    const int n_threads = n_items * n_tokens >= MIN_PARALLEL_ROWS ? cache->context->n_threads : 1;
     append_job job = {cache, layer, first_block, n_tokens, k, v};
     tkv_threads_run(cache->context->threads, n_threads, n_items, store_page, &job);
 }

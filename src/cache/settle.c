@@ -86,16 +86,20 @@ static void estimate_mean(const tkv_cache *cache, const tkv_cache_layer *layer,
     }
 }
 
-typedef struct means_job {
+/* A layer, and the block of it that is coded. */
+typedef struct settle_job {
     const tkv_cache *cache;
     tkv_cache_layer *layer;
-    const downloaded_rows *downloaded;
-} means_job;
+    const downloaded_rows *downloaded; /* or NULL */
+    tkv_block *exact;
+    tkv_block *coded;
+    int n_tokens;
+} settle_job;
 
-static void estimate_head(void *argument, int head, int thread)
+static void freeze_head(void *argument, int head, int thread)
 {
     (void)thread;
-    const means_job *job = argument;
+    const settle_job *job = argument;
     estimate_mean(job->cache, job->layer, job->downloaded, head, TKV_ORDER_KEY,
                   job->layer->mean_k + (size_t)head * (size_t)job->cache->head_dim_k);
     estimate_mean(job->cache, job->layer, job->downloaded, head, TKV_ORDER_VALUE,
@@ -105,9 +109,9 @@ static void estimate_head(void *argument, int head, int thread)
 static void estimate_means(const tkv_cache *cache, tkv_cache_layer *layer,
                            const downloaded_rows *downloaded)
 {
-    means_job job = {cache, layer, downloaded};
+    settle_job job = {.cache = cache, .layer = layer, .downloaded = downloaded};
     tkv_threads_run(cache->context->threads, cache->context->n_threads, cache->n_kv_heads,
-                    estimate_head, &job);
+                    freeze_head, &job);
 }
 
 /* The means of rows on a device are estimated here too, once in a layer's life, so that they are
@@ -146,15 +150,6 @@ static bool freeze_means(const tkv_cache *cache, tkv_cache_layer *layer)
     return layer->is_centred;
 }
 
-/* A layer, and the block of it that is coded. */
-typedef struct settle_job {
-    const tkv_cache *cache;
-    tkv_cache_layer *layer;
-    tkv_block *exact;
-    tkv_block *coded;
-    int n_tokens;
-} settle_job;
-
 /* Codes the first n_tokens of one exact page. */
 static void code_page(void *argument, int item, int thread)
 {
@@ -180,8 +175,11 @@ static void code_block(const tkv_cache *cache, tkv_cache_layer *layer, int index
         return;
     }
     const int filled = layer->n_tokens - tkv_block_start(cache, index);
-    settle_job job = {cache, layer, exact, coded,
-                      filled < TKV_PAGE_TOKENS ? filled : TKV_PAGE_TOKENS};
+    settle_job job = {.cache = cache,
+                      .layer = layer,
+                      .exact = exact,
+                      .coded = coded,
+                      .n_tokens = filled < TKV_PAGE_TOKENS ? filled : TKV_PAGE_TOKENS};
     tkv_threads_run(cache->context->threads, cache->context->n_threads, 2 * cache->n_kv_heads,
                     code_page, &job);
     layer->blocks[index] = coded;

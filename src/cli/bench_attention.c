@@ -1,9 +1,10 @@
 /* turbokv bench attention: decode or prefill attention over a coded cache, by KV type, beside the
  * time to read its bytes and attention in fp16. */
+#include "cli/bench_attention.h"
+
 #include "cli/bench.h"
 #include "cli/options.h"
 #include "common/error.h"
-#include "eval/attention_speed.h"
 #include "eval/bandwidth.h"
 
 #include <math.h>
@@ -13,15 +14,6 @@
 
 #define BANDWIDTH_BYTES ((size_t)256 << 20)
 #define MAX_REPETITIONS 1000
-
-typedef struct attention_options {
-    const char *types;
-    tkv_attention_shape shape;
-    int n_repetitions;
-    tkv_context_params context;
-    bool wants_json;
-    bool wants_help;
-} attention_options;
 
 typedef struct attention_result {
     tkv_type type;
@@ -55,6 +47,10 @@ static option_result parse(int argc, char **argv, attention_options *o)
         {"repetitions", NULL, 'r', OPTION_INT, &o->n_repetitions, 1, MAX_REPETITIONS, "N",
          "calls of each type, in turns (21)"},
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 1, 1024, "N", "threads (2)"},
+        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
+         "where to compute: cpu, cuda or cuda:N (cpu)"},
+        {"batch", NULL, 'b', OPTION_INT, &o->n_sequences, 1, 65536, "N",
+         "sequences in one call, on a device (1)"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -64,21 +60,32 @@ static option_result parse(int argc, char **argv, attention_options *o)
                          entries, sizeof entries / sizeof *entries, argc, argv);
 }
 
-static tkv_status create_works(attention_run *run, tkv_error *error)
+tkv_status bench_attention_types(const attention_options *options,
+                                 tkv_type types[TKV_TYPE_COUNT + 1], int *n_types, tkv_error *error)
 {
-    tkv_type types[TKV_TYPE_COUNT];
-    int n_types;
-    tkv_status status = bench_parse_types(run->options->types, types, &n_types, error);
-    run->results[run->n_results++].type = TKV_TYPE_F16;
-    for (int i = 0; status == TKV_OK && i < n_types; i++) {
-        if (types[i] != TKV_TYPE_F16) {
-            run->results[run->n_results++].type = types[i];
+    tkv_type named[TKV_TYPE_COUNT];
+    int n_named;
+    const tkv_status status = bench_parse_types(options->types, named, &n_named, error);
+    *n_types = 0;
+    types[(*n_types)++] = TKV_TYPE_F16;
+    for (int i = 0; status == TKV_OK && i < n_named; i++) {
+        if (named[i] != TKV_TYPE_F16) {
+            types[(*n_types)++] = named[i];
         }
     }
-    for (int i = 0; status == TKV_OK && i < run->n_results; i++) {
+    return status;
+}
+
+static tkv_status create_works(attention_run *run, tkv_error *error)
+{
+    tkv_type types[TKV_TYPE_COUNT + 1];
+    int n_types;
+    tkv_status status = bench_attention_types(run->options, types, &n_types, error);
+    for (int i = 0; status == TKV_OK && i < n_types; i++) {
         tkv_attention_shape shape = run->options->shape;
-        shape.type_k = shape.type_v = run->results[i].type;
-        status = tkv_attention_work_create(run->context, &shape, &run->results[i].work, error);
+        shape.type_k = shape.type_v = run->results[run->n_results].type = types[i];
+        status = tkv_attention_work_create(run->context, &shape,
+                                           &run->results[run->n_results++].work, error);
     }
     return status;
 }
@@ -202,27 +209,16 @@ static cJSON *to_json(const attention_run *run)
     return json;
 }
 
-int bench_attention(int argc, char **argv)
+static int run_on_cpu(const attention_options *o, tkv_context *context)
 {
-    attention_options o = {
-        .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
-        .n_repetitions = 21,
-        .context = {.n_threads = 2, .effort = TKV_EFFORT_FAST}};
-    const option_result result = parse(argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
-    }
     tkv_error error;
-    attention_run run = {.options = &o};
-    tkv_status status = tkv_context_create(&o.context, &run.context, &error);
-    if (status == TKV_OK) {
-        status = measure(&run, &error);
-    }
+    attention_run run = {.options = o, .context = context};
+    const tkv_status status = measure(&run, &error);
     int code = EXIT_OK;
     if (status != TKV_OK) {
         command_fail(&error);
         code = status == TKV_ERR_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_RUNTIME;
-    } else if (o.wants_json) {
+    } else if (o->wants_json) {
         code = command_print_json(to_json(&run));
     } else {
         print_table(&run);
@@ -230,6 +226,47 @@ int bench_attention(int argc, char **argv)
     for (int i = 0; i < run.n_results; i++) {
         tkv_attention_work_free(run.results[i].work);
     }
-    tkv_context_free(run.context);
+    return code;
+}
+
+static int run_on_device(const attention_options *o, tkv_context *context)
+{
+#ifdef TKV_HAVE_CUDA
+    if (strcmp(tkv_context_kernels(context), "cuda") == 0) {
+        return bench_attention_cuda(o, context);
+    }
+#endif
+    tkv_error error;
+    tkv_fail(&error, TKV_ERR_UNSUPPORTED, "bench attention on %s: it has the CPU and CUDA devices",
+             tkv_context_device(context));
+    (void)o;
+    return command_fail(&error);
+}
+
+int bench_attention(int argc, char **argv)
+{
+    attention_options o = {
+        .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
+        .n_sequences = 1,
+        .n_repetitions = 21,
+        .context = {.n_threads = 2, .effort = TKV_EFFORT_FAST}};
+    const option_result result = parse(argc, argv, &o);
+    if (result != OPTIONS_OK) {
+        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    }
+    tkv_error error;
+    tkv_context *context = NULL;
+    if (tkv_context_create(&o.context, &context, &error) != TKV_OK) {
+        return command_fail(&error);
+    }
+    const bool is_on_cpu = strcmp(tkv_context_device(context), "cpu") == 0;
+    int code = EXIT_OK;
+    if (is_on_cpu && o.n_sequences != 1) {
+        fprintf(stderr, "turbokv: --batch %d: expected 1 on the CPU\n", o.n_sequences);
+        code = EXIT_USAGE;
+    } else {
+        code = is_on_cpu ? run_on_cpu(&o, context) : run_on_device(&o, context);
+    }
+    tkv_context_free(context);
     return code;
 }

@@ -15,7 +15,7 @@ struct tkv_attention_work {
 
 /* The sum of four uniform numbers: Gaussian enough, and fast, for values whose only part in the
  * matter is to be coded. */
-static void fill(uint32_t *seed, size_t n, float *x)
+void tkv_attention_fill(uint32_t *seed, size_t n, float *x)
 {
     for (size_t i = 0; i < n; i++) {
         float sum = 0.0f;
@@ -38,7 +38,7 @@ static tkv_status fill_cache(tkv_attention_work *work, uint32_t *seed, tkv_error
     tkv_status status = TKV_OK;
     for (int done = 0; done < s->n_tokens && status == TKV_OK; done += TKV_PAGE_TOKENS) {
         const int left = s->n_tokens - done;
-        fill(seed, 2 * TKV_PAGE_TOKENS * row, rows);
+        tkv_attention_fill(seed, 2 * TKV_PAGE_TOKENS * row, rows);
         status = tkv_cache_append(work->cache, 0, left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS,
                                   rows, rows + TKV_PAGE_TOKENS * row, error);
     }
@@ -89,7 +89,7 @@ tkv_status tkv_attention_work_create(tkv_context *context, const tkv_attention_s
         }
     }
     if (status == TKV_OK) {
-        fill(&seed, n, created->queries);
+        tkv_attention_fill(&seed, n, created->queries);
         status = fill_cache(created, &seed, error);
     }
     if (status != TKV_OK) {
@@ -130,8 +130,12 @@ const float *tkv_attention_work_output(const tkv_attention_work *work)
 
 size_t tkv_attention_work_bytes(const tkv_attention_work *work)
 {
-    const tkv_attention_shape *s = &work->shape;
-    const double bits =
-        tkv_bits_per_value(s->type_k, s->head_dim) + tkv_bits_per_value(s->type_v, s->head_dim);
-    return (size_t)(bits / 8.0 * s->head_dim * s->n_kv_heads * s->n_tokens);
+    return tkv_attention_shape_bytes(&work->shape);
+}
+
+size_t tkv_attention_shape_bytes(const tkv_attention_shape *shape)
+{
+    const double bits = tkv_bits_per_value(shape->type_k, shape->head_dim) +
+                        tkv_bits_per_value(shape->type_v, shape->head_dim);
+    return (size_t)(bits / 8.0 * shape->head_dim * shape->n_kv_heads * shape->n_tokens);
 }

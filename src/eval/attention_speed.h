@@ -14,6 +14,12 @@ typedef struct tkv_attention_shape {
     int n_queries; /* the last ones; 1: decode */
 } tkv_attention_shape;
 
+/* Bytes of keys and values of that context. */
+size_t tkv_attention_shape_bytes(const tkv_attention_shape *shape);
+
+/* Gaussian enough values for a benchmark. */
+void tkv_attention_fill(uint32_t *seed, size_t n, float *x);
+
 /* A cache of one layer with that context, and queries for it. */
 typedef struct tkv_attention_work tkv_attention_work;
 

@@ -1,6 +1,5 @@
 #include "model/session.h"
 
-#include "backend/kernels.h"
 #include "common/error.h"
 #include "model/runner.h"
 #include "model/weights.h"

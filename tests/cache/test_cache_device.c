@@ -37,6 +37,7 @@ static twin *create_twin(uint64_t seed, const tkv_cache_params *params)
     t->seed = seed;
     t->contexts[CPU] = NULL;
     assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &t->contexts[CPU], &error));
+    t->contexts[CPU]->kernels = &tkv_kernels_scalar; /* as the device */
     t->contexts[DEVICE] = create_reference_context();
     float *x = allocate(data_bytes[0] + data_bytes[1]);
     for (int i = 0; i < MAX_TOKENS * (K_ROW + V_ROW); i++) {

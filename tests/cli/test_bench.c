@@ -78,6 +78,9 @@ static void mistakes_are_explained(void **state)
     assert_outcome(run("bench", "--help"), 0, "codec", "");
     assert_outcome(run("bench", "flight"), 2, "", "no benchmark 'flight'");
     assert_outcome(run("bench", "codec", "--help"), 0, "--head-dim", "");
+    assert_outcome(run("bench", "codec", "--device", "abacus"), 1, "",
+                   "device 'abacus': this build has no such back end");
+    assert_outcome(run("bench", "codec", "--device", "cuda:99"), 1, "", "device 'cuda:99': ");
     assert_outcome(run("bench", "codec", "-T", "turbo4,q4_0"), 2, "", "turbo4, turbo3");
     assert_outcome(run("bench", "codec", "-d", "128,x"), 2, "", "found 'x'");
     assert_outcome(run("bench", "codec", "-d", "100"), 2, "", "multiple of 16");

@@ -6,6 +6,7 @@
 #include "backend/kernels.h"
 #include "codec/codec.h"
 #include "common/half.h"
+#include "support/reference_device.h"
 #include "support/support.h"
 
 #define MAX_SEQUENCES 16
@@ -342,29 +343,32 @@ enum { N_CASE_HEAD_DIMS = sizeof case_head_dims / sizeof *case_head_dims };
 
 typedef void (*device_test)(const device_under_test *dut);
 
-/* Runs a test on every device of every table; skips if there is none. */
+static inline void on_device(const tkv_device_table *table, int index, bool is_quick,
+                             device_test test)
+{
+    device_under_test dut = {.table = table, .is_quick = is_quick};
+    assert_ok(table->open(index, NULL, &dut.device, &error));
+    test(&dut);
+    table->close(dut.device);
+}
+
+/* Runs a test on every device of every table, and on the reference device, which shows that it is
+ * right. */
 static inline void on_every_device(device_test test)
 {
-    int n_devices = 0;
     const char *quick = getenv("TKV_TEST_QUICK");
     const tkv_device_table *table;
     for (int t = 0; (table = tkv_device_tables(t)) != NULL; t++) {
         char reason[200] = "";
         const int n = table->count(reason, sizeof reason);
         if (n == 0) {
-            print_message("%s: no device: %s\n", table->name, reason);
+            print_message("%s: skipped, no device: %s\n", table->name, reason);
         }
-        for (int i = 0; i < n; i++, n_devices++) {
-            device_under_test dut = {.table = table, .is_quick = quick && *quick == '1'};
-            assert_ok(table->open(i, NULL, &dut.device, &error));
-            test(&dut);
-            table->close(dut.device);
+        for (int i = 0; i < n; i++) {
+            on_device(table, i, quick && *quick == '1', test);
         }
     }
-    if (n_devices == 0) {
-        print_message("skipped: this build has no back end with a device of this machine\n");
-        skip();
-    }
+    on_device(&reference_device_table, 0, true, test);
 }
 
 #endif

@@ -148,6 +148,50 @@ static void check_load(const case_memory *memory, int sequence, int first, int n
     }
 }
 
+/* Keys and values as halves. */
+static void check_load_half(const case_memory *memory, int sequence, int first, int n_tokens)
+{
+    const device_under_test *dut = memory->dut;
+    const device_case *c = memory->params;
+    const tkv_device_table *table = dut->table;
+    uint64_t addresses[2];
+    if (!table->load_half) {
+        return;
+    }
+    for (int order = 0; order < 2; order++) {
+        const int n = n_tokens * c->layer.n_kv_heads * case_head_dim(&c->layer, order);
+        addresses[order] = device_allocate(dut, ((size_t)n + GUARD_FLOATS) * sizeof(uint16_t));
+    }
+    assert_ok(table->load_half(dut->device, &c->layer,
+                               memory->address + (uint64_t)sequence * sizeof(tkv_device_sequence),
+                               first, n_tokens, addresses[0], addresses[1], &error));
+    for (int order = 0; order < 2; order++) {
+        const int head_dim = case_head_dim(&c->layer, order);
+        const int n = n_tokens * c->layer.n_kv_heads * head_dim;
+        uint16_t *actual = allocate(((size_t)n + GUARD_FLOATS) * sizeof *actual);
+        float x[TKV_MAX_HEAD_DIM];
+        assert_ok(table->download(dut->device, actual, addresses[order],
+                                  ((size_t)n + GUARD_FLOATS) * sizeof *actual, &error));
+        for (int i = 0; i < n; i++) {
+            const int row = i / head_dim;
+            if (i % head_dim == 0) {
+                case_load_row(memory, sequence, first + row / c->layer.n_kv_heads,
+                              row % c->layer.n_kv_heads, order, x);
+            }
+            const float value = x[i % head_dim];
+            if (isnan(value) ? !isnan(tkv_half_to_float(actual[i]))
+                             : actual[i] != tkv_float_to_finite_half(value)) {
+                fail_case(c, "loaded halves are not those of the reference");
+            }
+        }
+        for (int i = 0; i < GUARD_FLOATS; i++) {
+            assert_int_equal(actual[n + i], 0);
+        }
+        free(actual);
+        table->release(dut->device, addresses[order]);
+    }
+}
+
 /* A prefill chunk, a second one, then tokens one by one; then all sequences' tails at once. */
 static void check_storing(const device_under_test *dut, const device_case *c)
 {
@@ -172,6 +216,7 @@ static void check_storing(const device_under_test *dut, const device_case *c)
         const int first = chunk / 3;
         check_load(&memory, s, first, c->n_tokens[s] - first, 2);
         check_load(&memory, s, c->n_tokens[s] - 1, 1, s % 2);
+        check_load_half(&memory, s, first, c->n_tokens[s] - first);
     }
     case_free(&memory);
 }

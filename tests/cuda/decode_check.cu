@@ -149,10 +149,14 @@ static void make(problem &p, const shape &s, size_t rotate_bytes, int n_sm)
     const auto side_words = [](tkv_type t) {
         return (int)(tkv_page_bytes(t, 64) - tkv_type_get_info(t)->code_bits * 64 * 64 / 8) / 4;
     };
-    const pair_words pair = {(int)p.key_bytes / 4, side_words(s.type_k), (int)p.value_bytes / 4,
-                             side_words(s.type_v), {(int)s.type_k, (int)s.type_v}};
-    fill_pairs<<<1024, 256>>>((uint32_t *)p.pages, p.set_bytes * p.n_sets / 4 /
-                              (pair.key_words + pair.value_words), pair, 7u);
+    const pair_words pair = {(int)p.key_bytes / 4,
+                             side_words(s.type_k),
+                             (int)p.value_bytes / 4,
+                             side_words(s.type_v),
+                             {(int)s.type_k, (int)s.type_v}};
+    fill_pairs<<<1024, 256>>>((uint32_t *)p.pages,
+                              p.set_bytes * p.n_sets / 4 / (pair.key_words + pair.value_words),
+                              pair, 7u);
     p.exact_bytes = (size_t)s.n_kv_heads * 2 * 2 * d * PAGE;
     if (s.exact_every) {
         const int page_words = d * PAGE / 2;
@@ -170,13 +174,12 @@ static void make(problem &p, const shape &s, size_t rotate_bytes, int n_sm)
             for (int b = 0; b < p.n_blocks; b++) {
                 /* Blocks in no order. */
                 const size_t place = ((size_t)b * 7919 + i) % p.n_blocks;
-                host_blocks[b].pages =
-                    (uint64_t)(p.pages + set * p.set_bytes +
-                               ((size_t)i * p.n_blocks + place) * p.block_bytes);
+                host_blocks[b].pages = (uint64_t)(p.pages + set * p.set_bytes +
+                                                  ((size_t)i * p.n_blocks + place) * p.block_bytes);
                 host_blocks[b].is_exact = is_exact(s, b);
                 if (is_exact(s, b)) {
-                    host_blocks[b].pages = (uint64_t)(p.exact_pages +
-                                                      ((size_t)i * p.n_blocks + b) * p.exact_bytes);
+                    host_blocks[b].pages =
+                        (uint64_t)(p.exact_pages + ((size_t)i * p.n_blocks + b) * p.exact_bytes);
                 }
                 host_blocks[b].n_slots = PAGE;
             }
@@ -303,10 +306,10 @@ static double compare(problem &p)
             }
             for (int t = start_of(s, b); t < std::min(start_of(s, b + 1), s.n_tokens); t++) {
                 const int slot = t - start_of(s, b);
-                rotated_k[t] = decode_row(is_exact(s, b) ? TKV_TYPE_F16 : s.type_k, TKV_ORDER_KEY, d,
-                                          slot, key, &k[(size_t)t * d]);
-                rotated_v[t] = decode_row(is_exact(s, b) ? TKV_TYPE_F16 : s.type_v,
-                                          TKV_ORDER_VALUE, d, slot, value, &v[(size_t)t * d]);
+                rotated_k[t] = decode_row(is_exact(s, b) ? TKV_TYPE_F16 : s.type_k, TKV_ORDER_KEY,
+                                          d, slot, key, &k[(size_t)t * d]);
+                rotated_v[t] = decode_row(is_exact(s, b) ? TKV_TYPE_F16 : s.type_v, TKV_ORDER_VALUE,
+                                          d, slot, value, &v[(size_t)t * d]);
             }
         }
         for (int r = 0; r < s.n_queries * s.group; r++) {
@@ -433,8 +436,8 @@ int main(int argc, char **argv)
         if (tkv_type_from_name(argv[2], &t, NULL) != TKV_OK) {
             return 1;
         }
-        make(p, {t, t, 128, 8, 4, 1, atoi(argv[3]), 1, 0, 0, 0, false, false, 0},
-             (size_t)400 << 20, n_sm);
+        make(p, {t, t, 128, 8, 4, 1, atoi(argv[3]), 1, 0, 0, 0, false, false, 0}, (size_t)400 << 20,
+             n_sm);
         for (int i = 0; i < 3; i++) {
             CHECK(tkv_cuda_attend_decode(&p.params, n_sm, 0));
         }
@@ -475,9 +478,11 @@ int main(int argc, char **argv)
             CHECK(cudaDeviceSynchronize());
             e = compare(p);
         }
-        printf("%s %s D=%d G=%d S=%d Q=%d N=%d window %d cap %g sinks %d means %d exact %d: error %.2e %.2e%s\n",
-               tkv_type_get_info(s.type_k)->name, tkv_type_get_info(s.type_v)->name, s.head_dim, s.group, s.n_sequences, s.n_queries,
-               s.n_tokens, s.window, s.softcap, s.sinks, s.means, s.exact_every, errors[0], errors[1],
+        printf("%s %s D=%d G=%d S=%d Q=%d N=%d window %d cap %g sinks %d means %d exact %d: error "
+               "%.2e %.2e%s\n",
+               tkv_type_get_info(s.type_k)->name, tkv_type_get_info(s.type_v)->name, s.head_dim,
+               s.group, s.n_sequences, s.n_queries, s.n_tokens, s.window, s.softcap, s.sinks,
+               s.means, s.exact_every, errors[0], errors[1],
                errors[0] < 1e-3 && errors[1] < 1e-3 ? "" : "  WRONG");
         drop(p);
     }

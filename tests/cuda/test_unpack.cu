@@ -32,7 +32,8 @@ struct page {
         return (const uint16_t *)(words.data() + words.size() - slots / 2);
     }
 
-    /* Word w of group b of a plane, of the place (slot or coordinate) that does not run in words. */
+    /* Word w of group b of a plane, of the place (slot or coordinate) that does not run in words.
+     */
     uint32_t word(int plane, int b, int w, int place) const
     {
         const tkv_type_layout *layout = tkv_type_get_layout(type);
@@ -87,8 +88,7 @@ template <int Type> static trellis_bits key_bits(const page &p, int b, int slot)
     if (!coding<Type>::is_trellis) {
         return {};
     }
-    const uint32_t before =
-        b ? p.word(1, b - 1, 0, slot) : trellis_word_before(p.fields()[slot]);
+    const uint32_t before = b ? p.word(1, b - 1, 0, slot) : trellis_word_before(p.fields()[slot]);
     return trellis_key_bits(before, p.word(1, b, 0, slot));
 }
 
@@ -135,8 +135,8 @@ template <int Type> static void check_group(const page &p, int b, int place)
     const level_tables<Type> tables = make_level_tables<Type>();
     const auto expected = [&](int code) {
         const int other = 32 * b + code;
-        return p.rows[is_key ? (size_t)place * p.head_dim + other
-                             : (size_t)other * p.head_dim + place];
+        return p
+            .rows[is_key ? (size_t)place * p.head_dim + other : (size_t)other * p.head_dim + place];
     };
     uint32_t words[8];
     uint32_t whole[coding<Type>::n_tables][8];

@@ -6,6 +6,13 @@
 
 #include <signal.h>
 
+/* Sanitizers make long tests of the reference longer. */
+#ifdef TKV_SANITIZED
+enum { LARGEST = 112 };
+#else
+enum { LARGEST = TKV_DEVICE_TEST_ALL };
+#endif
+
 typedef enum defect {
     NO_DEFECT,
     WRONG_ROTATION,
@@ -298,7 +305,7 @@ static void a_right_device_passes(void **state)
     (void)state;
     tkv_self_test *test = allocate(sizeof *test);
     planted = NO_DEFECT;
-    assert_ok(tkv_device_test_run(&fake, 0, TKV_DEVICE_TEST_ALL, test, &error));
+    assert_ok(tkv_device_test_run(&fake, 0, LARGEST, test, &error));
     for (int i = 0; i < TKV_KERNEL_KINDS * TKV_TYPE_COUNT; i++) {
         assert_string_equal(test->results[i / TKV_TYPE_COUNT][i % TKV_TYPE_COUNT].reason, "");
     }

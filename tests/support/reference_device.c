@@ -108,6 +108,7 @@ static tkv_status open_device(int index, void *stream, tkv_device **device, tkv_
     created->base.table = &reference_device_table;
     assert_int_equal(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &created->cpu, NULL),
                      TKV_OK);
+    created->cpu->kernels = &tkv_kernels_scalar;
     *device = &created->base;
     return TKV_OK;
 }
@@ -124,8 +125,9 @@ static const char *description(const tkv_device *device)
     return "the CPU's reference";
 }
 
-/* The size of an allocation is kept in front of it. */
-enum { PREFIX = 64 };
+/* The size of an allocation is kept in front of it. As for devices, addresses are aligned to 256.
+ */
+enum { PREFIX = 256 };
 
 static tkv_status allocate_memory(tkv_device *device, size_t bytes, uint64_t *address,
                                   tkv_error *error)
@@ -135,7 +137,10 @@ static tkv_status allocate_memory(tkv_device *device, size_t bytes, uint64_t *ad
     if (status != TKV_OK) {
         return status;
     }
-    uint8_t *memory = allocate(bytes + PREFIX);
+    void *allocated = NULL;
+    assert_int_equal(posix_memalign(&allocated, PREFIX, PREFIX + bytes), 0);
+    uint8_t *memory = allocated;
+    memset(memory, 0, PREFIX + bytes);
     memcpy(memory, &bytes, sizeof bytes);
     bytes_in_use += bytes;
     *address = (uint64_t)(uintptr_t)(memory + PREFIX) ^ ADDRESS_TAG;

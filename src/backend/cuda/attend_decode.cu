@@ -38,8 +38,8 @@ static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
     const int overhead = 3;
     int best = 1;
     double best_cost = 1e300;
-    for (int splits = 1; splits <= MAX_SPLITS && (splits == 1 || splits * n_warps < n_blocks + n_warps);
-         splits++) {
+    for (int splits = 1;
+         splits <= MAX_SPLITS && (splits == 1 || splits * n_warps < n_blocks + n_warps); splits++) {
         const double waves = ((double)n_units * splits + n_slots - 1) / n_slots;
         const int pages = (n_blocks + splits * n_warps - 1) / (splits * n_warps);
         const double cost = (double)(int)waves * (pages + overhead) + 0.02 * splits;
@@ -66,8 +66,8 @@ static decode_job plan_job(const tkv_device_attend &params, const decode_kernel 
     job.is_early = has_early_launches();
     const int n_units = params.n_sequences * layer.n_kv_heads * job.n_tiles;
     const int n_blocks = (params.max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS + 1;
-    job.n_splits = choose_splits(n_units, n_blocks, kernel.n_warps,
-                                 kernel.n_ctas * n_multiprocessors);
+    job.n_splits =
+        choose_splits(n_units, n_blocks, kernel.n_warps, kernel.n_ctas * n_multiprocessors);
     const size_t n_parts = (size_t)n_units * job.n_splits * kernel.n_rows;
     const size_t stats_at = align_up(n_units * sizeof(unit_counters));
     const size_t sums_at = stats_at + align_up(n_parts * sizeof(row_sums));
@@ -92,8 +92,7 @@ cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multip
 {
     size_t bytes;
     const tkv_cuda::decode_kernel kernel = tkv_cuda::find_kernel(*params);
-    const tkv_cuda::decode_job job =
-        tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
+    const tkv_cuda::decode_job job = tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
     const dim3 grid(job.n_splits, params->layer.n_kv_heads * job.n_tiles, params->n_sequences);
     return kernel.launch(job, grid, stream);
 }

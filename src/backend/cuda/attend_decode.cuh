@@ -42,8 +42,7 @@ __device__ __forceinline__ void plan_work(const decode_job &job, decode_work &wo
 {
     const tkv_device_attend &p = job.params;
     work.sequence = ((const tkv_device_sequence *)p.sequences)[blockIdx.z];
-    work.position = p.first_position >= 0 ? p.first_position
-                                          : work.sequence.n_tokens - p.n_queries;
+    work.position = p.first_position >= 0 ? p.first_position : work.sequence.n_tokens - p.n_queries;
     const int first_seen = work.position + work.first_row / work.group;
     const int last_seen = work.position + (work.first_row + work.n_rows - 1) / work.group;
     work.whole_end = first_seen + 1;
@@ -55,15 +54,14 @@ __device__ __forceinline__ void plan_work(const decode_job &job, decode_work &wo
                                                  job.blocks_a_split));
 }
 
-__device__ __forceinline__ const float *query_of_row(const decode_job &job,
-                                                     const decode_work &work, int r)
+__device__ __forceinline__ const float *query_of_row(const decode_job &job, const decode_work &work,
+                                                     int r)
 {
     const tkv_device_attend &p = job.params;
     const int row = work.first_row + r;
     const size_t query = (size_t)blockIdx.z * p.n_queries + row / work.group;
-    return (const float *)p.q + (query * p.n_heads + work.kv_head * work.group +
-                                 row % work.group) *
-                                    p.layer.head_dim_k;
+    return (const float *)p.q +
+           (query * p.n_heads + work.kv_head * work.group + row % work.group) * p.layer.head_dim_k;
 }
 
 __device__ __forceinline__ float *output_of_row(const decode_job &job, const decode_work &work,
@@ -72,8 +70,8 @@ __device__ __forceinline__ float *output_of_row(const decode_job &job, const dec
     const tkv_device_attend &p = job.params;
     const int row = work.first_row + r;
     const size_t query = (size_t)blockIdx.z * p.n_queries + row / work.group;
-    return (float *)p.out + (query * p.n_heads + work.kv_head * work.group + row % work.group) *
-                                p.layer.head_dim_v;
+    return (float *)p.out +
+           (query * p.n_heads + work.kv_head * work.group + row % work.group) * p.layer.head_dim_v;
 }
 
 template <int N>
@@ -160,15 +158,14 @@ __device__ __forceinline__ void prepare_row(const decode_job &job, const decode_
 template <int HeadDim, int RowTiles> struct row_state {
     float maximum[RowTiles]; /* of base 2; weights are relative to it */
     float sum[RowTiles];
-    unsigned weight_sum[RowTiles];           /* of the integer weights, for 16 levels */
-    float total[RowTiles][HeadDim / 32][4];  /* what was taken out of the accumulators */
-    int sums[RowTiles][HeadDim / 16][4];     /* the accumulators */
+    unsigned weight_sum[RowTiles];          /* of the integer weights, for 16 levels */
+    float total[RowTiles][HeadDim / 32][4]; /* what was taken out of the accumulators */
+    int sums[RowTiles][HeadDim / 16][4];    /* the accumulators */
 };
 
 /* Moves the accumulators into floats times `factor`, what the new maximum makes of the old. */
 template <int ValueType, int HeadDim, int RowTiles>
-__device__ __forceinline__ void flush_sums(int i, float factor,
-                                           row_state<HeadDim, RowTiles> &state)
+__device__ __forceinline__ void flush_sums(int i, float factor, row_state<HeadDim, RowTiles> &state)
 {
     float offset = 0.0f;
     if constexpr (coding<ValueType>::n_tables == 2) {
@@ -222,7 +219,9 @@ __device__ __forceinline__ void compute_logits(const decode_job &job, const row_
     if (cap > 0.0f) {
 #pragma unroll
         for (int k = 0; k < 8; k++) {
-            logit[k] = cap * tanhf(fmaxf(-LOGIT_LIMIT, fminf(logit[k], LOGIT_LIMIT)) / cap);
+            /* tanh(x) = 1 - 2 / (exp(2x) + 1); near 0 its error is absolute, as that of a logit. */
+            const float x = fmaxf(-LOGIT_LIMIT, fminf(logit[k], LOGIT_LIMIT)) / cap;
+            logit[k] = cap * (1.0f - __fdividef(2.0f, exp2_fast(2.0f * LOG2_E * x) + 1.0f));
         }
     }
     if (is_masked) {
@@ -333,8 +332,8 @@ __device__ __forceinline__ void pack_weights(const float (&integer)[8], uint32_t
     for (int k = 0; k < 4; k++) {
         const int a = coding<ValueType>::is_bytes ? 2 * k : 4 * (k & 1) + (k >> 1);
         const int b = coding<ValueType>::is_bytes ? a + 1 : a + 2;
-        columns[k] = transpose_8x8(permute_bytes(__float_as_uint(integer[a]),
-                                                 __float_as_uint(integer[b]), 0x4051));
+        columns[k] = transpose_8x8(
+            permute_bytes(__float_as_uint(integer[a]), __float_as_uint(integer[b]), 0x4051));
     }
 }
 

@@ -90,8 +90,7 @@ __device__ void attend_coded_block(const row_shape<N> &keys, const row_shape<N> 
         weigh_token(values, job, work, block, slot < n_tokens ? slot : PAGE_TOKENS, 0,
                     is_coded_value, score, state);
         decode_row(values, value, read, y);
-        add_token(values, score, y,
-                  state.values[is_coded_value ? DOMAIN_CODED : DOMAIN_PLAIN]);
+        add_token(values, score, y, state.values[is_coded_value ? DOMAIN_CODED : DOMAIN_PLAIN]);
     }
 }
 
@@ -151,7 +150,7 @@ __device__ void write_rows(const row_shape<N> &shape, const decode_job &job,
     }
     if (lane_of_row() == 0) {
         *(row_sums *)(job.stats + (part * TOKEN_ROWS + r) * 4) = {rows[r].maximum, rows[r].sum,
-                                                                 rows[r].coded, 0.0f};
+                                                                  rows[r].coded, 0.0f};
     }
 }
 
@@ -263,7 +262,7 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
     if (threadIdx.x < TOKEN_ROWS) {
         const joined_row row = rows[threadIdx.x];
         *(row_sums *)(job.stats + (part * TOKEN_ROWS + threadIdx.x) * 4) = {row.maximum, row.sum,
-                                                                           0.0f, 0.0f};
+                                                                            0.0f, 0.0f};
     }
     if (is_last_part(job, work)) {
         merge_plain_parts<TOKEN_ROWS>(job, work);
@@ -273,9 +272,9 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
 template <int N> cudaError_t launch_any(const decode_job &job, dim3 grid, cudaStream_t stream)
 {
     const tkv_device_layer &layer = job.params.layer;
-    const any_places at = place_shared(
-        layer, image_bytes(layer.type_k, TKV_ORDER_KEY, layer.head_dim_k),
-        image_bytes(layer.type_v, TKV_ORDER_VALUE, layer.head_dim_v));
+    const any_places at =
+        place_shared(layer, image_bytes(layer.type_k, TKV_ORDER_KEY, layer.head_dim_k),
+                     image_bytes(layer.type_v, TKV_ORDER_VALUE, layer.head_dim_v));
     const cudaError_t error = allow_shared_memory(attend_any<N>, at.bytes);
     if (error != cudaSuccess) {
         return error;

@@ -47,8 +47,8 @@ __device__ __forceinline__ void copy_entry(uint32_t stage, const decode_work &wo
 template <int KeyType, int ValueType, int HeadDim, int RowTiles, typename Between>
 __device__ __forceinline__ void
 attend_pair(const decode_job &job, const decode_work &work, int block, bool is_first,
-            uint8_t *stage, Between between,
-            const lane_constants<KeyType, ValueType> &lane, const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
+            uint8_t *stage, Between between, const lane_constants<KeyType, ValueType> &lane,
+            const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
             row_state<HeadDim, RowTiles> &state, sparse_state (&sparse)[RowTiles])
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
@@ -61,8 +61,7 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         query_sums[i][0] = coding<KeyType>::n_tables == 2 ? terms[i].sums[0] : 0;
         query_sums[i][1] = coding<KeyType>::n_tables == 2 ? terms[i].sums[1] : 0;
     }
-    compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums,
-                                                          score);
+    compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums, score);
 
     between();
     float key_scale[8];
@@ -74,8 +73,8 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
         const int start = block_start(job.params.layer, block);
-        const bool is_masked = start + PAGE_TOKENS > work.whole_end ||
-                               job.params.window || block < sink_blocks(job.params.layer);
+        const bool is_masked = start + PAGE_TOKENS > work.whole_end || job.params.window ||
+                               block < sink_blocks(job.params.layer);
         row_span span = {};
         if (is_masked) {
             span = span_of_row(job, work, 4 * i + t, block);
@@ -212,9 +211,9 @@ template <int HeadDim, int Warps> struct exact_scratch {
 
 /* Adds the CTA's exact blocks to its part, in the domain of the codes, for rows 4 * tile and on. */
 template <int HeadDim, int Warps>
-__device__ void add_exact_blocks(const decode_job &job, const decode_work &work, int tile,
-                                 row_sums *stats, float *sums,
-                                 exact_scratch<HeadDim, Warps> &scratch)
+__device__ __noinline__ void add_exact_blocks(const decode_job &job, const decode_work &work,
+                                              int tile, row_sums *stats, float *sums,
+                                              exact_scratch<HeadDim, Warps> &scratch)
 {
     constexpr int N = HeadDim / half_warp;
     const row_shape<N> shape = {HeadDim};
@@ -254,17 +253,16 @@ __device__ void add_exact_blocks(const decode_job &job, const decode_work &work,
         }
         __syncwarp();
         if (threadIdx.x % 32 == 0) {
-            stats[r] = {maximum, coded.sum * of_coded + exact.sum * of_exact,
-                        coded.sum * of_coded, 0.0f};
+            stats[r] = {maximum, coded.sum * of_coded + exact.sum * of_exact, coded.sum * of_coded,
+                        0.0f};
         }
     }
     __syncthreads();
 }
 
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
-__global__ void
-__launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps * 32,
-                  decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_ctas)
+__global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps * 32,
+                                  decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_ctas)
     attend_decode(const __grid_constant__ decode_job job)
 {
     using shape = decode_shape<KeyType, ValueType, HeadDim, RowTiles>;
@@ -340,10 +338,9 @@ __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps *
         }
         block_entry after;
         const auto look_up_after = [&]() {
-            const int block = work.begin + FIXED_BLOCKS * stride +
-                              (int)__shfl_sync(ALL_LANES, drawn, 0);
-            after = load_entry(work, next.block < work.end ? block : work.end,
-                               layout::page_bytes);
+            const int block =
+                work.begin + FIXED_BLOCKS * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
+            after = load_entry(work, next.block < work.end ? block : work.end, layout::page_bytes);
         };
         wait_copies<1>();
         __syncwarp();

@@ -2,9 +2,10 @@
  * moved by a few words so that the lanes of a warp, which read the same place of different rows,
  * meet different banks. All of it is known at compile time.
  *
- * Lane 4g + t reads, of keys, two neighbouring slots that g chooses, in the rows of coordinate group
- * t (mod 4); of values, four neighbouring coordinates that g chooses, in the rows of token group
- * t/2, half t%2. Where there are only two groups of keys (head_dim 64), they are shared likewise. */
+ * Lane 4g + t reads, of keys, two neighbouring slots that g chooses, in the rows of coordinate
+ * group t (mod 4); of values, four neighbouring coordinates that g chooses, in the rows of token
+ * group t/2, half t%2. Where there are only two groups of keys (head_dim 64), they are shared
+ * likewise. */
 #ifndef TKV_BACKEND_CUDA_DECODE_LAYOUT_CUH
 #define TKV_BACKEND_CUDA_DECODE_LAYOUT_CUH
 
@@ -14,9 +15,9 @@ namespace tkv_cuda
 {
 
 constexpr int PAGE_TOKENS = 64;
-constexpr int CHUNK_BYTES = 16;                /* of an asynchronous copy */
-constexpr int COPY_BYTES = 32 * CHUNK_BYTES;   /* by a warp */
-constexpr int SIDE_BYTES = PAGE_TOKENS * 2;    /* one side field of a page */
+constexpr int CHUNK_BYTES = 16;              /* of an asynchronous copy */
+constexpr int COPY_BYTES = 32 * CHUNK_BYTES; /* by a warp */
+constexpr int SIDE_BYTES = PAGE_TOKENS * 2;  /* one side field of a page */
 
 /* One side (keys or values) of a page pair with codes of this type. */
 template <int Type, int HeadDim, bool IsValue> struct side_layout {
@@ -77,8 +78,7 @@ template <int Type, int HeadDim, bool IsValue> struct side_layout {
         return plane == 0 ? 0 : region_bytes(0);
     }
 
-    static constexpr int bytes =
-        plane_offset(c::n_planes - 1) + region_bytes(c::n_planes - 1);
+    static constexpr int bytes = plane_offset(c::n_planes - 1) + region_bytes(c::n_planes - 1);
 
     /* Where byte `at` of the page goes. */
     TKV_HOST_DEVICE static constexpr int target_of(int at)

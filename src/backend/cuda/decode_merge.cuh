@@ -1,5 +1,5 @@
-/* The splits of a unit come together: flash decoding's second step, by the CTA that is done last, so
- * that there is no second kernel to wait for. */
+/* The splits of a unit come together: flash decoding's second step, by the CTA that is done last,
+ * so that there is no second kernel to wait for. */
 #ifndef TKV_BACKEND_CUDA_DECODE_MERGE_CUH
 #define TKV_BACKEND_CUDA_DECODE_MERGE_CUH
 
@@ -48,10 +48,9 @@ __device__ __forceinline__ void weigh_parts(const decode_job &job, const decode_
 {
     const int lane = threadIdx.x % 32;
     const int head = work.kv_head * work.group + (work.first_row + r) % work.group;
-    const float sink = job.params.sinks ? ((const float *)job.params.sinks)[head] * LOG2_E
-                                        : -CUDART_INF_F;
-    const float4 *stats =
-        (const float4 *)job.stats + (size_t)work.unit * job.n_splits * Rows + r;
+    const float sink =
+        job.params.sinks ? ((const float *)job.params.sinks)[head] * LOG2_E : -CUDART_INF_F;
+    const float4 *stats = (const float4 *)job.stats + (size_t)work.unit * job.n_splits * Rows + r;
     float4 part[MAX_SPLITS / 32];
     float maximum = fmaxf(sink, NO_MAXIMUM);
 #pragma unroll
@@ -140,8 +139,7 @@ __device__ __forceinline__ void merge_parts(const decode_job &job, const decode_
         }
         unrotate_lanes(x);
         float *out = output_of_row(job, work, r) + lane * n;
-        const float *mean =
-            (const float *)work.sequence.mean_v + work.kv_head * HeadDim + lane * n;
+        const float *mean = (const float *)work.sequence.mean_v + work.kv_head * HeadDim + lane * n;
         const float inverse = factors.total[r] != 0.0f ? 1.0f / factors.total[r] : 0.0f;
 #pragma unroll
         for (int j = 0; j < n; j++) {

@@ -41,7 +41,7 @@ constexpr float LOGIT_LIMIT = 1e30f;
 template <int KeyType, int ValueType, int HeadDim, int RowTiles> struct decode_shape {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
     static constexpr int n_rows = 4 * RowTiles;
-    static constexpr int n_steps = HeadDim / 32;       /* of the score product */
+    static constexpr int n_steps = HeadDim / 32; /* of the score product */
     static constexpr int fragment_words = n_steps * 2 * 32;
     /* Two CTAs a multiprocessor, so that one's beginning and end hide behind the other; where the
      * sums take more registers, one. */
@@ -138,9 +138,8 @@ template <typename Layout> __device__ __forceinline__ void copy_pair(uint32_t to
     copy_codes<typename Layout::values>(to + Layout::values_at, values);
     const int side_chunks = SIDE_BYTES / CHUNK_BYTES;
     if (lane < 2 * side_chunks) {
-        const uint8_t *from = lane < side_chunks
-                                  ? keys + Layout::keys::code_bytes
-                                  : values + Layout::values::code_bytes - SIDE_BYTES;
+        const uint8_t *from = lane < side_chunks ? keys + Layout::keys::code_bytes
+                                                 : values + Layout::values::code_bytes - SIDE_BYTES;
         copy_chunk(to + Layout::key_scales_at + lane * CHUNK_BYTES, from + lane * CHUNK_BYTES);
     }
 }
@@ -195,7 +194,7 @@ template <typename Side> __device__ __forceinline__ int lane_rows(int plane, int
 
 /* What a lane knows for the whole launch: where it reads in a stage, and the levels. */
 template <int KeyType, int ValueType> struct lane_constants {
-    int keys[2]; /* its first slot in its first row, by plane */
+    int keys[2];     /* its first slot in its first row, by plane */
     int keys_before; /* of a trellis' path plane: the row before */
     int values[2];
     int key_scales;
@@ -241,15 +240,13 @@ make_lane_constants(const hidden_tables<KeyType, ValueType> *hidden)
     lane_constants<KeyType, ValueType> lane;
 #pragma unroll
     for (int plane = 0; plane < 2; plane++) {
-        lane.keys[plane] =
-            pin(4 * slot + lane_rows<keys>(plane, t) + keys::row_address(plane, 0));
+        lane.keys[plane] = pin(4 * slot + lane_rows<keys>(plane, t) + keys::row_address(plane, 0));
         lane.values[plane] = pin(16 * g + Layout::values_at + lane_rows<values>(plane, t) +
                                  values::row_address(plane, 0));
     }
-    lane.keys_before = keys::is_shared
-                           ? (t < 2 ? keys::plane_offset(1) : keys::row_address(1, 0))
-                           : keys::row_address(1, 0) +
-                                 (t ? lane_rows<keys>(1, t - 1) : -keys::path_room(1));
+    lane.keys_before = keys::is_shared ? (t < 2 ? keys::plane_offset(1) : keys::row_address(1, 0))
+                                       : keys::row_address(1, 0) +
+                                             (t ? lane_rows<keys>(1, t - 1) : -keys::path_room(1));
     lane.keys_before = pin(lane.keys_before + 4 * slot);
     lane.key_scales = pin(Layout::key_scales_at + 2 * slot);
     lane.value_scales = lane.key_scales + SIDE_BYTES;
@@ -384,10 +381,9 @@ __device__ __forceinline__ void load_value_words(const uint8_t *stage, const Lan
 /* Adds weights times levels: sums[tile][2 * block + e] are the coordinates 32 * block + 4g + 2e and
  * the next, of each the columns of the high and the low byte of row t's weights. */
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
-__device__ __forceinline__ void add_values(const uint8_t *stage,
-                                           const lane_constants<KeyType, ValueType> &lane,
-                                           const uint32_t (&weights)[RowTiles][4],
-                                           int (&sums)[RowTiles][HeadDim / 16][4])
+__device__ __forceinline__ void
+add_values(const uint8_t *stage, const lane_constants<KeyType, ValueType> &lane,
+           const uint32_t (&weights)[RowTiles][4], int (&sums)[RowTiles][HeadDim / 16][4])
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
     using side = typename layout::values;

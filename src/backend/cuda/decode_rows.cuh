@@ -36,8 +36,8 @@ struct decode_job {
     float *sums;             /* [n_units][n_splits][rows][head_dim] */
 };
 
-/* A launch may come before the kernel before it has ended; from here on it has. The next one may come
- * at once: it waits here for this one. */
+/* A launch may come before the kernel before it has ended; from here on it has. The next one may
+ * come at once: it waits here for this one. */
 __device__ __forceinline__ void await_launch()
 {
 #if __CUDA_ARCH__ >= 900
@@ -105,8 +105,7 @@ template <int N> __device__ __forceinline__ void unrotate_lanes(float (&x)[N])
     }
 }
 
-template <int N>
-__device__ __forceinline__ void load_row(const float *from, float (&x)[N])
+template <int N> __device__ __forceinline__ void load_row(const float *from, float (&x)[N])
 {
     const float *mine = from + threadIdx.x % 32 * N;
 #pragma unroll

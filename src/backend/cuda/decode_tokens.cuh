@@ -84,9 +84,9 @@ __device__ __forceinline__ void load_half_row(const row_shape<N> &shape, const u
 
 /* What the tokens of a block meet. */
 struct token_queries {
-    const float *rows;  /* [2][TOKEN_ROWS][head_dim_k] in shared memory: plain, coded */
-    const float *bias;  /* [TOKEN_ROWS] what the keys' mean adds to the product of a coded key */
-    int first_row;      /* of these, in the tile */
+    const float *rows; /* [2][TOKEN_ROWS][head_dim_k] in shared memory: plain, coded */
+    const float *bias; /* [TOKEN_ROWS] what the keys' mean adds to the product of a coded key */
+    int first_row;     /* of these, in the tile */
 };
 
 /* Score of a token with each row, in all lanes of the half-warp. */
@@ -170,13 +170,13 @@ attend_exact_block(const row_shape<N> &keys, const row_shape<N> &values, const d
                    const tkv_device_block &entry, token_state<N, Domains> &state)
 {
     const int n_halves = blockDim.x / half_warp;
-    const uint8_t *page = (const uint8_t *)entry.pages +
-                          (size_t)work.kv_head * entry.n_slots * 2 *
-                              (keys.head_dim + values.head_dim);
+    const uint8_t *page = (const uint8_t *)entry.pages + (size_t)work.kv_head * entry.n_slots * 2 *
+                                                             (keys.head_dim + values.head_dim);
     const uint8_t *value_page = page + (size_t)entry.n_slots * 2 * keys.head_dim;
     const tkv_device_layer &layer = job.params.layer;
-    const int n_tokens = min(min(block_start(layer, block + 1), work.some_end) - block_start(layer, block),
-                             entry.n_slots);
+    const int n_tokens =
+        min(min(block_start(layer, block + 1), work.some_end) - block_start(layer, block),
+            entry.n_slots);
     /* Both halves of a warp stay in step; the second may have no token left. */
     for (int base = threadIdx.x / 32 * 2; base < n_tokens; base += n_halves) {
         const int slot = base + threadIdx.x / half_warp % 2;

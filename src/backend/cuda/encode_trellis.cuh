@@ -43,7 +43,7 @@ __device__ void write_costs(const row_shape<N> &shape, const row_input<N> &in, f
     uint32_t *block_cost = in_shared<uint32_t>(scratch.block_cost) + row * (shape.head_dim / 4);
     const nearest_table<FREE_BITS> &table = nearest_levels<FREE_BITS>();
     __syncwarp();
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         const uint32_t *entry = table.costs[target_index(in.y[i] * in.to_unit, unit)];
         const uint2 cost = make_uint2(entry[0], entry[1]);
@@ -66,7 +66,7 @@ __device__ void read_path(const row_shape<N> &shape, const row_input<N> &in, flo
     const int lane = lane_of_row();
     const nearest_table<FREE_BITS> &table = nearest_levels<FREE_BITS>();
     uint32_t window = trellis_start_word(start);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         window |= (uint32_t)path[i] << 16;
         const uint32_t subset = trellis_subset(window, lane);
@@ -109,7 +109,7 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
         read_path<N, free_bits>(shape, *in, scaled_unit,
                                 in_shared<uint16_t>(scratch.path) + own_row * (d / half_warp),
                                 start, codes, levels);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             z[i] = in->y[i] * in->to_unit;
         }
@@ -119,7 +119,7 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
             best = correlation;
             out->side[0] =
                 trellis_field(unbiased_scale(in->norm2, __fdiv_rn(dot, in->to_unit)), start);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
             for (int i = 0; i < shape.n(); i++) {
                 out->codes[i] = codes[i];
             }

@@ -15,6 +15,14 @@
 extern "C" {
 #endif
 
+/* How far attention rounds on coded pages: weight_rounding and query_rounding of the table. */
+#define TKV_CUDA_WEIGHT_ROUNDING 0x1p-8f
+#define TKV_CUDA_QUERY_ROUNDING 0x1p-8f
+#define TKV_CUDA_QUERY_ROUNDING_TURBO8 0x1p-14f
+
+/* Writes n_bytes of the host's memory, which is free when the call returns. For few KiB. */
+cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStream_t stream);
+
 /* x [n_rows][head_dim] in place. */
 cudaError_t tkv_cuda_rotate(int head_dim, size_t n_rows, float *x, bool is_inverse,
                             cudaStream_t stream);
@@ -29,6 +37,11 @@ cudaError_t tkv_cuda_store(const tkv_device_layer *layer, const tkv_device_seque
 /* k [n_tokens][n_kv_heads][head_dim_k] and v; either may be NULL. */
 cudaError_t tkv_cuda_load(const tkv_device_layer *layer, const tkv_device_sequence *sequence,
                           int first, int n_tokens, float *k, float *v, cudaStream_t stream);
+
+/* The same as halves, rounded as f16 pages are. */
+cudaError_t tkv_cuda_load_half(const tkv_device_layer *layer, const tkv_device_sequence *sequence,
+                               int first, int n_tokens, uint16_t *k, uint16_t *v,
+                               cudaStream_t stream);
 
 /* Few rows (n_queries * n_heads / n_kv_heads) a KV head: up to 16 in one pass over the pages, more
  * in several. The workspace's size follows from the shapes and max_tokens alone. `params` is on the

@@ -41,13 +41,13 @@ __device__ void load_row(const row_shape<N> &shape, const page_rows &job, int sl
 {
     const float *row = job.rows + (is_used ? slot : job.range.first) * (ptrdiff_t)job.stride;
     const int lane = lane_of_row();
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         v[i] = row[i * half_warp + lane];
     }
     if (job.place.mean) {
         // As if the row had waited in an exact block.
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             v[i] = from_half(to_finite_half(v[i])) - job.place.mean[i * half_warp + lane];
         }
@@ -74,7 +74,7 @@ template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uin
         const int group = unit / 4;
         const int r = unit % 4;
         uint32_t sums[row_shape<N>::capacity];
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             sums[i] = 0;
         }
@@ -129,7 +129,7 @@ __device__ void store_exact(const page_rows &job)
 }
 
 template <int N, bool WITH_TRELLIS>
-__global__ void __launch_bounds__(max_threads, N &&N <= 8 ? 4 : 1)
+__global__ void __launch_bounds__(max_threads, N == 4 || N == 8 ? 4 : 1)
     store_pages(const store_params params)
 {
     uint32_t *image = in_shared<uint32_t>(0);
@@ -156,6 +156,8 @@ __global__ void __launch_bounds__(max_threads, N &&N <= 8 ? 4 : 1)
     job.place = place_page(layer, sequence, block, head, order);
     job.effort = layer.effort;
     job.image_bytes = params.image_bytes;
+    // Beside a search the time of other types does not matter, but that of compiling does.
+    constexpr int M = WITH_TRELLIS ? 0 : N;
     if constexpr (WITH_TRELLIS) {
         switch (job.place.type) {
         case TKV_TYPE_TRELLIS3: encode_page<N, TKV_TYPE_TRELLIS3>(job, image); return;
@@ -164,12 +166,12 @@ __global__ void __launch_bounds__(max_threads, N &&N <= 8 ? 4 : 1)
         }
     }
     switch (job.place.type) {
-    case TKV_TYPE_TURBO8: encode_page<N, TKV_TYPE_TURBO8>(job, image); break;
-    case TKV_TYPE_TURBO4: encode_page<N, TKV_TYPE_TURBO4>(job, image); break;
-    case TKV_TYPE_TURBO3: encode_page<N, TKV_TYPE_TURBO3>(job, image); break;
-    case TKV_TYPE_TURBO2: encode_page<N, TKV_TYPE_TURBO2>(job, image); break;
-    case TKV_TYPE_TURBO4Q: encode_page<N, TKV_TYPE_TURBO4Q>(job, image); break;
-    case TKV_TYPE_TURBO3Q: encode_page<N, TKV_TYPE_TURBO3Q>(job, image); break;
+    case TKV_TYPE_TURBO8: encode_page<M, TKV_TYPE_TURBO8>(job, image); break;
+    case TKV_TYPE_TURBO4: encode_page<M, TKV_TYPE_TURBO4>(job, image); break;
+    case TKV_TYPE_TURBO3: encode_page<M, TKV_TYPE_TURBO3>(job, image); break;
+    case TKV_TYPE_TURBO2: encode_page<M, TKV_TYPE_TURBO2>(job, image); break;
+    case TKV_TYPE_TURBO4Q: encode_page<M, TKV_TYPE_TURBO4Q>(job, image); break;
+    case TKV_TYPE_TURBO3Q: encode_page<M, TKV_TYPE_TURBO3Q>(job, image); break;
     default: store_exact(job); break;
     }
 }

@@ -226,16 +226,14 @@ __device__ inline uint32_t larger_half(uint32_t pair)
     return max(pair & 0xffffu, pair >> 16);
 }
 
-// Subtracts the smallest metric of the row from all; returns the largest.
+// Subtracts the smallest metric of the row from all; returns the largest that is left.
 __device__ inline uint32_t renormalise(uint32_t *metrics)
 {
-    uint32_t low = metrics[0];
-    uint32_t high = metrics[0];
-#pragma unroll
-    for (int w = 1; w < words_per_lane; w++) {
-        low = __vminu2(low, metrics[w]);
-        high = __vmaxu2(high, metrics[w]);
-    }
+    const uint32_t *m = metrics;
+    const uint32_t low = __vimin3_u16x2(__vimin3_u16x2(m[0], m[1], m[2]),
+                                        __vimin3_u16x2(m[3], m[4], m[5]), __vminu2(m[6], m[7]));
+    const uint32_t high = __vimax3_u16x2(__vimax3_u16x2(m[0], m[1], m[2]),
+                                         __vimax3_u16x2(m[3], m[4], m[5]), __vmaxu2(m[6], m[7]));
     // The smallest, and above it the complement of the largest, which is the smallest of those.
     uint32_t both = min(low & 0xffffu, low >> 16) | (0xffffu - larger_half(high)) << 16;
 #pragma unroll
@@ -250,14 +248,22 @@ __device__ inline uint32_t renormalise(uint32_t *metrics)
     return 0xffffu - (both >> 16) - minimum;
 }
 
-// Brings the metrics through a block; metrics at most `largest` before it.
+// Brings the metrics through a block. They are at most *largest before and after it. While no sum
+// can reach the bound at which metrics saturate, subtracting the smallest changes no decision: it
+// waits until it must be.
 template <int FIRST_PHASE>
-__device__ uint2 advance_checked(const uint2 *costs, uint32_t block_cost, uint32_t largest,
-                                 const uint32_t *selectors, uint32_t *metrics)
+__device__ uint2 advance_checked(const uint2 *costs, uint32_t block_cost, bool is_first,
+                                 const uint32_t *selectors, uint32_t *metrics, uint32_t *largest)
 {
-    return __all_sync(full_warp, largest + block_cost < unreached)
-               ? advance_block<FIRST_PHASE, false>(costs, selectors, metrics)
-               : advance_block<FIRST_PHASE, true>(costs, selectors, metrics);
+    if (!is_first && __any_sync(full_warp, *largest + block_cost >= unreached)) {
+        *largest = renormalise(metrics);
+    }
+    *largest += block_cost;
+    if (__all_sync(full_warp, *largest < unreached)) {
+        return advance_block<FIRST_PHASE, false>(costs, selectors, metrics);
+    }
+    *largest = unreached;
+    return advance_block<FIRST_PHASE, true>(costs, selectors, metrics);
 }
 
 // The place of the row's lowest state with the smallest metric, at phase 0, where it is the state.
@@ -277,26 +283,37 @@ __device__ inline uint32_t best_place(const uint32_t *metrics)
     return best & 0xffu;
 }
 
-// Follows the decisions of the row back from a place; all its lanes do the same.
+// The four bits of the place in `nibble` (0 low, 1 high) before a block of four coordinates, from
+// `place` after it. A bit is replaced at every coordinate, from the lowest to the highest. Each of
+// the row's lanes supposes other ones; all decisions agree with one lane.
+template <int NIBBLE> __device__ uint32_t trace_block(const uint32_t *decisions, uint32_t place)
+{
+    const uint32_t supposed = (uint32_t)lane_of_row() << 4 * NIBBLE;
+    uint32_t found = 0;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const uint32_t replaced = ((1u << k) - 1) << 4 * NIBBLE;
+        const uint32_t at = (place & ~replaced) | (supposed & replaced);
+        found |= (decisions[at / 8] >> (at % 8 * 4 + 3 - k) & 1u) << (k + 4 * NIBBLE);
+    }
+    const uint32_t agreeing = __ffs((int)row_ballot(found == supposed)) - 1;
+    return (place & ~(15u << 4 * NIBBLE)) | agreeing << 4 * NIBBLE;
+}
+
+// Follows the decisions of the row back from a place: the bits of a place are the path bits of as
+// many coordinates, the highest first.
 __device__ inline uint32_t trace_back(const search_scratch &scratch, uint32_t place)
 {
     const int row = threadIdx.x / half_warp % 2;
-    const int n = scratch.head_dim / half_warp;
+    const int n = scratch.head_dim / n_phases;
     const uint32_t *decisions = in_shared<uint32_t>(scratch.decisions) + row * 2 * half_warp;
-    uint16_t *path = in_shared<uint16_t>(scratch.path) + row * n;
+    uint8_t *path = in_shared<uint8_t>(scratch.path) + row * n;
     for (int i = n - 1; i >= 0; i--) {
-        uint32_t bits = 0;
-#pragma unroll
-        for (int j = half_warp - 1; j >= 0; j--) {
-            const int bit = n_phases - 1 - j % n_phases;
-            const uint32_t word = decisions[(4 * i + j / 4) * 64 + place / 8];
-            const uint32_t is_upper = word >> (place % 8 * 4 + j % 4) & 1u;
-            bits |= (place >> bit & 1u) << j;
-            place = (place & ~(1u << bit)) | is_upper << bit;
-        }
         if (lane_of_row() == 0) {
-            path[i] = (uint16_t)bits;
+            path[i] = (uint8_t)(__brev(place) >> 24);
         }
+        place = trace_block<0>(decisions + (2 * i + 1) * 64, place);
+        place = trace_block<1>(decisions + 2 * i * 64, place);
     }
     return place;
 }
@@ -324,14 +341,10 @@ __device__ __noinline__ void search_all_states(search_scratch scratch)
     uint32_t largest = unreached;
 #pragma unroll 1
     for (int j = 0; j < scratch.head_dim; j += n_phases) {
-        if (j > 0) {
-            largest = renormalise(metrics);
-        }
         decisions[j / 4 * 32] =
-            advance_checked<0>(costs + j, block_cost[j / 4], largest, selectors, metrics);
-        largest = renormalise(metrics);
-        decisions[(j / 4 + 1) * 32] =
-            advance_checked<4>(costs + j + 4, block_cost[j / 4 + 1], largest, selectors, metrics);
+            advance_checked<0>(costs + j, block_cost[j / 4], j == 0, selectors, metrics, &largest);
+        decisions[(j / 4 + 1) * 32] = advance_checked<4>(costs + j + 4, block_cost[j / 4 + 1],
+                                                         false, selectors, metrics, &largest);
     }
     const uint32_t best = best_place(metrics);
     __syncwarp();

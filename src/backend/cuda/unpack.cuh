@@ -307,8 +307,7 @@ template <int Type> struct lane_words {
 /* A whole group: quads[table][2 * r + half]. */
 template <int Type>
 TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32_t *words,
-                                  trellis_bits z,
-                                  uint32_t quads[coding<Type>::n_tables][8])
+                                  trellis_bits z, uint32_t quads[coding<Type>::n_tables][8])
 {
     if constexpr (coding<Type>::is_bytes) {
         for (int k = 0; k < 8; k++) {
@@ -328,8 +327,7 @@ TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32
 /* Half a group: quads[table][2 * s + half] with r = 2i + s. */
 template <int Type>
 TKV_HOST_DEVICE void unpack_half(const level_tables<Type> &tables, const uint32_t *words,
-                                 trellis_bits z, int i,
-                                 uint32_t quads[coding<Type>::n_tables][4])
+                                 trellis_bits z, int i, uint32_t quads[coding<Type>::n_tables][4])
 {
     if constexpr (coding<Type>::is_bytes) {
         for (int k = 0; k < 4; k++) {
