@@ -292,6 +292,11 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     /* From here on whatever is loaded comes after the pages, which fill the memory's queues. */
     copy_entry<layout>(stage_address, work, entry);
 
+    __shared__ unsigned own_drawn; /* a CTA that is alone needs no counter of the unit */
+    unsigned *counter = work.n_active == 1 ? &own_drawn : &job.counters[work.unit].drawn;
+    if (threadIdx.x == 0) {
+        own_drawn = 0;
+    }
     __shared__ hidden_tables<KeyType, ValueType> hidden[2];
     if (threadIdx.x < 2) {
         hidden[threadIdx.x] = {make_level_tables<KeyType>(), make_level_tables<ValueType>()};
@@ -334,7 +339,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     for (unsigned n_done = 0; entry.block < work.end; n_done++) {
         copy_entry<layout>(stage_address + (n_done + 1) % N_STAGES * layout::bytes, work, next);
         if (lane == 0 && next.block < work.end) {
-            drawn = atomicAdd(&job.counters[work.unit].drawn, 1);
+            drawn = atomicAdd(counter, 1);
         }
         block_entry after;
         const auto look_up_after = [&]() {

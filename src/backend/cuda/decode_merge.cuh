@@ -19,6 +19,9 @@ __device__ __forceinline__ bool is_last_part(const decode_job &job, const decode
 {
     __shared__ bool is_last;
     __syncthreads();
+    if (work.n_active == 1) {
+        return true;
+    }
     if (threadIdx.x == 0) {
         const unsigned last = work.n_active - 1;
         unsigned ticket; /* goes back to 0 after the last */

@@ -31,7 +31,7 @@ struct decode_job {
     int n_tiles;             /* row tiles a KV head */
     int is_early;            /* the launch may overlap the end of the one before: await_launch */
     int blocks_a_split;      /* no more splits than this leaves work for */
-    unit_counters *counters; /* [n_units] */
+    unit_counters *counters; /* [n_units]; none where n_splits is 1 */
     float *stats;            /* [n_units][n_splits][rows][4]: row_sums */
     float *sums;             /* [n_units][n_splits][rows][head_dim] */
 };
