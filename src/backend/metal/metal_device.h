@@ -1,0 +1,80 @@
+/* The inside of the Metal back end, for its .m files. */
+#ifndef TKV_BACKEND_METAL_METAL_DEVICE_H
+#define TKV_BACKEND_METAL_METAL_DEVICE_H
+
+#import <Foundation/Foundation.h>
+#import <Metal/Metal.h>
+
+#include "backend/metal/launch.h"
+#include "backend/metal/metal.h"
+
+#define TKV_METAL_N_CONSTANTS 8
+
+typedef struct tkv_metal_device {
+    tkv_device base;
+    id<MTLDevice> device;
+    id<MTLCommandQueue> queue;
+    id<MTLLibrary> library;
+    NSMutableDictionary<NSString *, id<MTLComputePipelineState>> *pipelines;
+    NSMutableArray<id<MTLBuffer>> *buffers;  /* allocated */
+    NSMutableArray<id<MTLBuffer>> *released; /* kept until the work that may use them is done */
+    id<MTLCommandBuffer> commands;           /* being encoded, or nil */
+    id<MTLComputeCommandEncoder> encoder;    /* of `commands` */
+    uint64_t scratch;                        /* codes on their way into pages */
+    size_t scratch_bytes;
+    bool has_wide_table;
+    char description[160];
+} tkv_metal_device;
+
+/* Values of the function constants of a pipeline, by index (launch.h). */
+typedef struct tkv_metal_constants {
+    int32_t values[TKV_METAL_N_CONSTANTS];
+} tkv_metal_constants;
+
+/* How a kernel is launched. */
+typedef struct tkv_metal_launch {
+    const char *kernel;
+    tkv_metal_constants constants;
+    MTLSize threadgroups;
+    NSUInteger threads; /* of a threadgroup */
+    NSUInteger threadgroup_bytes;
+    const void *params; /* buffer 0 */
+    size_t params_bytes;
+} tkv_metal_launch;
+
+static inline tkv_metal_device *tkv_metal_of(tkv_device *device)
+{
+    return (tkv_metal_device *)(void *)device;
+}
+
+/* Compiles the library. The error has the compiler's text. */
+tkv_status tkv_metal_compile_library(tkv_metal_device *device, tkv_error *error);
+
+/* The pipeline of a kernel for these constants, compiled at its first use and kept. */
+tkv_status tkv_metal_pipeline(tkv_metal_device *device, const tkv_metal_launch *launch,
+                              id<MTLComputePipelineState> __strong *pipeline, tkv_error *error);
+
+/* Adds a kernel to the command buffer that is being encoded. */
+tkv_status tkv_metal_dispatch(tkv_metal_device *device, const tkv_metal_launch *launch,
+                              tkv_error *error);
+
+/* Kernels of the table (kernels.m, attend.m). */
+tkv_status tkv_metal_rotate_rows(tkv_device *device, int head_dim, size_t n_rows, uint64_t x,
+                                 bool is_inverse, tkv_error *error);
+tkv_status tkv_metal_copy(tkv_device *device, uint64_t to, uint64_t from, size_t bytes,
+                          tkv_error *error);
+tkv_status tkv_metal_store(tkv_device *device, const tkv_device_layer *layer, uint64_t sequences,
+                           int n_sequences, int first, int n_tokens, uint64_t k, uint64_t v,
+                           tkv_error *error);
+tkv_status tkv_metal_load(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
+                          int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
+size_t tkv_metal_attend_workspace_bytes(const tkv_device *device, const tkv_device_attend *params);
+tkv_status tkv_metal_attend_layer(tkv_device *device, const tkv_device_attend *params,
+                                  tkv_error *error);
+
+/* Memory (metal.m). */
+tkv_status tkv_metal_allocate(tkv_device *device, size_t bytes, uint64_t *address,
+                              tkv_error *error);
+void tkv_metal_release(tkv_device *device, uint64_t address);
+
+#endif
