@@ -123,7 +123,7 @@ size_t tkv_metal_attend_workspace_bytes(const tkv_device *device, const tkv_devi
     return make_plan(params).workspace_bytes;
 }
 
-/* Exact blocks are f16 pages whatever the types. */
+/* Constants of the kernels that read pages. Exact blocks are f16 pages whatever the types. */
 static tkv_metal_constants constants_of(const tkv_metal_device *device, const attend_plan *plan,
                                         bool is_exact)
 {
@@ -134,7 +134,7 @@ static tkv_metal_constants constants_of(const tkv_metal_device *device, const at
                    [TKV_METAL_VALUE_TYPE] = is_exact ? TKV_TYPE_F16 : layer->type_v,
                    [TKV_METAL_VALUE_DIM] = layer->head_dim_v,
                    [TKV_METAL_TILE_ROWS] = plan->params.tile_rows,
-                   [TKV_METAL_WIDE_TABLE] = device->has_wide_table,
+                   [TKV_METAL_WIDE_TABLE] = device->has_wide_table && !is_exact,
                    [TKV_METAL_EXACT] = is_exact}};
 }
 
@@ -169,18 +169,37 @@ static tkv_status launch_blocks(tkv_metal_device *device, const attend_plan *pla
     return tkv_metal_dispatch(device, &launch, error);
 }
 
-/* Launches a kernel that has a simdgroup for each of n_rows rows. */
+/* Launches a kernel that has a simdgroup for each of n_rows rows of one side. */
 static tkv_status launch_rows(tkv_metal_device *device, const attend_plan *plan,
-                              const char *kernel, size_t n_rows, int simdgroups, tkv_error *error)
+                              const char *kernel, tkv_page_order order, size_t n_rows,
+                              tkv_error *error)
 {
-    const tkv_metal_launch launch = {
+    const tkv_device_layer *layer = &plan->params.attend.layer;
+    const bool is_value = order == TKV_ORDER_VALUE;
+    tkv_metal_launch launch = {
         .kernel = kernel,
-        .constants = constants_of(device, plan, false),
         .threadgroups =
-            MTLSizeMake((n_rows + (size_t)simdgroups - 1) / (size_t)simdgroups, 1, 1),
-        .threads = (NSUInteger)(TKV_METAL_LANES * simdgroups),
+            MTLSizeMake((n_rows + TKV_METAL_SIMDGROUPS - 1) / TKV_METAL_SIMDGROUPS, 1, 1),
+        .threads = THREADS,
         .params = &plan->params,
         .params_bytes = sizeof plan->params};
+    int32_t *values = launch.constants.values;
+    values[is_value ? TKV_METAL_VALUE_TYPE : TKV_METAL_KEY_TYPE] =
+        is_value ? layer->type_v : layer->type_k;
+    values[is_value ? TKV_METAL_VALUE_DIM : TKV_METAL_KEY_DIM] =
+        is_value ? layer->head_dim_v : layer->head_dim_k;
+    return tkv_metal_dispatch(device, &launch, error);
+}
+
+/* One simdgroup in all. */
+static tkv_status count_weights(tkv_metal_device *device, const attend_plan *plan,
+                                tkv_error *error)
+{
+    const tkv_metal_launch launch = {.kernel = "tkv_count_weights",
+                                     .threadgroups = MTLSizeMake(1, 1, 1),
+                                     .threads = TKV_METAL_LANES,
+                                     .params = &plan->params,
+                                     .params_bytes = sizeof plan->params};
     return tkv_metal_dispatch(device, &launch, error);
 }
 
@@ -191,16 +210,16 @@ tkv_status tkv_metal_attend_layer(tkv_device *base, const tkv_device_attend *att
     const attend_plan plan = make_plan(attend);
     const size_t n_rows = (size_t)plan.n_units * (size_t)plan.params.n_rows;
     const size_t n_padded = (size_t)plan.n_units * (size_t)plan.params.padded_rows;
-    tkv_status status = launch_rows(device, &plan, "tkv_prepare_queries", n_padded,
-                                    TKV_METAL_SIMDGROUPS, error);
+    tkv_status status =
+        launch_rows(device, &plan, "tkv_prepare_queries", TKV_ORDER_KEY, n_padded, error);
     for (int kind = 0; status == TKV_OK && kind < 2; kind++) {
         status = launch_blocks(device, &plan, kind == 1, error);
     }
     if (status == TKV_OK) {
-        status = launch_rows(device, &plan, "tkv_merge_rows", n_rows, TKV_METAL_SIMDGROUPS, error);
+        status = launch_rows(device, &plan, "tkv_merge_rows", TKV_ORDER_VALUE, n_rows, error);
     }
     if (status == TKV_OK && attend->stats != 0) {
-        status = launch_rows(device, &plan, "tkv_count_weights", 1, 1, error);
+        status = count_weights(device, &plan, error);
     }
     return status;
 }

@@ -72,8 +72,8 @@ static tkv_metal_rows rows_of_side(const tkv_device_layer *layer, tkv_page_order
 }
 
 /* A launch with a simdgroup for every row. */
-static tkv_metal_launch launch_rows(const tkv_metal_device *device, const char *kernel,
-                                    const tkv_metal_rows *params, int simdgroups)
+static tkv_metal_launch launch_rows(const char *kernel, const tkv_metal_rows *params,
+                                    int simdgroups)
 {
     const bool is_value = params->order == TKV_ORDER_VALUE;
     const size_t n_rows = (size_t)params->n_sequences * (size_t)params->n_tokens *
@@ -83,8 +83,7 @@ static tkv_metal_launch launch_rows(const tkv_metal_device *device, const char *
         .constants.values = {[TKV_METAL_KEY_TYPE] =
                                  is_value ? params->layer.type_v : params->layer.type_k,
                              [TKV_METAL_KEY_DIM] =
-                                 is_value ? params->layer.head_dim_v : params->layer.head_dim_k,
-                             [TKV_METAL_WIDE_TABLE] = device->has_wide_table},
+                                 is_value ? params->layer.head_dim_v : params->layer.head_dim_k},
         .threadgroups = MTLSizeMake(ceil_divide(n_rows, (size_t)simdgroups), 1, 1),
         .threads = (NSUInteger)(TKV_METAL_LANES * simdgroups),
         .params = params,
@@ -121,7 +120,7 @@ static tkv_status encode_rows(tkv_metal_device *device, const tkv_metal_rows *pa
         params->order == TKV_ORDER_VALUE ? params->layer.type_v : params->layer.type_k;
     const bool is_trellis = type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
     tkv_metal_launch launch =
-        launch_rows(device, is_trellis ? "tkv_encode_trellis_rows" : "tkv_encode_rows", params,
+        launch_rows(is_trellis ? "tkv_encode_trellis_rows" : "tkv_encode_rows", params,
                     is_trellis ? 1 : TKV_METAL_SIMDGROUPS);
     if (is_trellis) {
         launch.constants.values[TKV_METAL_VARIANT] = params->layer.effort;
@@ -135,7 +134,7 @@ static tkv_status pack_words(tkv_metal_device *device, const tkv_metal_rows *par
                              tkv_error *error)
 {
     tkv_metal_launch launch =
-        launch_rows(device, "tkv_pack_words", params, TKV_METAL_SIMDGROUPS);
+        launch_rows("tkv_pack_words", params, TKV_METAL_SIMDGROUPS);
     const int32_t *values = launch.constants.values;
     const size_t n_words =
         tkv_page_bytes((tkv_type)values[TKV_METAL_KEY_TYPE], values[TKV_METAL_KEY_DIM]) / 4;
@@ -192,7 +191,8 @@ static tkv_status load_side(tkv_metal_device *device, const tkv_metal_rows *para
         return TKV_OK;
     }
     tkv_metal_launch launch =
-        launch_rows(device, "tkv_decode_rows", params, TKV_METAL_SIMDGROUPS);
+        launch_rows("tkv_decode_rows", params, TKV_METAL_SIMDGROUPS);
+    launch.constants.values[TKV_METAL_WIDE_TABLE] = device->has_wide_table;
     launch.constants.values[TKV_METAL_VARIANT] = is_half;
     return tkv_metal_dispatch(device, &launch, error);
 }
