@@ -5,7 +5,7 @@ CMAKE_FLAGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 FORMATTED = '*.c' '*.h' '*.cu' '*.cuh' '*.m'
 
-.PHONY: all build run test test-arm64 sanitize install format check-format dependencies clean
+.PHONY: all build run test test-arm64 test-metal sanitize install format check-format dependencies clean
 
 all: build
 
@@ -34,6 +34,22 @@ test-arm64:
 	cmake --build $(BUILD)-arm64 --parallel $(JOBS)
 	cd $(BUILD)-arm64 && ctest --output-on-failure --parallel $(JOBS)
 
+# The Metal back end. On a Mac its tests run on the GPU; elsewhere on the executor of tests/metal, as
+# they are, under AddressSanitizer and under ThreadSanitizer.
+ifeq ($(shell uname -s),Darwin)
+test-metal: build
+	cd $(BUILD) && ctest --output-on-failure -L metal
+else
+test-metal: test-metal-plain test-metal-address test-metal-thread
+endif
+
+test-metal-%:
+	@scripts/install-dependencies metal
+	cmake -C cmake/fake-metal.cmake -S . -B $(BUILD)-metal-$* $(CMAKE_FLAGS) \
+	    -DTKV_SANITIZE=$(filter-out plain,$*)
+	cmake --build $(BUILD)-metal-$* --parallel $(JOBS)
+	cd $(BUILD)-metal-$* && ctest --output-on-failure --parallel $(JOBS) -L metal
+
 # The tests again, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: dependencies
 	cmake -S . -B $(BUILD)-sanitize -DTKV_SANITIZE=address,undefined $(CMAKE_FLAGS)
@@ -52,4 +68,4 @@ check-format:
 	else echo "check-format: skipped, clang-format is not installed"; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-arm64
+	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-arm64 $(BUILD)-metal-*

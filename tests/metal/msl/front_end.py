@@ -117,6 +117,7 @@ class Source:
         """Gate 1."""
         is_done, said = run([CLANG, *LANGUAGE, *STRICT, "-Wall", "-Wextra", "-Werror",
                              "-Wno-unused-function", "-Wno-unused-const-variable",
+                             "-Wno-unused-parameter",
                              "-fsyntax-only", self.preprocessed])
         if not is_done:
             refuse("front end", [said.strip()])

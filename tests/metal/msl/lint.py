@@ -57,6 +57,8 @@ class Lint:
 
     def _walk(self, node, function):
         kind = node.get("kind", "")
+        if node.get("isImplicit") and kind.startswith("CXX"):
+            return  # the compiler's own copying of structs
         is_users = self.source.is_users(begin_of(node))
         if kind in ("FunctionDecl", "CXXMethodDecl"):
             function = node["id"]
@@ -92,17 +94,13 @@ class Lint:
             self.report(node, f"struct {node.get('name', '')} inherits: keep to plain structs")
         if kind == "ConditionalOperator" and is_vector(node["inner"][0]):
             self.report(node, "the condition of ?: is a vector: use select()")
-        if kind == "CStyleCastExpr" and is_vector(node) and self._has_list(node):
-            self.report(node, "(vector)(list) is OpenCL; in Metal it takes the last of the list")
+        if kind == "CompoundLiteralExpr":
+            self.report(node, "(type)(list) and (type){list} are C; for a vector, Metal takes the "
+                        "last of the list")
         if kind == "ExtVectorElementExpr":
             self._check_swizzle(node)
         if kind == "DeclRefExpr":
             self._check_reference(node, function)
-
-    @staticmethod
-    def _has_list(node):
-        return any(part.get("kind") in ("InitListExpr", "ParenListExpr")
-                   for part in node.get("inner", []))
 
     def _check_swizzle(self, node):
         """clang also knows OpenCL's names of elements: s0, lo, even."""

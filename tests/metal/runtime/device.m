@@ -75,7 +75,7 @@ void fake_setting_order(msl_order *order, uint64_t *seed)
 {
     length = n;
     return fake_setting_allows("FAKE_METAL_BUFFERS") && fake_region_allocate(&region, n) ? self
-                                                                                        : nil;
+                                                                                         : nil;
 }
 
 - (instancetype)initWithMemory:(void *)memory
@@ -188,8 +188,9 @@ static long apple_family(void)
     if (family >= MTLGPUFamilyApple1 && family <= MTLGPUFamilyApple9) {
         return family - MTLGPUFamilyApple1 < apple;
     }
-    return family == MTLGPUFamilyMetal3 ? apple >= 7 : family >= MTLGPUFamilyCommon1 &&
-                                                           family <= MTLGPUFamilyCommon3;
+    return family == MTLGPUFamilyMetal3
+               ? apple >= 7
+               : family >= MTLGPUFamilyCommon1 && family <= MTLGPUFamilyCommon3;
 }
 
 - (id<MTLCommandQueue>)newCommandQueue
@@ -246,8 +247,7 @@ static long apple_family(void)
 }
 
 - (id<MTLComputePipelineState>)newComputePipelineStateWithFunction:(id<MTLFunction>)function
-                                                             error:
-                                                                 (NSError *__autoreleasing *)error
+                                                             error:(NSError *__autoreleasing *)error
 {
     return [FakePipeline pipelineWithFunction:(FakeFunction *)function error:error];
 }

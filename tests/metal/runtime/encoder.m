@@ -215,8 +215,8 @@ typedef struct binding {
 {
     [self checkIndex:index];
     if (length % 16 != 0 || length > MAX_THREADGROUP_BYTES) {
-        fake_misuse("threadgroup(%lu): %lu bytes: expected a multiple of 16 up to %d", index, length,
-                    MAX_THREADGROUP_BYTES);
+        fake_misuse("threadgroup(%lu): %lu bytes: expected a multiple of 16 up to %d", index,
+                    length, MAX_THREADGROUP_BYTES);
     }
     threadgroup_bytes[index] = length;
 }
@@ -280,8 +280,8 @@ typedef struct binding {
         fake_misuse("kernel %s: %lu threads per threadgroup: expected 1 to %lu",
                     pipeline->kernel.name, n_threads, pipeline.maxTotalThreadsPerThreadgroup);
     }
-    if (groups.width == 0 || groups.height == 0 || groups.depth == 0 ||
-        groups.width > UINT32_MAX || groups.height > UINT32_MAX || groups.depth > UINT32_MAX) {
+    if (groups.width == 0 || groups.height == 0 || groups.depth == 0 || groups.width > UINT32_MAX ||
+        groups.height > UINT32_MAX || groups.depth > UINT32_MAX) {
         fake_misuse("kernel %s: a grid of %lu x %lu x %lu threadgroups", pipeline->kernel.name,
                     groups.width, groups.height, groups.depth);
     }

@@ -199,8 +199,7 @@ static void append_format(FILE *out, const char *format, va_list *arguments)
 
 - (BOOL)isEqual:(id)object
 {
-    return [object respondsToSelector:@selector(isEqualToString:)] &&
-           [self isEqualToString:object];
+    return [object respondsToSelector:@selector(isEqualToString:)] && [self isEqualToString:object];
 }
 
 - (NSUInteger)hash

@@ -90,8 +90,8 @@ static size_t bytes_of(MTLDataType type)
 {
     NSString *text = @"";
     for (NSNumber *index in values.allKeys) {
-        text = [NSString stringWithFormat:@"%@ --constant %lu=%@", text, index.unsignedLongValue,
-                                          values[index]];
+        text = [NSString
+            stringWithFormat:@"%@ --constant %lu=%@", text, index.unsignedLongValue, values[index]];
     }
     return text;
 }
@@ -157,13 +157,13 @@ static NSString *math_option(MTLCompileOptions *options)
         return nil;
     }
     FakeLibrary *library = [self new];
-    library->options = [NSString
-        stringWithFormat:@"%@ --sanitize %s", math_option(compileOptions), SANITIZER];
+    library->options =
+        [NSString stringWithFormat:@"%@ --sanitize %s", math_option(compileOptions), SANITIZER];
     bool is_done;
-    NSString *said = run_command(
-        [NSString stringWithFormat:@"python3 '%s/mslc.py' library '%@' '%@' %@ 2>&1",
-                                   FAKE_METAL_COMPILER, path, cache, library->options],
-        &is_done);
+    NSString *said =
+        run_command([NSString stringWithFormat:@"python3 '%s/mslc.py' library '%@' '%@' %@ 2>&1",
+                                               FAKE_METAL_COMPILER, path, cache, library->options],
+                    &is_done);
     unlink(path.UTF8String);
     if (!is_done) {
         report(error, said);

@@ -226,11 +226,12 @@ static void follows_addresses(void **state)
                                                             length:2 * page_bytes
                                                            options:MTLResourceStorageModeShared
                                                        deallocator:^(void *p, NSUInteger n) {
-                                                           (void)n;
-                                                           free(p);
-                                                           n_freed++;
+                                                         (void)n;
+                                                         free(p);
+                                                         n_freed++;
                                                        }];
-            id<MTLBuffer> table = [device newBufferWithLength:3 * sizeof(page_table_entry) options:0];
+            id<MTLBuffer> table = [device newBufferWithLength:3 * sizeof(page_table_entry)
+                                                      options:0];
             page_table_entry *entries = table.contents;
             for (uint32_t i = 0; i < 3; i++) {
                 entries[i] = (page_table_entry){pages.gpuAddress + 400 * i, 20 + i, 0};
@@ -239,7 +240,7 @@ static void follows_addresses(void **state)
             id<MTLCommandBuffer> commands = [[device newCommandQueue] commandBuffer];
             __block bool was_told = false;
             [commands addCompletedHandler:^(id<MTLCommandBuffer> done) {
-                was_told = done.status == MTLCommandBufferStatusCompleted;
+              was_told = done.status == MTLCommandBufferStatusCompleted;
             }];
             id<MTLComputeCommandEncoder> encoder = [commands computeCommandEncoder];
             [encoder setComputePipelineState:make_pipeline(device, "sum_pages", false, 0)];

@@ -53,7 +53,8 @@ extern const char *sel_getName(SEL selector);
 @protocol NSCopying
 @end
 
-__attribute__((objc_root_class)) @interface NSObject <NSObject> {
+__attribute__((objc_root_class))
+@interface NSObject<NSObject> {
     Class isa;
 }
 + (Class)class;

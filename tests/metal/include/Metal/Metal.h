@@ -14,15 +14,25 @@ static inline MTLSize MTLSizeMake(NSUInteger width, NSUInteger height, NSUIntege
     return (MTLSize){width, height, depth};
 }
 
-typedef NS_ENUM(NSInteger, MTLGPUFamily){
-    MTLGPUFamilyApple1 = 1001, MTLGPUFamilyApple2 = 1002, MTLGPUFamilyApple3 = 1003,
-    MTLGPUFamilyApple4 = 1004, MTLGPUFamilyApple5 = 1005, MTLGPUFamilyApple6 = 1006,
-    MTLGPUFamilyApple7 = 1007, MTLGPUFamilyApple8 = 1008, MTLGPUFamilyApple9 = 1009,
-    MTLGPUFamilyMac1 = 2001,   MTLGPUFamilyMac2 = 2002,   MTLGPUFamilyCommon1 = 3001,
-    MTLGPUFamilyCommon2 = 3002, MTLGPUFamilyCommon3 = 3003, MTLGPUFamilyMetal3 = 5001,
+typedef NS_ENUM(NSInteger, MTLGPUFamily) {
+    MTLGPUFamilyApple1 = 1001,
+    MTLGPUFamilyApple2 = 1002,
+    MTLGPUFamilyApple3 = 1003,
+    MTLGPUFamilyApple4 = 1004,
+    MTLGPUFamilyApple5 = 1005,
+    MTLGPUFamilyApple6 = 1006,
+    MTLGPUFamilyApple7 = 1007,
+    MTLGPUFamilyApple8 = 1008,
+    MTLGPUFamilyApple9 = 1009,
+    MTLGPUFamilyMac1 = 2001,
+    MTLGPUFamilyMac2 = 2002,
+    MTLGPUFamilyCommon1 = 3001,
+    MTLGPUFamilyCommon2 = 3002,
+    MTLGPUFamilyCommon3 = 3003,
+    MTLGPUFamilyMetal3 = 5001,
 };
 
-typedef NS_OPTIONS(NSUInteger, MTLResourceOptions){
+typedef NS_OPTIONS(NSUInteger, MTLResourceOptions) {
     MTLResourceCPUCacheModeDefaultCache = 0,
     MTLResourceCPUCacheModeWriteCombined = 1,
     MTLResourceStorageModeShared = 0,
@@ -33,54 +43,63 @@ typedef NS_OPTIONS(NSUInteger, MTLResourceOptions){
     MTLResourceHazardTrackingModeTracked = 2 << 8,
 };
 
-typedef NS_OPTIONS(NSUInteger, MTLResourceUsage){
+typedef NS_OPTIONS(NSUInteger, MTLResourceUsage) {
     MTLResourceUsageRead = 1 << 0,
     MTLResourceUsageWrite = 1 << 1,
 };
 
-typedef NS_ENUM(NSUInteger, MTLDataType){
-    MTLDataTypeFloat = 3, MTLDataTypeHalf = 16, MTLDataTypeInt = 29,  MTLDataTypeUInt = 33,
-    MTLDataTypeShort = 37, MTLDataTypeUShort = 41, MTLDataTypeChar = 45, MTLDataTypeUChar = 49,
+typedef NS_ENUM(NSUInteger, MTLDataType) {
+    MTLDataTypeFloat = 3,
+    MTLDataTypeHalf = 16,
+    MTLDataTypeInt = 29,
+    MTLDataTypeUInt = 33,
+    MTLDataTypeShort = 37,
+    MTLDataTypeUShort = 41,
+    MTLDataTypeChar = 45,
+    MTLDataTypeUChar = 49,
     MTLDataTypeBool = 53,
 };
 
-typedef NS_ENUM(NSUInteger, MTLCommandBufferStatus){
-    MTLCommandBufferStatusNotEnqueued = 0, MTLCommandBufferStatusEnqueued = 1,
-    MTLCommandBufferStatusCommitted = 2,   MTLCommandBufferStatusScheduled = 3,
-    MTLCommandBufferStatusCompleted = 4,   MTLCommandBufferStatusError = 5,
+typedef NS_ENUM(NSUInteger, MTLCommandBufferStatus) {
+    MTLCommandBufferStatusNotEnqueued = 0,
+    MTLCommandBufferStatusEnqueued = 1,
+    MTLCommandBufferStatusCommitted = 2,
+    MTLCommandBufferStatusScheduled = 3,
+    MTLCommandBufferStatusCompleted = 4,
+    MTLCommandBufferStatusError = 5,
 };
 
-typedef NS_ENUM(NSUInteger, MTLDispatchType){
+typedef NS_ENUM(NSUInteger, MTLDispatchType) {
     MTLDispatchTypeSerial = 0,
     MTLDispatchTypeConcurrent = 1,
 };
 
-typedef NS_OPTIONS(NSUInteger, MTLBarrierScope){
+typedef NS_OPTIONS(NSUInteger, MTLBarrierScope) {
     MTLBarrierScopeBuffers = 1 << 0,
     MTLBarrierScopeTextures = 1 << 1,
 };
 
-typedef NS_ENUM(NSUInteger, MTLLanguageVersion){
+typedef NS_ENUM(NSUInteger, MTLLanguageVersion) {
     MTLLanguageVersion2_4 = (2 << 16) + 4,
     MTLLanguageVersion3_0 = (3 << 16) + 0,
     MTLLanguageVersion3_1 = (3 << 16) + 1,
     MTLLanguageVersion3_2 = (3 << 16) + 2,
 };
 
-typedef NS_ENUM(NSInteger, MTLMathMode){
+typedef NS_ENUM(NSInteger, MTLMathMode) {
     MTLMathModeSafe = 0,
     MTLMathModeRelaxed = 1,
     MTLMathModeFast = 2,
 };
 
-typedef NS_ENUM(NSInteger, MTLMathFloatingPointFunctions){
+typedef NS_ENUM(NSInteger, MTLMathFloatingPointFunctions) {
     MTLMathFloatingPointFunctionsFast = 0,
     MTLMathFloatingPointFunctionsPrecise = 1,
 };
 
 @interface MTLCompileOptions : NSObject
 @property(readwrite, nonatomic) BOOL fastMathEnabled;
-@property(readwrite, nonatomic) MTLMathMode mathMode;                                /* macOS 15 */
+@property(readwrite, nonatomic) MTLMathMode mathMode; /* macOS 15 */
 @property(readwrite, nonatomic) MTLMathFloatingPointFunctions mathFloatingPointFunctions; /* 15 */
 @property(readwrite, nonatomic) MTLLanguageVersion languageVersion;
 @end
