@@ -19,6 +19,7 @@ add_custom_command(
     COMMENT "Embedding the Metal kernels")
 
 target_sources(tkv_objects PRIVATE ${TKV_METAL_SOURCE} ${TKV_METAL_FOLDER}/metal.m
+               ${TKV_METAL_FOLDER}/memory.m
                ${TKV_METAL_FOLDER}/pipelines.m ${TKV_METAL_FOLDER}/kernels.m
                ${TKV_METAL_FOLDER}/attend.m)
 target_compile_definitions(tkv_options INTERFACE TKV_HAVE_METAL)

@@ -46,14 +46,13 @@ static void fill_cache(const device_under_test *dut, const attend_case *c, atten
                            (size_t)case_head_dim(layer, order) * sizeof(float);
             x[order] = device_put(dut, m->cache.sequences[s].rows[order], bytes[order]);
         }
-        assert_ok(dut->table->store(dut->device, layer, sequence, 1, 0, n_tokens, x[0], x[1],
-                                    &error));
         assert_ok(
-            dut->table->load(dut->device, layer, sequence, 0, n_tokens, x[0], x[1], &error));
+            dut->table->store(dut->device, layer, sequence, 1, 0, n_tokens, x[0], x[1], &error));
+        assert_ok(dut->table->load(dut->device, layer, sequence, 0, n_tokens, x[0], x[1], &error));
         for (int order = 0; order < 2; order++) {
             *decoded[order] = allocate(bytes[order]);
-            assert_ok(dut->table->download(dut->device, *decoded[order], x[order], bytes[order],
-                                           &error));
+            assert_ok(
+                dut->table->download(dut->device, *decoded[order], x[order], bytes[order], &error));
             dut->table->release(dut->device, x[order]);
         }
     }
@@ -107,11 +106,11 @@ static void attend_on_device(const device_under_test *dut, const attend_case *c,
     params.workspace =
         device_allocate(dut, dut->table->attend_workspace_bytes(dut->device, &params));
     assert_ok(dut->table->attend(dut->device, &params, &error));
-    assert_ok(dut->table->download(dut->device, m->out, params.out, out_floats * sizeof *m->out,
-                                   &error));
+    assert_ok(
+        dut->table->download(dut->device, m->out, params.out, out_floats * sizeof *m->out, &error));
     if (params.stats) {
-        assert_ok(dut->table->download(dut->device, &m->stats, params.stats, sizeof m->stats,
-                                       &error));
+        assert_ok(
+            dut->table->download(dut->device, &m->stats, params.stats, sizeof m->stats, &error));
     }
     const uint64_t addresses[] = {params.q, params.out, params.sinks, params.stats,
                                   params.workspace};
@@ -141,8 +140,8 @@ static void attend_row(const attend_case *c, const attend_memory *m, int s, int 
     double *weights = allocate((size_t)end * sizeof *weights);
     double maximum = c->has_sinks ? (double)sink : -DBL_MAX;
     for (int t = first; t < end; t++) {
-        weights[t] = logit_of(
-            c, q, m->k[s] + ((size_t)(t * layer->n_kv_heads) + (size_t)kv_head) * dim_k);
+        weights[t] =
+            logit_of(c, q, m->k[s] + ((size_t)(t * layer->n_kv_heads) + (size_t)kv_head) * dim_k);
         maximum = weights[t] > maximum ? weights[t] : maximum;
     }
     double total = c->has_sinks ? exp((double)sink - maximum) : 0.0;
@@ -177,8 +176,7 @@ static void describe_case(const attend_case *c, char *text, size_t size)
 static float largest_value(const attend_case *c, const attend_memory *m, int s)
 {
     float largest = 0.0f;
-    const int n =
-        c->cache.n_tokens[s] * c->cache.layer.n_kv_heads * c->cache.layer.head_dim_v;
+    const int n = c->cache.n_tokens[s] * c->cache.layer.n_kv_heads * c->cache.layer.head_dim_v;
     for (int i = 0; i < n; i++) {
         largest = fmaxf(largest, fabsf(m->v[s][i]));
     }
@@ -205,8 +203,7 @@ static int64_t compare_rows(const attend_case *c, const attend_memory *m)
                        m->sinks[head], first, end, expected);
             n_weights += end - first;
             for (int j = 0; j < layer->head_dim_v; j++) {
-                const double actual =
-                    (double)m->out[row * (size_t)layer->head_dim_v + (size_t)j];
+                const double actual = (double)m->out[row * (size_t)layer->head_dim_v + (size_t)j];
                 if (!(fabs(actual - expected[j]) <= bound)) {
                     char text[400];
                     describe_case(c, text, sizeof text);
@@ -365,8 +362,7 @@ static void halves_are_rounded_floats(void **state)
             assert_ok(dut.table->download(dut.device, halves, address, (size_t)n * sizeof *halves,
                                           &error));
             for (int i = 0; i < n; i++) {
-                assert_int_equal(halves[i],
-                                 tkv_float_to_finite_half((order ? m.v[0] : m.k[0])[i]));
+                assert_int_equal(halves[i], tkv_float_to_finite_half((order ? m.v[0] : m.k[0])[i]));
             }
         }
         dut.table->release(dut.device, address);
@@ -381,8 +377,10 @@ static void halves_are_rounded_floats(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_type),    cmocka_unit_test(every_head_dim),
-        cmocka_unit_test(every_option),  cmocka_unit_test(every_length),
+        cmocka_unit_test(every_type),
+        cmocka_unit_test(every_head_dim),
+        cmocka_unit_test(every_option),
+        cmocka_unit_test(every_length),
         cmocka_unit_test(halves_are_rounded_floats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -153,13 +153,13 @@ static tkv_status launch_blocks(tkv_metal_device *device, const attend_plan *pla
                                 tkv_error *error)
 {
     const tkv_metal_attend *params = &plan->params;
-    const int splits = plan->is_decode ? ceil_divide(params->n_splits, TKV_METAL_SIMDGROUPS)
-                                       : params->n_splits;
+    const int splits =
+        plan->is_decode ? ceil_divide(params->n_splits, TKV_METAL_SIMDGROUPS) : params->n_splits;
     tkv_metal_launch launch = {
         .kernel = plan->is_decode ? "tkv_attend_decode" : "tkv_attend_prefill",
         .constants = constants_of(device, plan, is_exact),
-        .threadgroups = MTLSizeMake((NSUInteger)splits, (NSUInteger)params->n_tiles,
-                                    (NSUInteger)plan->n_units),
+        .threadgroups =
+            MTLSizeMake((NSUInteger)splits, (NSUInteger)params->n_tiles, (NSUInteger)plan->n_units),
         .threads = THREADS,
         .params = params,
         .params_bytes = sizeof *params};
@@ -170,9 +170,8 @@ static tkv_status launch_blocks(tkv_metal_device *device, const attend_plan *pla
 }
 
 /* Launches a kernel that has a simdgroup for each of n_rows rows of one side. */
-static tkv_status launch_rows(tkv_metal_device *device, const attend_plan *plan,
-                              const char *kernel, tkv_page_order order, size_t n_rows,
-                              tkv_error *error)
+static tkv_status launch_rows(tkv_metal_device *device, const attend_plan *plan, const char *kernel,
+                              tkv_page_order order, size_t n_rows, tkv_error *error)
 {
     const tkv_device_layer *layer = &plan->params.attend.layer;
     const bool is_value = order == TKV_ORDER_VALUE;
@@ -192,8 +191,7 @@ static tkv_status launch_rows(tkv_metal_device *device, const attend_plan *plan,
 }
 
 /* One simdgroup in all. */
-static tkv_status count_weights(tkv_metal_device *device, const attend_plan *plan,
-                                tkv_error *error)
+static tkv_status count_weights(tkv_metal_device *device, const attend_plan *plan, tkv_error *error)
 {
     const tkv_metal_launch launch = {.kernel = "tkv_count_weights",
                                      .threadgroups = MTLSizeMake(1, 1, 1),

@@ -26,13 +26,13 @@ tkv_status tkv_metal_copy(tkv_device *base, uint64_t to, uint64_t from, size_t b
         const size_t left = (bytes - done) / item_bytes;
         const tkv_metal_copy_items params = {to + done, from + done,
                                              left < COPY_ITEMS ? left : COPY_ITEMS};
-        const tkv_metal_launch launch = {
-            .kernel = "tkv_copy",
-            .constants.values[TKV_METAL_VARIANT] = (int32_t)item_bytes,
-            .threadgroups = MTLSizeMake(ceil_divide(params.n, THREADS), 1, 1),
-            .threads = THREADS,
-            .params = &params,
-            .params_bytes = sizeof params};
+        const tkv_metal_launch launch = {.kernel = "tkv_copy",
+                                         .constants.values[TKV_METAL_VARIANT] = (int32_t)item_bytes,
+                                         .threadgroups =
+                                             MTLSizeMake(ceil_divide(params.n, THREADS), 1, 1),
+                                         .threads = THREADS,
+                                         .params = &params,
+                                         .params_bytes = sizeof params};
         status = tkv_metal_dispatch(tkv_metal_of(base), &launch, error);
     }
     return status;
@@ -42,10 +42,10 @@ tkv_status tkv_metal_rotate_rows(tkv_device *base, int head_dim, size_t n_rows, 
                                  bool is_inverse, tkv_error *error)
 {
     if (n_rows == 0 || n_rows > UINT32_MAX) {
-        return n_rows == 0 ? TKV_OK
-                           : tkv_fail(error, TKV_ERR_UNSUPPORTED,
-                                      "%zu rows to rotate: expected at most %u", n_rows,
-                                      UINT32_MAX);
+        return n_rows == 0
+                   ? TKV_OK
+                   : tkv_fail(error, TKV_ERR_UNSUPPORTED, "%zu rows to rotate: expected at most %u",
+                              n_rows, UINT32_MAX);
     }
     const tkv_metal_rotate params = {x, (uint32_t)n_rows, 0};
     const tkv_metal_launch launch = {
@@ -76,8 +76,8 @@ static tkv_metal_launch launch_rows(const char *kernel, const tkv_metal_rows *pa
                                     int simdgroups)
 {
     const bool is_value = params->order == TKV_ORDER_VALUE;
-    const size_t n_rows = (size_t)params->n_sequences * (size_t)params->n_tokens *
-                          (size_t)params->layer.n_kv_heads;
+    const size_t n_rows =
+        (size_t)params->n_sequences * (size_t)params->n_tokens * (size_t)params->layer.n_kv_heads;
     return (tkv_metal_launch){
         .kernel = kernel,
         .constants.values = {[TKV_METAL_KEY_TYPE] =
@@ -94,8 +94,8 @@ static tkv_metal_launch launch_rows(const char *kernel, const tkv_metal_rows *pa
 static tkv_status reserve_scratch(tkv_metal_device *device, tkv_metal_rows *params, int head_dim,
                                   tkv_error *error)
 {
-    const size_t n_rows = (size_t)params->n_sequences * (size_t)params->n_tokens *
-                          (size_t)params->layer.n_kv_heads;
+    const size_t n_rows =
+        (size_t)params->n_sequences * (size_t)params->n_tokens * (size_t)params->layer.n_kv_heads;
     const size_t code_bytes = n_rows * (size_t)head_dim;
     const size_t bytes = code_bytes + n_rows * 2 * sizeof(uint16_t);
     if (bytes > device->scratch_bytes) {
@@ -133,8 +133,7 @@ static tkv_status encode_rows(tkv_metal_device *device, const tkv_metal_rows *pa
 static tkv_status pack_words(tkv_metal_device *device, const tkv_metal_rows *params,
                              tkv_error *error)
 {
-    tkv_metal_launch launch =
-        launch_rows("tkv_pack_words", params, TKV_METAL_SIMDGROUPS);
+    tkv_metal_launch launch = launch_rows("tkv_pack_words", params, TKV_METAL_SIMDGROUPS);
     const int32_t *values = launch.constants.values;
     const size_t n_words =
         tkv_page_bytes((tkv_type)values[TKV_METAL_KEY_TYPE], values[TKV_METAL_KEY_DIM]) / 4;
@@ -190,8 +189,7 @@ static tkv_status load_side(tkv_metal_device *device, const tkv_metal_rows *para
     if (params->x == 0 || params->n_tokens == 0) {
         return TKV_OK;
     }
-    tkv_metal_launch launch =
-        launch_rows("tkv_decode_rows", params, TKV_METAL_SIMDGROUPS);
+    tkv_metal_launch launch = launch_rows("tkv_decode_rows", params, TKV_METAL_SIMDGROUPS);
     launch.constants.values[TKV_METAL_WIDE_TABLE] = device->has_wide_table;
     launch.constants.values[TKV_METAL_VARIANT] = is_half;
     return tkv_metal_dispatch(device, &launch, error);
@@ -202,8 +200,7 @@ static tkv_status load_rows(tkv_device *base, const tkv_device_layer *layer, uin
                             tkv_error *error)
 {
     tkv_metal_device *device = tkv_metal_of(base);
-    const tkv_metal_rows keys =
-        rows_of_side(layer, TKV_ORDER_KEY, sequence, 1, first, n_tokens, k);
+    const tkv_metal_rows keys = rows_of_side(layer, TKV_ORDER_KEY, sequence, 1, first, n_tokens, k);
     const tkv_metal_rows values =
         rows_of_side(layer, TKV_ORDER_VALUE, sequence, 1, first, n_tokens, v);
     const tkv_status status = load_side(device, &keys, is_half, error);

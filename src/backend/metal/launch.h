@@ -40,7 +40,7 @@ typedef struct tkv_metal_rows {
     uint64_t codes;     /* store: uint8_t [n_sequences * n_tokens * n_kv_heads][head_dim] */
     uint64_t side;      /* store: uint16_t [n_sequences * n_tokens * n_kv_heads][2] */
     tkv_device_layer layer;
-    int32_t order;       /* tkv_page_order */
+    int32_t order; /* tkv_page_order */
     int32_t n_sequences;
     int32_t first_token; /* -1: the last n_tokens of each sequence */
     int32_t n_tokens;

@@ -13,7 +13,9 @@
  * The environment variable TKV_METAL_TABLE chooses how kernels find the levels of codes: "full", a
  * table lookup, the default from family 10 (M5) on; "4mag", magnitudes from registers and a sign,
  * the default before, where lookups that differ from lane to lane are slow. TKV_METAL_ANY_GPU=1
- * tries GPUs of earlier families, for machines that understate theirs. */
+ * tries GPUs of earlier families, for machines that understate theirs. TKV_METAL_OWN_BUFFERS=1
+ * gives every allocation a buffer of its own, so that Metal's shader validation sees where it ends.
+ */
 extern const tkv_device_table tkv_device_table_metal;
 
 /* As the table's load, but to f16: k [n_tokens][n_kv_heads][head_dim_k] halves, v likewise. Finite

@@ -1,4 +1,4 @@
-/* Device, memory and command buffers of the Metal back end. */
+/* Device and command buffers of the Metal back end, and its table. */
 #include "backend/metal/metal_device.h"
 #include "common/error.h"
 
@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGNMENT 256
 /* Family 10 has a name only in SDKs of its time. */
 #define GPU_FAMILY_APPLE10 ((MTLGPUFamily)1010)
 #define OLDEST_FAMILY 7
@@ -97,8 +96,8 @@ static tkv_status open_device(int index, void *stream, tkv_device **result, tkv_
         device->base.table = &tkv_device_table_metal;
         device->device = found;
         device->pipelines = [NSMutableDictionary dictionary];
-        device->buffers = [NSMutableArray array];
-        device->released = [NSMutableArray array];
+        device->chunks = [NSMutableArray array];
+        device->has_own_buffers = is_set("TKV_METAL_OWN_BUFFERS");
         tkv_status status = choose_table(device, error);
         if (status == TKV_OK) {
             status = open_queue(device, stream, error);
@@ -127,7 +126,7 @@ static tkv_status check_commands(id<MTLCommandBuffer> commands, tkv_error *error
                     (int)commands.status, text ? text : "no reason given");
 }
 
-static tkv_status wait_for_device(tkv_device *base, tkv_error *error)
+tkv_status tkv_metal_wait(tkv_device *base, tkv_error *error)
 {
     @autoreleasepool {
         tkv_metal_device *device = tkv_metal_of(base);
@@ -140,7 +139,7 @@ static tkv_status wait_for_device(tkv_device *base, tkv_error *error)
         device->commands = nil;
         [commands commit];
         [commands waitUntilCompleted];
-        [device->released removeAllObjects];
+        tkv_metal_settle_memory(device);
         return check_commands(commands, error);
     }
 }
@@ -152,9 +151,8 @@ static void close_device(tkv_device *base)
             return;
         }
         tkv_metal_device *device = tkv_metal_of(base);
-        wait_for_device(base, NULL);
-        device->buffers = nil;
-        device->released = nil;
+        tkv_metal_wait(base, NULL);
+        tkv_metal_free_memory(device);
         device->pipelines = nil;
         device->library = nil;
         device->queue = nil;
@@ -181,8 +179,9 @@ static tkv_status begin_commands(tkv_metal_device *device, tkv_error *error)
         device->commands = nil;
         return tkv_fail(error, TKV_ERR_DEVICE, "Metal has no command buffer left");
     }
-    for (id<MTLBuffer> buffer in device->buffers) {
-        [device->encoder useResource:buffer usage:MTLResourceUsageRead | MTLResourceUsageWrite];
+    for (TKVMetalChunk *chunk in device->chunks) {
+        [device->encoder useResource:chunk->buffer
+                               usage:MTLResourceUsageRead | MTLResourceUsageWrite];
     }
     return TKV_OK;
 }
@@ -210,127 +209,6 @@ tkv_status tkv_metal_dispatch(tkv_metal_device *device, const tkv_metal_launch *
     }
 }
 
-tkv_status tkv_metal_allocate(tkv_device *base, size_t bytes, uint64_t *address, tkv_error *error)
-{
-    @autoreleasepool {
-        tkv_metal_device *device = tkv_metal_of(base);
-        id<MTLBuffer> buffer = nil;
-        if (bytes <= device->device.maxBufferLength) {
-            buffer = [device->device newBufferWithLength:bytes ? bytes : 1
-                                                 options:MTLResourceStorageModeShared];
-        }
-        if (!buffer) {
-            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
-                            "no memory on %s for %zu bytes: a buffer has at most %llu",
-                            device->device.name.UTF8String, bytes,
-                            (unsigned long long)device->device.maxBufferLength);
-        }
-        if (buffer.gpuAddress % ALIGNMENT != 0) {
-            return tkv_fail(error, TKV_ERR_DEVICE,
-                            "a Metal buffer lies at %#llx: expected a multiple of %d",
-                            (unsigned long long)buffer.gpuAddress, ALIGNMENT);
-        }
-        memset(buffer.contents, 0, buffer.length);
-        [device->buffers addObject:buffer];
-        if (device->encoder) {
-            [device->encoder useResource:buffer
-                                   usage:MTLResourceUsageRead | MTLResourceUsageWrite];
-        }
-        *address = buffer.gpuAddress;
-        return TKV_OK;
-    }
-}
-
-/* Index of the buffer that holds bytes [address, address + bytes), or the number of buffers. */
-static NSUInteger find_buffer(const tkv_metal_device *device, uint64_t address, size_t bytes)
-{
-    NSUInteger i = 0;
-    for (id<MTLBuffer> buffer in device->buffers) {
-        if (address >= buffer.gpuAddress && address - buffer.gpuAddress <= buffer.length &&
-            bytes <= buffer.length - (address - buffer.gpuAddress)) {
-            break;
-        }
-        i++;
-    }
-    return i;
-}
-
-void tkv_metal_release(tkv_device *base, uint64_t address)
-{
-    @autoreleasepool {
-        tkv_metal_device *device = tkv_metal_of(base);
-        const NSUInteger i = find_buffer(device, address, 0);
-        if (address == 0 || i == device->buffers.count) {
-            return;
-        }
-        if (device->commands) {
-            [device->released addObject:device->buffers[i]];
-        }
-        [device->buffers removeObjectAtIndex:i];
-    }
-}
-
-/* Where the processor finds an address of the device. */
-static tkv_status map(const tkv_metal_device *device, uint64_t address, size_t bytes,
-                      uint8_t **memory, tkv_error *error)
-{
-    const NSUInteger i = find_buffer(device, address, bytes);
-    if (i == device->buffers.count) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "%zu bytes at %#llx are in no Metal buffer", bytes,
-                        (unsigned long long)address);
-    }
-    id<MTLBuffer> buffer = device->buffers[i];
-    *memory = (uint8_t *)buffer.contents + (address - buffer.gpuAddress);
-    return TKV_OK;
-}
-
-/* While commands wait that may use the memory, the bytes wait in a buffer of their own. */
-static tkv_status upload(tkv_device *base, uint64_t to, const void *from, size_t bytes,
-                         tkv_error *error)
-{
-    @autoreleasepool {
-        tkv_metal_device *device = tkv_metal_of(base);
-        uint8_t *memory = NULL;
-        tkv_status status = map(device, to, bytes, &memory, error);
-        if (status != TKV_OK || bytes == 0) {
-            return status;
-        }
-        if (!device->commands) {
-            memcpy(memory, from, bytes);
-            return TKV_OK;
-        }
-        uint64_t staging = 0;
-        status = tkv_metal_allocate(base, bytes, &staging, error);
-        if (status == TKV_OK) {
-            uint8_t *staged = NULL;
-            status = map(device, staging, bytes, &staged, error);
-            if (status == TKV_OK) {
-                memcpy(staged, from, bytes);
-                status = tkv_metal_copy(base, to, staging, bytes, error);
-            }
-            tkv_metal_release(base, staging);
-        }
-        return status;
-    }
-}
-
-static tkv_status download(tkv_device *base, void *to, uint64_t from, size_t bytes,
-                           tkv_error *error)
-{
-    @autoreleasepool {
-        uint8_t *memory = NULL;
-        tkv_status status = map(tkv_metal_of(base), from, bytes, &memory, error);
-        if (status == TKV_OK) {
-            status = wait_for_device(base, error);
-        }
-        if (status == TKV_OK && bytes > 0) {
-            memcpy(to, memory, bytes);
-        }
-        return status;
-    }
-}
-
 const tkv_device_table tkv_device_table_metal = {
     .name = "metal",
     .count = count_devices,
@@ -339,10 +217,10 @@ const tkv_device_table tkv_device_table_metal = {
     .description = describe_device,
     .allocate = tkv_metal_allocate,
     .release = tkv_metal_release,
-    .upload = upload,
-    .download = download,
+    .upload = tkv_metal_upload,
+    .download = tkv_metal_download,
     .copy = tkv_metal_copy,
-    .wait = wait_for_device,
+    .wait = tkv_metal_wait,
     .rotate = tkv_metal_rotate_rows,
     .store = tkv_metal_store,
     .load = tkv_metal_load,

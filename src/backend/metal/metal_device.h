@@ -10,19 +10,43 @@
 
 #define TKV_METAL_N_CONSTANTS 8
 
+/* A buffer of Metal from which memory is allocated, in units of 256 bytes. */
+@interface TKVMetalChunk : NSObject {
+  @public
+    id<MTLBuffer> buffer;
+    size_t *units; /* of the allocation that begins at a unit, or 0 */
+    size_t n_units;
+    size_t n_used; /* units from the begin that have been allocated once */
+    size_t n_live; /* allocations */
+}
+@end
+
+typedef struct tkv_metal_range {
+    uint64_t address;
+    size_t n_units;
+} tkv_metal_range;
+
+typedef struct tkv_metal_ranges {
+    tkv_metal_range *items;
+    size_t n;
+    size_t capacity;
+} tkv_metal_ranges;
+
 typedef struct tkv_metal_device {
     tkv_device base;
     id<MTLDevice> device;
     id<MTLCommandQueue> queue;
     id<MTLLibrary> library;
     NSMutableDictionary<NSString *, id<MTLComputePipelineState>> *pipelines;
-    NSMutableArray<id<MTLBuffer>> *buffers;  /* allocated */
-    NSMutableArray<id<MTLBuffer>> *released; /* kept until the work that may use them is done */
-    id<MTLCommandBuffer> commands;           /* being encoded, or nil */
-    id<MTLComputeCommandEncoder> encoder;    /* of `commands` */
-    uint64_t scratch;                        /* codes on their way into pages */
+    NSMutableArray<TKVMetalChunk *> *chunks;
+    tkv_metal_ranges free_ranges;
+    tkv_metal_ranges released;            /* free once the commands that may use them are done */
+    id<MTLCommandBuffer> commands;        /* being encoded, or nil */
+    id<MTLComputeCommandEncoder> encoder; /* of `commands` */
+    uint64_t scratch;                     /* codes on their way into pages */
     size_t scratch_bytes;
     bool has_wide_table;
+    bool has_own_buffers;
     char description[160];
 } tkv_metal_device;
 
@@ -72,9 +96,20 @@ size_t tkv_metal_attend_workspace_bytes(const tkv_device *device, const tkv_devi
 tkv_status tkv_metal_attend_layer(tkv_device *device, const tkv_device_attend *params,
                                   tkv_error *error);
 
-/* Memory (metal.m). */
+/* Runs what has been encoded and waits for it (metal.m). */
+tkv_status tkv_metal_wait(tkv_device *device, tkv_error *error);
+
+/* Memory (memory.m). */
 tkv_status tkv_metal_allocate(tkv_device *device, size_t bytes, uint64_t *address,
                               tkv_error *error);
 void tkv_metal_release(tkv_device *device, uint64_t address);
+tkv_status tkv_metal_upload(tkv_device *device, uint64_t to, const void *from, size_t bytes,
+                            tkv_error *error);
+tkv_status tkv_metal_download(tkv_device *device, void *to, uint64_t from, size_t bytes,
+                              tkv_error *error);
+/* Frees what was released while commands waited. */
+void tkv_metal_settle_memory(tkv_metal_device *device);
+/* Frees all. */
+void tkv_metal_free_memory(tkv_metal_device *device);
 
 #endif

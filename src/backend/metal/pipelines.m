@@ -83,8 +83,7 @@ static tkv_status check_limits(tkv_metal_device *device, const tkv_metal_launch 
     if (bytes > device->device.maxThreadgroupMemoryLength) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED,
                         "kernel %s needs %d bytes of threadgroup memory: expected at most %d",
-                        launch->kernel, (int)bytes,
-                        (int)device->device.maxThreadgroupMemoryLength);
+                        launch->kernel, (int)bytes, (int)device->device.maxThreadgroupMemoryLength);
     }
     return TKV_OK;
 }
