@@ -38,12 +38,10 @@ inline attend_work work_of_item(constant tkv_metal_attend &p, int unit, int tile
     attend_work work;
     work.unit = unit;
     work.kv_head = unit % n_kv_heads;
-    work.sequence =
-        at_address<const tkv_device_sequence>(p.attend.sequences) + unit / n_kv_heads;
+    work.sequence = at_address<const tkv_device_sequence>(p.attend.sequences) + unit / n_kv_heads;
     work.first_row = tile * p.tile_rows;
-    work.first_position = p.attend.first_position < 0
-                              ? work.sequence->n_tokens - p.attend.n_queries
-                              : p.attend.first_position;
+    work.first_position = p.attend.first_position < 0 ? work.sequence->n_tokens - p.attend.n_queries
+                                                      : p.attend.first_position;
     work.item = (ulong(unit) * ulong(p.n_tiles) + ulong(tile)) * ulong(p.n_splits) * 2 +
                 ulong(split) * 2 + ulong(exact_blocks);
     const int last_row = min(work.first_row + p.tile_rows, p.n_rows) - 1;
@@ -78,8 +76,8 @@ inline seen_slots slots_of_row(constant tkv_metal_attend &p, thread const attend
     return seen;
 }
 
-// Slots of a block that may be read: those that the last row of the tile sees, and in an exact block
-// those that it has room for.
+// Slots of a block that may be read: those that the last row of the tile sees, and in an exact
+// block those that it has room for.
 inline int readable_slots(constant tkv_metal_attend &p, thread const attend_work &work,
                           tkv_device_block block, int index)
 {
@@ -209,8 +207,8 @@ tkv_prepare_queries(constant tkv_metal_attend &p [[buffer(0)]],
         at_address<const tkv_device_sequence>(p.attend.sequences) + unit / n_kv_heads;
     float bias = 0.0f;
     if (sequence->mean_k != 0 && key_type != type_f16) {
-        device const float *mean = at_address<const float>(sequence->mean_k) +
-                                   ulong(unit % n_kv_heads) * ulong(key_dim);
+        device const float *mean =
+            at_address<const float>(sequence->mean_k) + ulong(unit % n_kv_heads) * ulong(key_dim);
         for (int i = 0; i < registers_of(key_dim); i++) {
             const int j = 32 * i + int(lane);
             bias += j < key_dim ? x[i] * mean[j] : 0.0f;
@@ -225,7 +223,7 @@ tkv_prepare_queries(constant tkv_metal_attend &p [[buffer(0)]],
     }
     store_row(key_dim, at_address<float>(p.q_coded) + index * ulong(key_dim), x, lane);
     if (is_sketch(key_type)) {
-        mix(sketch_round, key_dim, x, lane);
+        mix_round(sketch_round, key_dim, x, lane);
         store_row(key_dim, at_address<float>(p.q_sketch) + index * ulong(key_dim), x, lane);
     }
 }

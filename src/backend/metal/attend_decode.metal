@@ -2,7 +2,7 @@
 // rows of its tile, so that a page is unpacked once for the heads of a group, in registers. With
 // keys a lane takes two tokens, with values every 32nd coordinate: all loads are of whole lines.
 
-constant int max_tile_rows = 8;
+enum : int { max_tile_rows = 8 };
 
 // The sums of one item.
 struct decode_sums {
@@ -14,9 +14,9 @@ struct decode_sums {
 inline void add_products(threadgroup const float *queries, int j, float4 a, float4 b,
                          thread float (*scores)[2])
 {
+#pragma unroll
     for (int r = 0; r < tile_rows; r++) {
-        const float4 q =
-            *reinterpret_cast<threadgroup const float4 *>(queries + r * key_dim + j);
+        const float4 q = *reinterpret_cast<threadgroup const float4 *>(queries + r * key_dim + j);
         scores[r][0] += dot(q, a);
         scores[r][1] += dot(q, b);
     }
@@ -123,14 +123,15 @@ inline int weight_place(int slot)
     return slot / 32 * 32 + slot % 4 * 8 + slot % 32 / 4;
 }
 
-// sums[r] += weights . values of one coordinate for the codes 4n + r of a group, n = 0 .. 7.
-inline void add_weighted(threadgroup const float *weights, int place, int i, float4 low,
-                         float4 high, thread float (*sums)[max_registers])
+// sums += weights . values of one coordinate for the codes 4n + r of a group, n = 0 .. 7.
+inline void add_weighted(threadgroup const float *weights, int place, float4 low, float4 high,
+                         thread float *sums)
 {
+#pragma unroll
     for (int r = 0; r < tile_rows; r++) {
-        threadgroup const float4 *w = reinterpret_cast<threadgroup const float4 *>(
-            weights + r * page_tokens + place);
-        sums[r][i] += dot(w[0], low) + dot(w[1], high);
+        threadgroup const float4 *w =
+            reinterpret_cast<threadgroup const float4 *>(weights + r * page_tokens + place);
+        sums[r] += dot(w[0], low) + dot(w[1], high);
     }
 }
 
@@ -185,6 +186,24 @@ inline uint start_path_of_tokens(uint field, uint lane)
     return path;
 }
 
+inline void begin_sums(thread float *sums)
+{
+#pragma unroll
+    for (int r = 0; r < tile_rows; r++) {
+        sums[r] = 0.0f;
+    }
+}
+
+// Adds the sums of a page's tokens to those of all: register i may be one of memory, too, for it is
+// met once a page.
+inline void add_sums(thread const float *page_sums, int i, thread float (*sums)[max_registers])
+{
+#pragma unroll
+    for (int r = 0; r < tile_rows; r++) {
+        sums[r][i] += page_sums[r];
+    }
+}
+
 // sums += weights . values of a coded page. `weights` [tile_rows][64] are times the scales of their
 // tokens, `sign_weights` times the steps of the sketch.
 inline void accumulate_coded(device const uint *page, int n_tokens,
@@ -207,31 +226,43 @@ inline void accumulate_coded(device const uint *page, int n_tokens,
                 subset_of_tokens(path, before, lane, group);
                 before = path;
             }
+            float levels[max_tile_rows];
+            float signs[max_tile_rows];
+            begin_sums(levels);
+            begin_sums(signs);
+#pragma unroll
             for (int r = 0; r < 4; r++) {
                 const int place = 32 * b + 8 * r;
-                add_weighted(weights, place, i, levels_of_tokens(value_type, group, 0, r),
-                             levels_of_tokens(value_type, group, 4, r), sums.levels);
+                add_weighted(weights, place, levels_of_tokens(value_type, group, 0, r),
+                             levels_of_tokens(value_type, group, 4, r), levels);
                 if (is_sketch(value_type)) {
-                    add_weighted(sign_weights, place, i, signs_of_tokens(value_type, group, 0, r),
-                                 signs_of_tokens(value_type, group, 4, r), sums.signs);
+                    add_weighted(sign_weights, place, signs_of_tokens(value_type, group, 0, r),
+                                 signs_of_tokens(value_type, group, 4, r), signs);
                 }
+            }
+            add_sums(levels, i, sums.levels);
+            if (is_sketch(value_type)) {
+                add_sums(signs, i, sums.signs);
             }
         }
     }
 }
 
 inline void accumulate_halves(device const half *page, int n_tokens,
-                              threadgroup const float *weights, uint lane,
-                              thread decode_sums &sums)
+                              threadgroup const float *weights, uint lane, thread decode_sums &sums)
 {
-    for (int slot = 0; slot < n_tokens; slot++) {
-        for (int i = 0; i < registers_of(value_dim); i++) {
-            const int j = min(32 * i + int(lane), value_dim - 1);
+    for (int i = 0; i < registers_of(value_dim); i++) {
+        const int j = min(32 * i + int(lane), value_dim - 1);
+        float values[max_tile_rows];
+        begin_sums(values);
+        for (int slot = 0; slot < n_tokens; slot++) {
             const float value = float(page[slot * value_dim + j]);
+#pragma unroll
             for (int r = 0; r < tile_rows; r++) {
-                sums.levels[r][i] += weights[r * page_tokens + weight_place(slot)] * value;
+                values[r] += weights[r * page_tokens + weight_place(slot)] * value;
             }
         }
+        add_sums(values, i, sums.levels);
     }
 }
 
@@ -312,10 +343,10 @@ inline void attend_block(constant tkv_metal_attend &p, thread const attend_work 
     float largest = 0.0f;
     for (int r = 0; r < tile_rows; r++) {
         const int row = work.first_row + r;
-        const float bias =
-            exact_blocks == 0 ? at_address<const float>(p.bias)[ulong(work.unit) * ulong(p.padded_rows) +
-                                                                ulong(row)]
-                              : 0.0f;
+        const float bias = exact_blocks == 0
+                               ? at_address<const float>(
+                                     p.bias)[ulong(work.unit) * ulong(p.padded_rows) + ulong(row)]
+                               : 0.0f;
         weights[r][0] += bias;
         weights[r][1] += bias;
         const seen_slots seen = slots_of_row(p, work, row, start, n_tokens);

@@ -51,8 +51,8 @@ tkv_merge_rows(constant tkv_metal_attend &p [[buffer(0)]],
     const int kv_head = unit % n_kv_heads;
     const int head = kv_head * p.group + row % p.group;
     const int r = row % p.tile_rows;
-    const ulong first_item = (ulong(unit) * ulong(p.n_tiles) + ulong(row / p.tile_rows)) *
-                             ulong(p.n_splits) * 2;
+    const ulong first_item =
+        (ulong(unit) * ulong(p.n_tiles) + ulong(row / p.tile_rows)) * ulong(p.n_splits) * 2;
     const float sink =
         p.attend.sinks != 0 ? at_address<const float>(p.attend.sinks)[head] : minus_infinity();
     const float maximum = merge_maximum(p, first_item, r, sink, lane);
@@ -61,7 +61,7 @@ tkv_merge_rows(constant tkv_metal_attend &p [[buffer(0)]],
     const float coded = merge_splits(p, first_item, r, maximum, 0, 0, out, lane);
     if (is_sketch(value_type)) {
         merge_splits(p, first_item, r, maximum, value_dim, 0, part, lane);
-        unmix(sketch_round, value_dim, part, lane);
+        unmix_round(sketch_round, value_dim, part, lane);
         for (int i = 0; i < registers_of(value_dim); i++) {
             out[i] += part[i];
         }
@@ -73,9 +73,8 @@ tkv_merge_rows(constant tkv_metal_attend &p [[buffer(0)]],
         const ulong mean = sequence->mean_v;
         for (int i = 0; mean != 0 && i < registers_of(value_dim); i++) {
             const int j = 32 * i + int(lane);
-            out[i] += j < value_dim
-                          ? coded * at_address<const float>(mean)[kv_head * value_dim + j]
-                          : 0.0f;
+            out[i] += j < value_dim ? coded * at_address<const float>(mean)[kv_head * value_dim + j]
+                                    : 0.0f;
         }
     }
     const float exact = merge_splits(p, first_item, r, maximum, 0, 1, part, lane);

@@ -1,19 +1,21 @@
-// Attention of many queries: a threadgroup of four simdgroups takes a tile of 8, 16 or 32 query rows
-// and a split of the context. A page is unpacked 32 coordinates at a time into threadgroup memory,
-// times its scales, and multiplied by 8x8 matrices. Each simdgroup has 16 tokens of the scores, a
-// quarter of the rows of the softmax, and every fourth 8 coordinates of the sums.
+// Attention of many queries: a threadgroup of four simdgroups takes a tile of 8, 16 or 32 query
+// rows and a split of the context. A page is unpacked 32 coordinates at a time into threadgroup
+// memory, times its scales, and multiplied by 8x8 matrices. Each simdgroup has 16 tokens of the
+// scores, a quarter of the rows of the softmax, and every fourth 8 coordinates of the sums.
 
-constant int max_prefill_rows = 32;
-constant int max_sum_tiles = 32; // of a simdgroup: tile_rows / 8 * ceil(value_dim / 32)
-constant int prefill_threads = 128;
+enum : int {
+    max_prefill_rows = 32,
+    max_sum_tiles = 32, // of a simdgroup: tile_rows / 8 * ceil(value_dim / 32)
+    prefill_threads = TKV_METAL_LANES * TKV_METAL_SIMDGROUPS,
+};
 
 // The threadgroup's memory.
 struct prefill_memory {
-    threadgroup float *scores;    // [tile_rows][64]: scores, then weights
-    threadgroup float *stage;     // keys [32][64] or values [64][32]
-    threadgroup float *rescale;   // [tile_rows / 8][8][8], diagonal
-    threadgroup float *scales;    // [2][64]: scales and steps of the values
-    threadgroup uint *flags;      // [2][4]: any sums to be rescaled, any weight
+    threadgroup float *scores;  // [tile_rows][64]: scores, then weights
+    threadgroup float *stage;   // keys [32][64] or values [64][32]
+    threadgroup float *rescale; // [tile_rows / 8][8][8], diagonal
+    threadgroup float *scales;  // [2][64]: scales and steps of the values
+    threadgroup uint *flags;    // [2][4]: any sums to be rescaled, any weight
 };
 
 struct thread_place {
@@ -41,14 +43,13 @@ inline void stage_coded_keys(device const uint *page, int group, bool is_sketch_
         codes.z1 = subset_z1(path, before);
         codes.z0 = subset_z0(path, before);
     }
-    const float scale = is_sketch_part
-                            ? half_to_float(side_field(key_type, key_dim, page, 1, slot))
-                            : slot_scale(key_type, key_dim, page, slot);
+    const float scale = is_sketch_part ? half_to_float(side_field(key_type, key_dim, page, 1, slot))
+                                       : slot_scale(key_type, key_dim, page, slot);
     for (int k = 0; k < 4; k++) {
         const int n = 4 * half_group + k;
         if (32 * group + 4 * n < key_dim) {
-            const float4 values = is_sketch_part ? four_signs(key_type, codes, n)
-                                                 : four_levels(key_type, codes, n);
+            const float4 values =
+                is_sketch_part ? four_signs(key_type, codes, n) : four_levels(key_type, codes, n);
             for (int r = 0; r < 4; r++) {
                 stage[(4 * n + r) * page_tokens + slot] = values[r] * scale;
             }
@@ -81,12 +82,12 @@ inline void multiply_keys(device const float *queries, int group, threadgroup co
             const int column = 16 * int(at.simdgroup_index) + 8 * c;
             simdgroup_load(keys[c], stage + 8 * k * page_tokens + column, page_tokens);
         }
+#pragma unroll
         for (int t = 0; t < tile_rows / 8; t++) {
             simdgroup_float8x8 query;
             simdgroup_load(query, queries + 8 * t * key_dim + 32 * group + 8 * k, key_dim);
             for (int c = 0; c < 2; c++) {
-                simdgroup_multiply_accumulate(scores[2 * t + c], query, keys[c],
-                                              scores[2 * t + c]);
+                simdgroup_multiply_accumulate(scores[2 * t + c], query, keys[c], scores[2 * t + c]);
             }
         }
     }
@@ -97,8 +98,9 @@ inline void score_page(constant tkv_metal_attend &p, thread const attend_work &w
                        int n_tokens, thread const prefill_memory &memory, thread_place at)
 {
     simdgroup_float8x8 scores[max_prefill_rows / 8 * 2];
+#pragma unroll
     for (int t = 0; t < tile_rows / 8 * 2; t++) {
-        scores[t] = simdgroup_float8x8(0.0f);
+        scores[t] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     for (int g = 0; g < registers_of(key_dim); g++) {
         for (int part = 0; part < (is_sketch(key_type) ? 2 : 1); part++) {
@@ -115,6 +117,7 @@ inline void score_page(constant tkv_metal_attend &p, thread const attend_work &w
             multiply_keys(queries_of_tile(p, work, queries), g, memory.stage, at, scores);
         }
     }
+#pragma unroll
     for (int t = 0; t < tile_rows / 8 * 2; t++) {
         const int column = 16 * int(at.simdgroup_index) + t % 2 * 8;
         simdgroup_store(scores[t], memory.scores + t / 2 * 8 * page_tokens + column, page_tokens);
@@ -134,8 +137,7 @@ inline void weigh_page(constant tkv_metal_attend &p, thread const attend_work &w
         const int r = TKV_METAL_SIMDGROUPS * k + int(at.simdgroup_index);
         const int row = work.first_row + r;
         const ulong bias_index = ulong(work.unit) * ulong(p.padded_rows) + ulong(row);
-        const float bias =
-            exact_blocks == 0 ? at_address<const float>(p.bias)[bias_index] : 0.0f;
+        const float bias = exact_blocks == 0 ? at_address<const float>(p.bias)[bias_index] : 0.0f;
         threadgroup float *scores = memory.scores + r * page_tokens;
         float weights[2] = {scores[at.lane] + bias, scores[at.lane + 32] + bias};
         const seen_slots seen = slots_of_row(p, work, row, start, n_tokens);
@@ -174,12 +176,14 @@ inline bool has_columns(int chunk, thread_place at)
 inline void rescale_tiles(threadgroup const float *rescale, thread_place at,
                           thread simdgroup_float8x8 *sums)
 {
+#pragma unroll
     for (int t = 0; t < tile_rows / 8; t++) {
         simdgroup_float8x8 diagonal;
         simdgroup_load(diagonal, rescale + 64 * t, 8);
+#pragma unroll
         for (int c = 0; c < sum_columns(); c++) {
             if (has_columns(c, at)) {
-                simdgroup_float8x8 product(0.0f);
+                simdgroup_float8x8 product;
                 simdgroup_multiply(product, diagonal, sums[t * sum_columns() + c]);
                 sums[t * sum_columns() + c] = product;
             }
@@ -205,8 +209,8 @@ inline void stage_coded_values(device const uint *page, int n_tokens, int chunk,
     }
     threadgroup const float *scales = memory.scales + (is_sketch_part ? page_tokens : 0);
     for (int n = first; n < first + 4; n++) {
-        const float4 values = is_sketch_part ? four_signs(value_type, group, n)
-                                             : four_levels(value_type, group, n);
+        const float4 values =
+            is_sketch_part ? four_signs(value_type, group, n) : four_levels(value_type, group, n);
         for (int r = 0; r < 4; r++) {
             const int slot = 32 * b + 4 * n + r;
             memory.stage[slot * 32 + int(at.lane)] =
@@ -232,6 +236,7 @@ inline void multiply_values(int n_tokens, int chunk, thread const prefill_memory
     for (int k = 0; 8 * k < n_tokens; k++) {
         simdgroup_float8x8 values;
         simdgroup_load(values, memory.stage + 8 * k * 32 + 8 * int(at.simdgroup_index), 32);
+#pragma unroll
         for (int t = 0; t < tile_rows / 8; t++) {
             simdgroup_float8x8 weights;
             simdgroup_load(weights, memory.scores + 8 * t * page_tokens + 8 * k, page_tokens);
@@ -247,9 +252,8 @@ inline void stage_scales(device const uint *page, threadgroup float *scales, thr
         const int slot = int(at.index);
         scales[slot] = slot_scale(value_type, value_dim, page, slot);
         scales[page_tokens + slot] =
-            is_sketch(value_type)
-                ? half_to_float(side_field(value_type, value_dim, page, 1, slot))
-                : 0.0f;
+            is_sketch(value_type) ? half_to_float(side_field(value_type, value_dim, page, 1, slot))
+                                  : 0.0f;
     }
 }
 
@@ -264,6 +268,7 @@ inline void accumulate_page(ulong page, int n_tokens, bool is_sketch_part,
         before = start_path_of_tokens(
             side_field(value_type, value_dim, at_address<const uint>(page), 0, slot), at.lane);
     }
+#pragma unroll
     for (int chunk = 0; chunk < sum_columns(); chunk++) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (value_type == type_f16) {
@@ -282,8 +287,10 @@ inline void accumulate_page(ulong page, int n_tokens, bool is_sketch_part,
 inline void write_tiles(constant tkv_metal_attend &p, thread const attend_work &work, int offset,
                         thread_place at, thread const simdgroup_float8x8 *sums)
 {
+#pragma unroll
     for (int t = 0; t < tile_rows / 8; t++) {
         device float *rows = sums_of_row(p, work.item, 8 * t) + offset;
+#pragma unroll
         for (int c = 0; c < sum_columns(); c++) {
             if (has_columns(c, at)) {
                 simdgroup_store(sums[t * sum_columns() + c],
@@ -305,8 +312,7 @@ inline void attend_page(constant tkv_metal_attend &p, thread const attend_work &
 {
     const int n_tokens = readable_slots(p, work, block, index);
     const ulong values = page_address(p.attend.layer, block, work.kv_head, order_value);
-    score_page(p, work, page_address(p.attend.layer, block, work.kv_head, 0), n_tokens, memory,
-               at);
+    score_page(p, work, page_address(p.attend.layer, block, work.kv_head, 0), n_tokens, memory, at);
     if (value_type != type_f16) {
         stage_scales(at_address<const uint>(values), memory.scales, at);
     }
@@ -329,8 +335,9 @@ inline void attend_page(constant tkv_metal_attend &p, thread const attend_work &
 
 inline void begin_tiles(thread simdgroup_float8x8 *sums)
 {
+#pragma unroll
     for (int t = 0; t < tile_rows / 8 * sum_columns(); t++) {
-        sums[t] = simdgroup_float8x8(0.0f);
+        sums[t] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
 }
 
@@ -376,18 +383,22 @@ tkv_attend_prefill(constant tkv_metal_attend &p [[buffer(0)]],
     prefill_sums sums;
     begin_tiles(sums.levels);
     begin_tiles(sums.signs);
+    bool is_any = false;
     for (int index = work.begin; index < work.end; index++) {
         const tkv_device_block block = load_block(work.sequence, index);
         if ((block.is_exact != 0) == (exact_blocks != 0) && block.pages != 0) {
             attend_page(p, work, block, index, memory, at, softmax, sums);
+            is_any = true;
         }
     }
     for (int k = 0; k < tile_rows / TKV_METAL_SIMDGROUPS; k++) {
         write_softmax(p, work.item, TKV_METAL_SIMDGROUPS * k + int(simdgroup_index), softmax[k],
                       lane);
     }
-    write_tiles(p, work, 0, at, sums.levels);
-    if (is_sketch(value_type)) {
+    if (is_any) { // or the merge finds that there is no sum
+        write_tiles(p, work, 0, at, sums.levels);
+    }
+    if (is_any && is_sketch(value_type)) {
         write_tiles(p, work, value_dim, at, sums.signs);
     }
 }

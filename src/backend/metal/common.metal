@@ -1,9 +1,9 @@
 // What all kernels share: function constants, addresses, conversions, sums over rows.
 //
-// A row of head_dim coordinates lies in the registers of one simdgroup: coordinate j in lane j % 32,
-// register j / 32. If head_dim is no multiple of 32, lanes 16 to 31 have no coordinate in the last
-// register and hold zero there. Loops over registers and rows have function constants as bounds, so
-// that they unroll and the arrays become registers when a pipeline is made.
+// A row of head_dim coordinates lies in the registers of one simdgroup: coordinate j in lane j %
+// 32, register j / 32. If head_dim is no multiple of 32, lanes 16 to 31 have no coordinate in the
+// last register and hold zero there. Loops over registers and rows have function constants as
+// bounds, so that they unroll and the arrays become registers when a pipeline is made.
 
 // The format prescribes every rounding, so products may not be fused into sums.
 #pragma clang fp contract(off)
@@ -27,8 +27,11 @@ constant int wide_table [[function_constant(TKV_METAL_WIDE_TABLE)]]; // levels b
 constant int exact_blocks [[function_constant(TKV_METAL_EXACT)]];    // attend to exact blocks only
 constant int variant [[function_constant(TKV_METAL_VARIANT)]];       // said at each kernel
 
-constant int page_tokens = 64;
-constant int max_registers = 32; // of a row: head_dim up to 1024
+// Numbers that bound arrays and loops are enumerators: constants in every dialect.
+enum : int {
+    page_tokens = 64,
+    max_registers = 32, // of a row: head_dim up to 1024
+};
 
 constant float half_max = 65504.0f;
 constant float level_unit = TKV_LEVEL_UNIT;
@@ -81,8 +84,8 @@ inline uint float_to_half(float value)
 inline uint float_to_finite_half(float value)
 {
     const uint rounded = float_to_half(value);
-    const bool is_overflow = (rounded & 0x7fffu) == 0x7c00u &&
-                             (as_type<uint>(value) & 0x7fffffffu) < 0x7f800000u;
+    const bool is_overflow =
+        (rounded & 0x7fffu) == 0x7c00u && (as_type<uint>(value) & 0x7fffffffu) < 0x7f800000u;
     return is_overflow ? rounded - 1u : rounded;
 }
 

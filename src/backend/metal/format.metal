@@ -1,17 +1,19 @@
 // Where codes lie in pages, and which levels they mean (docs/FORMAT.md, sections 2, 5 and 6).
 
 // Types have the numbers of the format.
-constant int type_f16 = 0;
-constant int type_turbo8 = 1;
-constant int type_turbo4 = 2;
-constant int type_turbo3 = 3;
-constant int type_turbo2 = 4;
-constant int type_trellis3 = 5;
-constant int type_trellis2 = 6;
-constant int type_turbo4q = 7;
-constant int type_turbo3q = 8;
+enum : int {
+    type_f16,
+    type_turbo8,
+    type_turbo4,
+    type_turbo3,
+    type_turbo2,
+    type_trellis3,
+    type_trellis2,
+    type_turbo4q,
+    type_turbo3q,
+};
 
-constant int order_value = 1;
+enum : int { order_key, order_value };
 
 inline bool is_trellis(int type)
 {
@@ -276,10 +278,10 @@ inline float table_level(int type, uint index)
 inline float magnitude_of_four(int type, int first, uint index)
 {
     const int upper = (1 << level_bits(type)) / 2 + first;
-    const float even = (index & 2u) != 0 ? table_level(type, uint(upper + 2))
-                                         : table_level(type, uint(upper));
-    const float odd = (index & 2u) != 0 ? table_level(type, uint(upper + 3))
-                                        : table_level(type, uint(upper + 1));
+    const float even =
+        (index & 2u) != 0 ? table_level(type, uint(upper + 2)) : table_level(type, uint(upper));
+    const float odd =
+        (index & 2u) != 0 ? table_level(type, uint(upper + 3)) : table_level(type, uint(upper + 1));
     return (index & 1u) != 0 ? odd : even;
 }
 
@@ -300,8 +302,8 @@ inline float level_of(int type, uint index)
     } else if (bits == 3) {
         magnitude = magnitude_of_four(type, 0, rank);
     } else {
-        magnitude = (rank & 4u) != 0 ? magnitude_of_four(type, 4, rank)
-                                     : magnitude_of_four(type, 0, rank);
+        magnitude =
+            (rank & 4u) != 0 ? magnitude_of_four(type, 4, rank) : magnitude_of_four(type, 0, rank);
     }
     return is_positive ? magnitude : -magnitude;
 }

@@ -39,7 +39,7 @@ inline void add_residual(int type, int dim, int order, device const uint *page, 
         const bool is_negative = ((code >> level_bits(type)) & 1u) != 0;
         residual[i] = j >= dim ? 0.0f : is_negative ? -step : step;
     }
-    unmix(sketch_round, dim, residual, lane);
+    unmix_round(sketch_round, dim, residual, lane);
     for (int i = 0; i < registers_of(dim); i++) {
         y[i] += residual[i];
     }

@@ -5,8 +5,8 @@ constant float thresholds_2[3] = TKV_CODEBOOK_THRESHOLDS_2;
 constant float thresholds_3[7] = TKV_CODEBOOK_THRESHOLDS_3;
 constant float thresholds_4[15] = TKV_CODEBOOK_THRESHOLDS_4;
 
-constant float tiny_row = 9.094947017729282379150390625e-13f; // 2^-40
-constant float huge_row = 1099511627776.0f;                   // 2^40
+constant float tiny_row = 9.094947017729282379150390625e-13f;                   // 2^-40
+constant float huge_row = 1099511627776.0f;                                     // 2^40
 constant float huge_factor = 2.117582368135750831670247018337249755859375e-22f; // 2^-72
 constant uint half_nan = 0x7e00u;
 constant uint half_largest = 0x7bffu;
@@ -117,12 +117,11 @@ inline void quantise_sketch(int type, int dim, thread row_state &state, uint lan
         residual[i] = is_inside ? state.y[i] - decoded : 0.0f;
     }
     const float norm2 = dot16(dim, residual, residual, lane);
-    mix(sketch_round, dim, residual, lane);
+    mix_round(sketch_round, dim, residual, lane);
     for (int i = 0; i < registers_of(dim); i++) {
         state.codes[i] |= residual[i] < 0.0f ? 1u << level_bits(type) : 0u;
     }
-    const float step =
-        sqrt(norm2 / float(dim)) * (1.25331414f * (1.0f - 0.25f / float(dim)));
+    const float step = sqrt(norm2 / float(dim)) * (1.25331414f * (1.0f - 0.25f / float(dim)));
     state.side[1] = float_to_half(fmin(step, half_max));
 }
 
@@ -152,8 +151,8 @@ inline void settle_odd_rows(int type, int dim, thread row_state &state)
         state.side[1] = 0;
     }
     if (state.is_huge) {
-        state.side[0] = is_trellis(type) ? trellis_field(half_max, start_bits(state.side[0]))
-                                         : half_largest;
+        state.side[0] =
+            is_trellis(type) ? trellis_field(half_max, start_bits(state.side[0])) : half_largest;
         state.side[1] = 0;
     }
 }

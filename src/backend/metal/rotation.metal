@@ -2,7 +2,7 @@
 
 constant uint rotation_signs[3][32] = {TKV_ROTATION_SIGNS_0, TKV_ROTATION_SIGNS_1,
                                        TKV_SKETCH_SIGNS};
-constant int sketch_round = 2;
+enum : int { sketch_round = 2 };
 
 inline int rotation_block(int dim)
 {
@@ -28,12 +28,14 @@ inline float rotation_norm(int block)
 inline void transform(int n, thread float *x, uint place)
 {
     for (ushort apart = 1; apart < 32; apart *= 2) {
+#pragma unroll
         for (int i = 0; i < n; i++) {
             const float other = simd_shuffle_xor(x[i], apart);
             x[i] = place & apart ? other - x[i] : x[i] + other;
         }
     }
     for (int apart = 1; apart < n; apart *= 2) {
+#pragma unroll
         for (int i = 0; i < n; i++) {
             if ((i & apart) == 0) {
                 const float a = x[i];
@@ -79,7 +81,7 @@ inline void flip_signs(int round, int first, int end, thread float *x, uint lane
     }
 }
 
-inline void mix(int round, int dim, thread float *x, uint lane)
+inline void mix_round(int round, int dim, thread float *x, uint lane)
 {
     const int block = rotation_block(dim);
     const int last = dim - block;
@@ -91,7 +93,7 @@ inline void mix(int round, int dim, thread float *x, uint lane)
     }
 }
 
-inline void unmix(int round, int dim, thread float *x, uint lane)
+inline void unmix_round(int round, int dim, thread float *x, uint lane)
 {
     const int block = rotation_block(dim);
     const int last = dim - block;
@@ -105,14 +107,14 @@ inline void unmix(int round, int dim, thread float *x, uint lane)
 
 inline void rotate_row(int dim, thread float *x, uint lane)
 {
-    mix(0, dim, x, lane);
-    mix(1, dim, x, lane);
+    mix_round(0, dim, x, lane);
+    mix_round(1, dim, x, lane);
 }
 
 inline void unrotate_row(int dim, thread float *x, uint lane)
 {
-    unmix(1, dim, x, lane);
-    unmix(0, dim, x, lane);
+    unmix_round(1, dim, x, lane);
+    unmix_round(0, dim, x, lane);
 }
 
 inline void load_row(int dim, device const float *from, thread float *x, uint lane)

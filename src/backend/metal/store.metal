@@ -1,5 +1,6 @@
-// Rows into pages, in two steps so that no two threads write one word: first the codes of every row,
-// a simdgroup a row, then the words of the pages, a thread a word. Exact rows are written at once.
+// Rows into pages, in two steps so that no two threads write one word: first the codes of every
+// row, a simdgroup a row, then the words of the pages, a thread a word. Exact rows are written at
+// once.
 
 // The place of a row of new tokens. head < 0: there is none.
 struct row_place {
@@ -25,13 +26,10 @@ inline row_place place_row(constant tkv_metal_rows &p, ulong row)
     if (token >= ulong(p.n_sequences) * ulong(p.n_tokens)) {
         return place;
     }
-    place.sequence =
-        at_address<const tkv_device_sequence>(p.sequences) + token / ulong(p.n_tokens);
-    const int position =
-        first_token_of(p, place.sequence) + int(token % ulong(p.n_tokens));
+    place.sequence = at_address<const tkv_device_sequence>(p.sequences) + token / ulong(p.n_tokens);
+    const int position = first_token_of(p, place.sequence) + int(token % ulong(p.n_tokens));
     const int index = block_of(p.layer.n_sinks, position);
-    if (position < 0 || position >= place.sequence->n_tokens ||
-        index >= place.sequence->n_blocks) {
+    if (position < 0 || position >= place.sequence->n_tokens || index >= place.sequence->n_blocks) {
         return place;
     }
     place.block = load_block(place.sequence, index);
@@ -60,8 +58,8 @@ inline void write_halves(int dim, thread const float *x, device ushort *row, uin
     }
 }
 
-// Reads a row. Exact ones are written to their page; of others y is filled, the mean taken off as if
-// they had waited in an exact block. Returns whether the row is to be coded.
+// Reads a row. Exact ones are written to their page; of others y is filled, the mean taken off as
+// if they had waited in an exact block. Returns whether the row is to be coded.
 inline bool begin_row(constant tkv_metal_rows &p, thread const row_place &place,
                       thread row_state &state, uint lane)
 {
@@ -97,8 +95,8 @@ inline void end_row(constant tkv_metal_rows &p, ulong row, thread row_state &sta
         }
     }
     if (lane < 2) {
-        at_address<ushort>(p.side)[2 * row + lane] = ushort(lane == 0 ? state.side[0]
-                                                                      : state.side[1]);
+        at_address<ushort>(p.side)[2 * row + lane] =
+            ushort(lane == 0 ? state.side[0] : state.side[1]);
     }
 }
 
@@ -126,7 +124,8 @@ tkv_encode_rows(constant tkv_metal_rows &p [[buffer(0)]],
     end_row(p, place.row, state, lane);
 }
 
-// The trellis types; one simdgroup a threadgroup. records: 32 * head_dim bytes. Variant: tkv_effort.
+// The trellis types; one simdgroup a threadgroup. records: 32 * head_dim bytes. Variant:
+// tkv_effort.
 [[max_total_threads_per_threadgroup(32)]] kernel void
 tkv_encode_trellis_rows(constant tkv_metal_rows &p [[buffer(0)]],
                         threadgroup uint *records [[threadgroup(0)]],
@@ -269,8 +268,7 @@ inline void write_side_word(constant tkv_metal_rows &p, device uint *page, int i
 
 // Grid: words of a page, KV heads times blocks that a sequence's tokens may touch, sequences.
 [[max_total_threads_per_threadgroup(128)]] kernel void
-tkv_pack_words(constant tkv_metal_rows &p [[buffer(0)]],
-               uint3 position [[thread_position_in_grid]])
+tkv_pack_words(constant tkv_metal_rows &p [[buffer(0)]], uint3 position [[thread_position_in_grid]])
 {
     const int n_words = int(page_bytes(key_type, key_dim) / 4u);
     const int index = int(position.x);
@@ -282,8 +280,7 @@ tkv_pack_words(constant tkv_metal_rows &p [[buffer(0)]],
     device const tkv_device_sequence *sequence =
         at_address<const tkv_device_sequence>(p.sequences) + position.z;
     const int first = max(first_token_of(p, sequence), 0);
-    const int block_index =
-        block_of(p.layer.n_sinks, first) + int(position.y) / p.layer.n_kv_heads;
+    const int block_index = block_of(p.layer.n_sinks, first) + int(position.y) / p.layer.n_kv_heads;
     if (block_index >= sequence->n_blocks) {
         return;
     }

@@ -1,13 +1,15 @@
-// The trellis search (docs/FORMAT.md, section 9.1): Viterbi's algorithm on integers, one simdgroup a
-// row. State i lies in lane i % 32, register i / 32, so the predecessors i >> 1 and (i >> 1) + 128
-// of a state lie in one lane, their registers four apart: one shuffle of both metrics in a word
+// The trellis search (docs/FORMAT.md, section 9.1): Viterbi's algorithm on integers, one simdgroup
+// a row. State i lies in lane i % 32, register i / 32, so the predecessors i >> 1 and (i >> 1) +
+// 128 of a state lie in one lane, their registers four apart: one shuffle of both metrics in a word
 // brings them. A record keeps for each coordinate and state which predecessor won: bit i / 32 of
 // byte j % 4 of word [j / 4][i % 32].
 
-constant int target_limit = 190;
+enum : int {
+    target_limit = 190,
+    renormalise_steps = 4,
+    state_registers = 8,
+};
 constant uint unreached = 65535u;
-constant int renormalise_steps = 4;
-constant int state_registers = 8;
 
 // Costs of the four subsets at a target, two in a word, z0 = 0 and 1 apart: word z0 holds z1 = 0 in
 // its low half.
@@ -182,9 +184,9 @@ inline void search_path(int type, bool is_fast, float gain, int dim, thread cons
             }
             const uint even_pair = simd_shuffle(costs.pairs[0], ushort(k));
             const uint odd_pair = simd_shuffle(costs.pairs[1], ushort(k));
-            const uint bits =
-                is_fast ? advance_survivors(metrics[0], state, even_pair, odd_pair, lane)
-                        : advance_states(metrics, even_pair, odd_pair, lane);
+            const uint bits = is_fast
+                                  ? advance_survivors(metrics[0], state, even_pair, odd_pair, lane)
+                                  : advance_states(metrics, even_pair, odd_pair, lane);
             record |= bits << (8 * (k % 4));
             if (k % 4 == 3) {
                 records[(32 * i + k) / 4 * 32 + int(lane)] = record;
@@ -210,8 +212,7 @@ inline void codes_of_path(int type, float gain, int dim, thread const float *z,
         const uint z0 = (subset_z0(word, before) >> lane) & 1u;
         uint cost = 0;
         const int subset = int(2u * z1 + z0);
-        const int free =
-            nearest_free(type, subset, trellis_target(type, gain, z[i]), cost);
+        const int free = nearest_free(type, subset, trellis_target(type, gain, z[i]), cost);
         codes[i] = uint(free) | ((word >> lane) & 1u) << free_bits(type);
         levels[i] = table_level(type, uint(4 * free + subset));
         before = word;
