@@ -21,9 +21,6 @@ install(FILES ${PROJECT_BINARY_DIR}/turbokvConfig.cmake
 
 # The file finds its prefix from its own place, so that an installed tree can be moved.
 file(RELATIVE_PATH TKV_PREFIX_FROM_PC /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
-set(TKV_PRIVATE_LIBRARIES "-lm")
-if(OpenMP_C_FOUND)
-    string(APPEND TKV_PRIVATE_LIBRARIES " ${OpenMP_C_FLAGS}")
-endif()
+set(TKV_PRIVATE_LIBRARIES "-lm ${CMAKE_THREAD_LIBS_INIT}")
 configure_file(cmake/turbokv.pc.in turbokv.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/turbokv.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -12,10 +12,7 @@ target_compile_options(
     tkv_options
     INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fno-exceptions,-fno-rtti,-fvisibility=hidden
               -Xcompiler=-Wall,-Wextra,-Wshadow>)
-find_package(OpenMP COMPONENTS C)
-if(NOT OpenMP_C_FOUND)
-    target_compile_options(tkv_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-Wno-unknown-pragmas>)
-endif()
+find_package(Threads REQUIRED)
 if(TKV_WERROR)
     target_compile_options(tkv_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-Werror>
                                                  $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)

@@ -2,6 +2,7 @@
  * context), each computed independently with an online softmax, then the splits are merged. A row
  * is one query head of one query token; the G rows of a group share every unpacked page. */
 #include "backend/kernels.h"
+#include "backend/sums.h"
 #include "cache/cache.h"
 #include "codec/codec.h"
 #include "common/error.h"
@@ -9,10 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #define TILE_ROWS 64
 #define MIN_SPLIT_PAGES 4
@@ -38,15 +35,19 @@ typedef struct attend_plan {
     int n_tiles;
     int n_splits;
     int n_threads;
-    float *partial_sums;  /* [n_items][N_STATES][tile_rows][head_dim_v] */
-    float *partial_stats; /* [n_items][N_STATES][2][tile_rows]: maximum, then sum */
+    float *partial_sums;     /* [n_items][N_STATES][sum_floats] */
+    size_t sum_floats;       /* of a full tile */
+    float *partial_stats;    /* [n_items][N_STATES][2][tile_rows]: maximum, then sum */
+    tkv_attend_stats *stats; /* [n_threads] */
+    uint8_t *scratch;        /* [n_threads][scratch_bytes] */
+    size_t scratch_bytes;
 } attend_plan;
 
 /* The online softmax of one kind of block. */
 typedef struct attend_state {
     float *maximum; /* [tile_rows] */
     float *sum;     /* [tile_rows] */
-    float *sums;    /* [tile_rows][head_dim_v] */
+    float *sums;    /* as tkv_sum_floats says */
 } attend_state;
 
 /* Buffers of one thread. */
@@ -286,11 +287,10 @@ static bool drop_small_weights(const attend_plan *plan, const attend_work *work,
 static void rescale_sums(const attend_plan *plan, const attend_work *work, const float *rescale,
                          float *sums)
 {
-    const int head_dim = plan->cache->head_dim_v;
-    for (int r = 0; r < work->n_rows; r++) {
-        for (int j = 0; rescale[r] != 1.0f && j < head_dim; j++) {
-            sums[(size_t)r * (size_t)head_dim + (size_t)j] *= rescale[r];
-        }
+    const size_t head_dim = (size_t)plan->cache->head_dim_v;
+    const size_t n = tkv_sum_floats(plan->layer->type_v, (int)head_dim, work->n_rows);
+    for (size_t i = 0; i < n; i++) {
+        sums[i] *= rescale[i / head_dim % (size_t)work->n_rows];
     }
 }
 
@@ -367,81 +367,7 @@ static attend_state state_of_item(const attend_plan *plan, size_t item, int kind
     const size_t index = item * N_STATES + (size_t)kind;
     float *maximum = plan->partial_stats + index * 2 * rows;
     return (attend_state){maximum, maximum + rows,
-                          plan->partial_sums + index * rows * (size_t)plan->cache->head_dim_v};
-}
-
-static void attend_item(const attend_plan *plan, int item, const attend_scratch *scratch,
-                        tkv_attend_stats *stats)
-{
-    const attend_work work = work_of_item(plan, item);
-    const size_t rows = (size_t)plan->tile_rows;
-    attend_state states[N_STATES];
-    for (int kind = 0; kind < N_STATES; kind++) {
-        states[kind] = state_of_item(plan, (size_t)item, kind);
-        for (size_t r = 0; r < rows; r++) {
-            states[kind].maximum[r] = -INFINITY;
-            states[kind].sum[r] = 0.0f;
-        }
-        memset(states[kind].sums, 0, rows * (size_t)plan->cache->head_dim_v * sizeof(float));
-    }
-    load_queries(plan, &work, scratch);
-    for (int block = work.begin; block < work.end; block++) {
-        attend_block(plan, &work, block, scratch, states, stats);
-    }
-}
-
-/* Adds the splits of one kind of block to out [head_dim_v], relative to `maximum`; returns the sum
- * of their softmax. */
-static float merge_state(const attend_plan *plan, size_t first_item, int kind, int r, float maximum,
-                         float *out)
-{
-    const size_t head_dim = (size_t)plan->cache->head_dim_v;
-    float total = 0.0f;
-    for (int s = 0; s < plan->n_splits; s++) {
-        const attend_state state = state_of_item(plan, first_item + (size_t)s, kind);
-        if (state.sum[r] == 0.0f) {
-            continue;
-        }
-        const float factor = expf(state.maximum[r] - maximum);
-        const float *sums = state.sums + (size_t)r * head_dim;
-        total += factor * state.sum[r];
-        for (size_t j = 0; j < head_dim; j++) {
-            out[j] += factor * sums[j];
-        }
-    }
-    return total;
-}
-
-/* Joins the splits of one row (flash decoding), adds the learned sink to the softmax's sum, and
- * writes the output in the original domain. */
-static void merge_row(const attend_plan *plan, int kv_head, int tile, int r)
-{
-    const int head_dim = plan->cache->head_dim_v;
-    const size_t query = (size_t)(tile * plan->tile_queries + r / plan->group);
-    const size_t head = (size_t)(kv_head * plan->group + r % plan->group);
-    float *out = plan->out + (query * (size_t)plan->params.n_heads + head) * (size_t)head_dim;
-    const size_t first_item = (size_t)(kv_head * plan->n_tiles + tile) * (size_t)plan->n_splits;
-
-    const float sink = plan->params.sinks ? plan->params.sinks[head] : -INFINITY;
-    float maximum = sink;
-    for (size_t i = 0; i < (size_t)plan->n_splits * N_STATES; i++) {
-        const attend_state state = state_of_item(plan, first_item + i / N_STATES, i % N_STATES);
-        maximum = fmaxf(maximum, state.maximum[r]);
-    }
-    float total = sink > -INFINITY ? expf(sink - maximum) : 0.0f;
-    memset(out, 0, (size_t)head_dim * sizeof *out);
-    const float coded = merge_state(plan, first_item, STATE_CODED, r, maximum, out);
-    total += coded;
-    if (coded > 0.0f && plan->layer->type_v != TKV_TYPE_F16) {
-        plan->kernels->unrotate(head_dim, 1, out);
-        for (int j = 0; plan->layer->is_centred && j < head_dim; j++) {
-            out[j] += coded * plan->layer->mean_v[(size_t)kv_head * (size_t)head_dim + (size_t)j];
-        }
-    }
-    total += merge_state(plan, first_item, STATE_EXACT, r, maximum, out);
-    for (int j = 0; j < head_dim; j++) {
-        out[j] /= total;
-    }
+                          plan->partial_sums + index * plan->sum_floats};
 }
 
 static size_t align_up(size_t bytes)
@@ -485,44 +411,110 @@ static size_t place_scratch(const attend_plan *plan, uint8_t *base, attend_scrat
     return offsets[N_BUFFERS];
 }
 
-static int thread_index(void)
+static void attend_item(void *argument, int item, int thread)
 {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
+    const attend_plan *plan = argument;
+    attend_scratch scratch;
+    place_scratch(plan, plan->scratch + (size_t)thread * plan->scratch_bytes, &scratch);
+    const attend_work work = work_of_item(plan, item);
+    const size_t rows = (size_t)plan->tile_rows;
+    attend_state states[N_STATES];
+    for (int kind = 0; kind < N_STATES; kind++) {
+        states[kind] = state_of_item(plan, (size_t)item, kind);
+        for (size_t r = 0; r < rows; r++) {
+            states[kind].maximum[r] = -INFINITY;
+            states[kind].sum[r] = 0.0f;
+        }
+        memset(states[kind].sums, 0, plan->sum_floats * sizeof(float));
+    }
+    load_queries(plan, &work, &scratch);
+    for (int block = work.begin; block < work.end; block++) {
+        attend_block(plan, &work, block, &scratch, states, &plan->stats[thread]);
+    }
 }
 
-static void run_plan(const attend_plan *plan, uint8_t *scratch_base, size_t scratch_bytes)
+/* Adds the splits of one kind of block to out, the sums of one row of n_rows, relative to `maximum`;
+ * returns the sum of their softmax. */
+static float merge_state(const attend_plan *plan, size_t first_item, int kind, int r, int n_rows,
+                         float maximum, float *out)
 {
-    const int n_units = plan->cache->n_kv_heads * plan->n_tiles;
-    const int n_items = n_units * plan->n_splits;
-    int64_t n_weights = 0;
-    int64_t n_skipped = 0;
-#pragma omp parallel num_threads(plan->n_threads) if (plan->n_threads > 1 && n_items > 1)                 \
-    reduction(+ : n_weights, n_skipped)
-    {
-        attend_scratch scratch;
-        tkv_attend_stats stats = {0, 0};
-        place_scratch(plan, scratch_base + (size_t)thread_index() * scratch_bytes, &scratch);
-#pragma omp for schedule(dynamic)
-        for (int item = 0; item < n_items; item++) {
-            attend_item(plan, item, &scratch, &stats);
+    const size_t head_dim = (size_t)plan->cache->head_dim_v;
+    const size_t n = kind == STATE_CODED ? tkv_sum_floats(plan->layer->type_v, (int)head_dim, 1)
+                                         : head_dim;
+    float total = 0.0f;
+    for (int s = 0; s < plan->n_splits; s++) {
+        const attend_state state = state_of_item(plan, first_item + (size_t)s, kind);
+        if (state.sum[r] == 0.0f) {
+            continue;
         }
-#pragma omp for
-        for (int unit = 0; unit < n_units; unit++) {
-            const int tile = unit % plan->n_tiles;
-            for (int r = 0; r < rows_of_tile(plan, tile); r++) {
-                merge_row(plan, unit / plan->n_tiles, tile, r);
+        const float factor = expf(state.maximum[r] - maximum);
+        total += factor * state.sum[r];
+        for (size_t done = 0; done < n; done += head_dim) {
+            const float *sums = state.sums + done * (size_t)n_rows + (size_t)r * head_dim;
+            for (size_t j = 0; j < head_dim; j++) {
+                out[done + j] += factor * sums[j];
             }
         }
-        n_weights += stats.n_weights;
-        n_skipped += stats.n_skipped;
     }
-    if (plan->params.stats) {
-        plan->params.stats->n_weights += n_weights;
-        plan->params.stats->n_skipped += n_skipped;
+    return total;
+}
+
+/* Joins the splits of one row (flash decoding), adds the learned sink to the softmax's sum, and
+ * writes the output in the original domain. */
+static void merge_row(const attend_plan *plan, int kv_head, int tile, int r)
+{
+    const int head_dim = plan->cache->head_dim_v;
+    const tkv_type type = plan->layer->type_v;
+    const int n_rows = rows_of_tile(plan, tile);
+    float sums[2 * TKV_MAX_HEAD_DIM] = {0};
+    const size_t query = (size_t)(tile * plan->tile_queries + r / plan->group);
+    const size_t head = (size_t)(kv_head * plan->group + r % plan->group);
+    float *out = plan->out + (query * (size_t)plan->params.n_heads + head) * (size_t)head_dim;
+    const size_t first_item = (size_t)(kv_head * plan->n_tiles + tile) * (size_t)plan->n_splits;
+
+    const float sink = plan->params.sinks ? plan->params.sinks[head] : -INFINITY;
+    float maximum = sink;
+    for (size_t i = 0; i < (size_t)plan->n_splits * N_STATES; i++) {
+        const attend_state state = state_of_item(plan, first_item + i / N_STATES, i % N_STATES);
+        maximum = fmaxf(maximum, state.maximum[r]);
+    }
+    float total = sink > -INFINITY ? expf(sink - maximum) : 0.0f;
+    const float coded = merge_state(plan, first_item, STATE_CODED, r, n_rows, maximum, sums);
+    total += coded;
+    if (coded > 0.0f && type != TKV_TYPE_F16) {
+        tkv_join_sums(type, head_dim, 1, sums);
+        plan->kernels->unrotate(head_dim, 1, sums);
+        for (int j = 0; plan->layer->is_centred && j < head_dim; j++) {
+            sums[j] += coded * plan->layer->mean_v[(size_t)kv_head * (size_t)head_dim + (size_t)j];
+        }
+    }
+    total += merge_state(plan, first_item, STATE_EXACT, r, n_rows, maximum, sums);
+    for (int j = 0; j < head_dim; j++) {
+        out[j] = sums[j] / total;
+    }
+}
+
+/* Merges the rows of one tile of one KV head. */
+static void merge_unit(void *argument, int unit, int thread)
+{
+    (void)thread;
+    const attend_plan *plan = argument;
+    const int tile = unit % plan->n_tiles;
+    for (int r = 0; r < rows_of_tile(plan, tile); r++) {
+        merge_row(plan, unit / plan->n_tiles, tile, r);
+    }
+}
+
+static void run_plan(attend_plan *plan)
+{
+    tkv_threads *threads = plan->cache->context->threads;
+    const int n_units = plan->cache->n_kv_heads * plan->n_tiles;
+    memset(plan->stats, 0, (size_t)plan->n_threads * sizeof *plan->stats);
+    tkv_threads_run(threads, plan->n_threads, n_units * plan->n_splits, attend_item, plan);
+    tkv_threads_run(threads, plan->n_threads, n_units, merge_unit, plan);
+    for (int i = 0; plan->params.stats && i < plan->n_threads; i++) {
+        plan->params.stats->n_weights += plan->stats[i].n_weights;
+        plan->params.stats->n_skipped += plan->stats[i].n_skipped;
     }
 }
 
@@ -539,12 +531,14 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
     attend_plan plan;
     make_plan(&plan, cache, layer, params, q, out);
     const size_t n_items = (size_t)cache->n_kv_heads * (size_t)plan.n_tiles * (size_t)plan.n_splits;
-    const size_t sums_bytes = align_up(n_items * N_STATES * (size_t)plan.tile_rows *
-                                       (size_t)cache->head_dim_v * sizeof(float));
+    plan.sum_floats = tkv_sum_floats(plan.layer->type_v, cache->head_dim_v, plan.tile_rows);
+    const size_t sums_bytes = align_up(n_items * N_STATES * plan.sum_floats * sizeof(float));
     const size_t stats_bytes =
         align_up(n_items * N_STATES * 2 * (size_t)plan.tile_rows * sizeof(float));
-    const size_t scratch_bytes = place_scratch(&plan, NULL, NULL);
-    const size_t bytes = sums_bytes + stats_bytes + (size_t)plan.n_threads * scratch_bytes;
+    const size_t thread_stats_bytes = align_up((size_t)plan.n_threads * sizeof *plan.stats);
+    plan.scratch_bytes = place_scratch(&plan, NULL, NULL);
+    const size_t bytes = sums_bytes + stats_bytes + thread_stats_bytes +
+                         (size_t)plan.n_threads * plan.scratch_bytes;
     uint8_t *buffer = aligned_alloc(BUFFER_ALIGNMENT, bytes);
     if (!buffer) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
@@ -552,7 +546,9 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
     }
     plan.partial_sums = (float *)buffer;
     plan.partial_stats = (float *)(buffer + sums_bytes);
-    run_plan(&plan, buffer + sums_bytes + stats_bytes, scratch_bytes);
+    plan.stats = (tkv_attend_stats *)(buffer + sums_bytes + stats_bytes);
+    plan.scratch = buffer + sums_bytes + stats_bytes + thread_stats_bytes;
+    run_plan(&plan);
     free(buffer);
     return TKV_OK;
 }

@@ -28,25 +28,31 @@ tkv_status tkv_context_create(const tkv_context_params *params, tkv_context **co
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "effort %d: expected 0 to %d", (int)effort,
                         TKV_EFFORT_COUNT - 1);
     }
-    tkv_context *created = malloc(sizeof *created);
+    tkv_context *created = calloc(1, sizeof *created);
     if (!created) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a context (%zu bytes)",
                         sizeof *created);
     }
-    const tkv_status status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
+    created->effort = effort;
+    created->n_threads = n_threads ? n_threads : machine_cores();
+    tkv_status status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
+    if (status == TKV_OK && created->n_threads > 1) {
+        status = tkv_threads_create(created->n_threads, &created->threads, error);
+    }
     if (status != TKV_OK) {
         free(created);
         return status;
     }
-    created->effort = effort;
-    created->n_threads = n_threads ? n_threads : machine_cores();
     *context = created;
     return TKV_OK;
 }
 
 void tkv_context_free(tkv_context *context)
 {
-    free(context);
+    if (context) {
+        tkv_threads_free(context->threads);
+        free(context);
+    }
 }
 
 const char *tkv_context_kernels(const tkv_context *context)

@@ -5,6 +5,7 @@
 #ifndef TKV_BACKEND_KERNELS_H
 #define TKV_BACKEND_KERNELS_H
 
+#include "common/threads.h"
 #include "turbokv.h"
 
 /* A run of slots of one page. */
@@ -40,7 +41,8 @@ typedef struct tkv_kernels {
 
     /* On coded pages `accumulate` rounds weights times the scales of their tokens to within this
      * share of the largest of the row, `scores` rounds queries likewise; 0: not at all. */
-    float weight_rounding;
+    float weight_rounding;       /* where three bits and fewer have an error that hides it */
+    float weight_rounding_fine;  /* of turbo8 and turbo4 */
     float query_rounding;        /* where the codes have an error that hides it */
     float query_rounding_turbo8; /* where they have not */
 
@@ -77,10 +79,19 @@ typedef struct tkv_kernels {
                     float *rescale);
 
     /* sums[r][j] = rescale[r] * sums[r][j] + sum over tokens of weights[r][t] * value[t][j], in the
-     * domain of the codes. weights [n_rows][TKV_PAGE_TOKENS] are >= 0 and 0 from n_tokens on. */
+     * domain of the codes; of a sketch type what tkv_join_sums makes of it (backend/sums.h).
+     * weights [n_rows][TKV_PAGE_TOKENS] are >= 0 and 0 from n_tokens on. */
     void (*accumulate)(const tkv_page_read *read, int n_rows, const float *weights,
                        const float *rescale, float *sums, void *scratch);
 } tkv_kernels;
+
+/* How far a table rounds the weights for a type. */
+static inline float tkv_weight_rounding(const tkv_kernels *kernels, tkv_type type)
+{
+    return type == TKV_TYPE_F16                                 ? 0.0f
+           : type == TKV_TYPE_TURBO8 || type == TKV_TYPE_TURBO4 ? kernels->weight_rounding_fine
+                                                                : kernels->weight_rounding;
+}
 
 /* How far a table rounds the queries for a type. */
 static inline float tkv_query_rounding(const tkv_kernels *kernels, tkv_type type)
@@ -116,6 +127,7 @@ tkv_status tkv_kernels_select(const char *name, const tkv_kernels **kernels, tkv
 struct tkv_context {
     const tkv_kernels *kernels;
     int n_threads;
+    tkv_threads *threads; /* NULL: the caller's alone */
     tkv_effort effort;
 };
 

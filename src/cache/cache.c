@@ -262,16 +262,32 @@ static append_range range_in_block(const tkv_cache *cache, int block, int begin,
     return (append_range){from, end < next ? end : next, from - start};
 }
 
-static void store_block(const tkv_cache *cache, const tkv_cache_layer *layer, int block,
-                        int kv_head, tkv_page_order order, int n_tokens, const float *x)
+typedef struct append_job {
+    const tkv_cache *cache;
+    const tkv_cache_layer *layer;
+    int first_block;
+    int n_tokens;
+    const float *k; /* [n_tokens][n_kv_heads][head_dim_k] */
+    const float *v;
+} append_job;
+
+/* The part of the rows that one page takes. */
+static void store_page(void *argument, int item, int thread)
 {
-    const int first = layer->n_tokens;
-    const append_range range = range_in_block(cache, block, first, first + n_tokens);
+    (void)thread;
+    const append_job *job = argument;
+    const tkv_cache *cache = job->cache;
+    const tkv_page_order order = item % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
+    const int block = job->first_block + item / 2 / cache->n_kv_heads;
+    const int kv_head = item / 2 % cache->n_kv_heads;
+    const int first = job->layer->n_tokens;
+    const append_range range = range_in_block(cache, block, first, first + job->n_tokens);
     const size_t head_dim = (size_t)tkv_cache_head_dim(cache, order);
     const size_t stride = (size_t)cache->n_kv_heads * head_dim;
-    tkv_block_store(
-        cache, layer, layer->blocks[block], kv_head, order, range.slot, range.end - range.begin,
-        x + (size_t)(range.begin - first) * stride + (size_t)kv_head * head_dim, stride);
+    const float *x = (order == TKV_ORDER_KEY ? job->k : job->v) +
+                     (size_t)(range.begin - first) * stride + (size_t)kv_head * head_dim;
+    tkv_block_store(cache, job->layer, job->layer->blocks[block], kv_head, order, range.slot,
+                    range.end - range.begin, x, stride);
 }
 
 tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
@@ -284,13 +300,10 @@ tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int 
     }
     const int first_block = tkv_block_of(cache, first);
     const int n_items = 2 * cache->n_kv_heads * (layer->n_blocks - first_block);
-#pragma omp parallel for num_threads(cache->context->n_threads) if (n_items * n_tokens >=          \
-                                                                    MIN_PARALLEL_ROWS)
-    for (int item = 0; item < n_items; item++) {
-        const tkv_page_order order = item % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
-        store_block(cache, layer, first_block + item / 2 / cache->n_kv_heads,
-                    item / 2 % cache->n_kv_heads, order, n_tokens, order == TKV_ORDER_KEY ? k : v);
-    }
+    const int n_threads =
+        n_items * n_tokens >= MIN_PARALLEL_ROWS ? cache->context->n_threads : 1;
+    append_job job = {cache, layer, first_block, n_tokens, k, v};
+    tkv_threads_run(cache->context->threads, n_threads, n_items, store_page, &job);
     layer->n_tokens += n_tokens;
     tkv_layer_settle(cache, layer, first);
     return TKV_OK;

@@ -62,28 +62,47 @@ static void estimate_mean(const tkv_cache *cache, const tkv_cache_layer *layer, 
     }
 }
 
+/* A layer, and the block of it that is coded. */
+typedef struct settle_job {
+    const tkv_cache *cache;
+    tkv_cache_layer *layer;
+    tkv_block *exact;
+    tkv_block *coded;
+    int n_tokens;
+} settle_job;
+
+static void freeze_head(void *argument, int head, int thread)
+{
+    (void)thread;
+    const settle_job *job = argument;
+    estimate_mean(job->cache, job->layer, head, TKV_ORDER_KEY,
+                  job->layer->mean_k + (size_t)head * (size_t)job->cache->head_dim_k);
+    estimate_mean(job->cache, job->layer, head, TKV_ORDER_VALUE,
+                  job->layer->mean_v + (size_t)head * (size_t)job->cache->head_dim_v);
+}
+
 static void freeze_means(const tkv_cache *cache, tkv_cache_layer *layer)
 {
-#pragma omp parallel for num_threads(cache->context->n_threads)
-    for (int head = 0; head < cache->n_kv_heads; head++) {
-        estimate_mean(cache, layer, head, TKV_ORDER_KEY,
-                      layer->mean_k + (size_t)head * (size_t)cache->head_dim_k);
-        estimate_mean(cache, layer, head, TKV_ORDER_VALUE,
-                      layer->mean_v + (size_t)head * (size_t)cache->head_dim_v);
-    }
+    settle_job job = {.cache = cache, .layer = layer};
+    tkv_threads_run(cache->context->threads, cache->context->n_threads, cache->n_kv_heads,
+                    freeze_head, &job);
     layer->is_centred = true;
 }
 
 /* Codes the first n_tokens of one exact page. */
-static void code_page(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *exact,
-                      tkv_block *coded, int kv_head, tkv_page_order order, int n_tokens)
+static void code_page(void *argument, int item, int thread)
 {
-    const int head_dim = tkv_cache_head_dim(cache, order);
+    (void)thread;
+    const settle_job *job = argument;
+    const tkv_page_order order = item % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
+    const int head_dim = tkv_cache_head_dim(job->cache, order);
     float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    for (int done = 0; done < n_tokens; done += CHUNK_ROWS) {
-        const int n = n_tokens - done < CHUNK_ROWS ? n_tokens - done : CHUNK_ROWS;
-        tkv_block_load(cache, layer, exact, kv_head, order, done, n, rows, (size_t)head_dim);
-        tkv_block_store(cache, layer, coded, kv_head, order, done, n, rows, (size_t)head_dim);
+    for (int done = 0; done < job->n_tokens; done += CHUNK_ROWS) {
+        const int n = job->n_tokens - done < CHUNK_ROWS ? job->n_tokens - done : CHUNK_ROWS;
+        tkv_block_load(job->cache, job->layer, job->exact, item / 2, order, done, n, rows,
+                       (size_t)head_dim);
+        tkv_block_store(job->cache, job->layer, job->coded, item / 2, order, done, n, rows,
+                        (size_t)head_dim);
     }
 }
 
@@ -96,12 +115,10 @@ static void code_block(const tkv_cache *cache, tkv_cache_layer *layer, int index
         return;
     }
     const int filled = layer->n_tokens - tkv_block_start(cache, index);
-    const int n_tokens = filled < TKV_PAGE_TOKENS ? filled : TKV_PAGE_TOKENS;
-#pragma omp parallel for num_threads(cache->context->n_threads)
-    for (int item = 0; item < 2 * cache->n_kv_heads; item++) {
-        code_page(cache, layer, exact, coded, item / 2, item % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY,
-                  n_tokens);
-    }
+    settle_job job = {cache, layer, exact, coded,
+                      filled < TKV_PAGE_TOKENS ? filled : TKV_PAGE_TOKENS};
+    tkv_threads_run(cache->context->threads, cache->context->n_threads, 2 * cache->n_kv_heads,
+                    code_page, &job);
     layer->blocks[index] = coded;
     tkv_block_release(exact);
 }

@@ -17,6 +17,7 @@ typedef struct benchmark {
 static const benchmark benchmarks[] = {
     {"attention", "attention over a cache by KV type, beside fp16 and memory", bench_attention},
     {"codec", "errors, encoding and decoding by KV type and head_dim", bench_codec},
+    {"model", "prefill and decode of a model by KV type and depth", bench_model},
 };
 
 enum { N_BENCHMARKS = sizeof benchmarks / sizeof *benchmarks };

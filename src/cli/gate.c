@@ -12,6 +12,14 @@ static option_result parse(int argc, char **argv, gate_options *o)
          "print this machine's last result instead of testing"},
         {"threads", NULL, 't', OPTION_INT, &o->n_threads, 1, 1024, "N",
          "threads of the speed probe: with one, what else runs disturbs least (1)"},
+        {"llama-cpp", NULL, 0, OPTION_TEXT, &o->llama_cpp, 0, 0, "DIR",
+         "look instead at llama.cpp's sources, git repository or installation for KV compression"},
+        {"ref", NULL, 0, OPTION_TEXT, &o->ref, 0, 0, "REV",
+         "of a git repository only this branch, tag or commit (every branch)"},
+        {"mlx", NULL, 0, OPTION_FLAG, &o->is_mlx, 0, 0, NULL,
+         "look instead at MLX, the fallback: versions, calls, known answers"},
+        {"python", NULL, 0, OPTION_TEXT, &o->python, 0, 0, "PROGRAM",
+         "of --mlx: the Python to ask (python3)"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -29,5 +37,13 @@ int command_gate(int argc, char **argv)
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_GATE_ERROR;
     }
-    return gate_machine(&o);
+    if (o.ref && !o.llama_cpp) {
+        fprintf(stderr, "turbokv: --ref needs --llama-cpp\n");
+        return EXIT_GATE_ERROR;
+    }
+    if (o.is_mlx && o.llama_cpp) {
+        fprintf(stderr, "turbokv: expected one of --mlx and --llama-cpp\n");
+        return EXIT_GATE_ERROR;
+    }
+    return o.is_mlx ? gate_mlx(&o) : o.llama_cpp ? gate_llama_cpp(&o) : gate_machine(&o);
 }

@@ -24,9 +24,14 @@ static void print_backends(const tkv_gate *gate)
         printf("%-8s %-9s %-8s %14s  %s", b->device, b->name, tkv_backend_state_name(b->state),
                answers, b->reason);
         for (int kind = 0; kind < TKV_KERNEL_KINDS && b->n_cases > 0 && b->n_failed == 0; kind++) {
-            printf("%s ", tkv_kernel_kind_name((tkv_kernel_kind)kind));
+            if (b->kinds >> kind & 1u) {
+                printf("%s ", tkv_kernel_kind_name((tkv_kernel_kind)kind));
+            }
         }
         putchar('\n');
+        if (b->description[0]) {
+            printf("%-18s %s\n", "", b->description);
+        }
     }
 }
 
@@ -35,7 +40,7 @@ static void print_speeds(const tkv_gate *gate)
     int n_threads = 1;
     for (int i = 0; i < gate->n_backends; i++) {
         const tkv_probe *probe = &gate->backends[i].probe;
-        n_threads = probe->n_tokens > 0 ? probe->n_threads : n_threads;
+        n_threads = probe->n_threads > 0 ? probe->n_threads : n_threads;
     }
     printf("\ndecode attention, %d query heads on %d KV heads of %d, threads: %d; time of a call,\n"
            "and how many times as fast as f16\n%-10s",

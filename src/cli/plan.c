@@ -1,8 +1,7 @@
 /* turbokv plan: what a context costs, and the longest one that fits this machine. */
-#include "eval/plan.h"
+#include "cli/plan.h"
 
 #include "cache/cache.h"
-#include "cli/eval.h"
 #include "cli/options.h"
 #include "common/error.h"
 #include "model/session.h"
@@ -13,44 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_CONTEXTS 12
 #define DEFAULT_CONTEXT 131072
 #define DEFAULT_COLUMNS 6
 #define LIST_SIZE 256
-#define GIB 0x1p30
-
-typedef struct plan_options {
-    const char *model;
-    const char *contexts;
-    const char *policies;
-    int n_layers;
-    int n_wanted;
-    tkv_geometry_layer layer;
-    uint64_t memory;
-    uint64_t weights;
-    uint64_t workspace;
-    bool keeps_all;
-    bool wants_json;
-    bool wants_help;
-} plan_options;
-
-typedef struct plan_row {
-    const char *name;
-    int longest;
-    uint64_t bytes[MAX_CONTEXTS];
-} plan_row;
-
-typedef struct plan {
-    const plan_options *options;
-    tkv_geometry geometry;
-    tkv_plan_params params;
-    int n_contexts;
-    int contexts[MAX_CONTEXTS];
-    policy_list policies;
-    plan_row rows[EVAL_MAX_POLICIES];
-    int n_wanted;
-    tkv_plan_choice choice;
-} plan;
 
 static option_result parse(int argc, char **argv, plan_options *o)
 {
@@ -77,6 +41,8 @@ static option_result parse(int argc, char **argv, plan_options *o)
          "comma-separated KV types and policies, as for eval (all types and presets)"},
         {"swa-full", NULL, 0, OPTION_FLAG, &o->keeps_all, 0, 0, NULL,
          "count tokens behind a sliding window too, as always for models that 'run' takes"},
+        {"report", NULL, 0, OPTION_TEXT, &o->report, 0, 0, "FILE",
+         "write an HTML report with a plot"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -88,7 +54,7 @@ static option_result parse(int argc, char **argv, plan_options *o)
 /* "4096,128K". */
 static tkv_status parse_contexts(const char *text, plan *p, tkv_error *error)
 {
-    while (p->n_contexts < MAX_CONTEXTS) {
+    while (p->n_contexts < PLAN_MAX_CONTEXTS) {
         char *end;
         errno = 0;
         long value = isdigit((unsigned char)*text) ? strtol(text, &end, 10) : 0;
@@ -108,7 +74,7 @@ static tkv_status parse_contexts(const char *text, plan *p, tkv_error *error)
         text = end + 1;
     }
     return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "--contexts: more than %d contexts",
-                    MAX_CONTEXTS);
+                    PLAN_MAX_CONTEXTS);
 }
 
 /* Doubling up to the context that the model was trained for. */
@@ -210,20 +176,20 @@ static tkv_status compute(plan *p, tkv_error *error)
     return status == TKV_OK ? tkv_plan_choose(&p->params, p->n_wanted, &p->choice, error) : status;
 }
 
-static void format_tokens(int n_tokens, char text[16])
+void plan_format_tokens(int n_tokens, char text[16])
 {
     const bool is_round = n_tokens % 1024 == 0;
     snprintf(text, 16, is_round ? "%dK" : "%d", is_round ? n_tokens / 1024 : n_tokens);
 }
 
-static double bits_per_value(const plan *p, const plan_row *row)
+double plan_bits_per_value(const plan *p, const plan_row *row)
 {
     const int last = p->n_contexts - 1;
     const uint64_t n_values = tkv_plan_values(&p->params, p->contexts[last]);
     return n_values ? 8.0 * (double)row->bytes[last] / (double)n_values : 0.0;
 }
 
-static int count_layers(const tkv_geometry *geometry, bool has_window)
+int plan_count_layers(const tkv_geometry *geometry, bool has_window)
 {
     int n = 0;
     for (int i = 0; i < geometry->n_layers; i++) {
@@ -236,9 +202,9 @@ static int count_layers(const tkv_geometry *geometry, bool has_window)
 static void print_head(const plan *p)
 {
     const tkv_geometry *g = &p->geometry;
-    const int n_windows = count_layers(g, true);
+    const int n_windows = plan_count_layers(g, true);
     printf("%s%s%d layers, %d of them keep keys and values\n", g->architecture,
-           g->architecture[0] ? ": " : "", g->n_layers, count_layers(g, false));
+           g->architecture[0] ? ": " : "", g->n_layers, plan_count_layers(g, false));
     if (n_windows > 0) {
         printf("%d layers have a sliding window: tokens behind it are %s\n", n_windows,
                p->params.keeps_all ? "kept and counted" : "dropped and not counted");
@@ -268,67 +234,19 @@ static void print_table(const plan *p)
     print_head(p);
     printf("%-22s %10s", "KV cache in MiB", "bits/value");
     for (int i = 0; i < p->n_contexts; i++) {
-        format_tokens(p->contexts[i], text);
+        plan_format_tokens(p->contexts[i], text);
         printf(" %9s", text);
     }
     printf(" %12s\n", "longest");
     for (int i = 0; i < p->policies.n; i++) {
         const plan_row *row = &p->rows[i];
-        printf("%-22s %10.3f", row->name, bits_per_value(p, row));
+        printf("%-22s %10.3f", row->name, plan_bits_per_value(p, row));
         for (int j = 0; j < p->n_contexts; j++) {
             printf(" %9.1f", (double)row->bytes[j] / 0x1p20);
         }
         printf(" %11d%s\n", row->longest, row->longest == TKV_PLAN_MAX_TOKENS ? "+" : "");
     }
     print_choice(p);
-}
-
-static cJSON *choice_to_json(const plan *p)
-{
-    const tkv_plan_choice *c = &p->choice;
-    char flags[64];
-    if (!c->preset) {
-        return cJSON_CreateNull();
-    }
-    snprintf(flags, sizeof flags, "-c %d --kv %s", c->n_tokens, c->preset);
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "preset", c->preset);
-    cJSON_AddNumberToObject(json, "context", c->n_tokens);
-    cJSON_AddNumberToObject(json, "wanted_context", p->n_wanted);
-    cJSON_AddNumberToObject(json, "kv_bytes", (double)c->kv_bytes);
-    cJSON_AddStringToObject(json, "flags", flags);
-    return json;
-}
-
-static cJSON *to_json(const plan *p)
-{
-    const tkv_geometry *g = &p->geometry;
-    cJSON *json = cJSON_CreateObject();
-    command_add_text(json, "architecture", g->architecture, strlen(g->architecture));
-    cJSON_AddNumberToObject(json, "layers", g->n_layers);
-    cJSON_AddNumberToObject(json, "layers_with_kv", count_layers(g, false));
-    cJSON_AddNumberToObject(json, "layers_with_window", count_layers(g, true));
-    cJSON_AddBoolToObject(json, "keeps_tokens_behind_window", p->params.keeps_all);
-    cJSON_AddNumberToObject(json, "trained_context", g->context_length);
-    cJSON_AddNumberToObject(json, "memory_bytes", (double)p->params.memory_bytes);
-    cJSON_AddNumberToObject(json, "weight_bytes", (double)p->params.weight_bytes);
-    cJSON_AddNumberToObject(json, "workspace_bytes", (double)p->params.workspace_bytes);
-    cJSON_AddNumberToObject(json, "kv_budget_bytes", (double)tkv_plan_kv_budget(&p->params));
-    cJSON_AddItemToObject(json, "contexts", cJSON_CreateIntArray(p->contexts, p->n_contexts));
-    cJSON *rows = cJSON_AddArrayToObject(json, "policies");
-    for (int i = 0; i < p->policies.n; i++) {
-        cJSON *row = cJSON_CreateObject();
-        cJSON_AddStringToObject(row, "policy", p->rows[i].name);
-        cJSON_AddNumberToObject(row, "bits_per_value", bits_per_value(p, &p->rows[i]));
-        cJSON *bytes = cJSON_AddArrayToObject(row, "kv_bytes");
-        for (int j = 0; j < p->n_contexts; j++) {
-            cJSON_AddItemToArray(bytes, cJSON_CreateNumber((double)p->rows[i].bytes[j]));
-        }
-        cJSON_AddNumberToObject(row, "longest_context", p->rows[i].longest);
-        cJSON_AddItemToArray(rows, row);
-    }
-    cJSON_AddItemToObject(json, "recommended", choice_to_json(p));
-    return json;
 }
 
 static bool is_complete(const plan_options *o)
@@ -359,10 +277,11 @@ int command_plan(int argc, char **argv)
         return command_fail(&error);
     }
     p->options = &o;
-    if (compute(p, &error) != TKV_OK) {
+    if (compute(p, &error) != TKV_OK ||
+        (o.report && plan_write_report(o.report, p, &error) != TKV_OK)) {
         code = command_fail(&error);
     } else if (o.wants_json) {
-        code = command_print_json(to_json(p));
+        code = command_print_json(plan_to_json(p));
     } else {
         print_table(p);
         code = EXIT_OK;

@@ -7,6 +7,7 @@
 #define HEIGHT 420
 #define LEFT 76
 #define RIGHT 110
+#define WIDE_RIGHT 190 /* beside curves, for their names */
 #define TOP 40
 #define BOTTOM 54
 #define MAX_TICKS 12
@@ -29,6 +30,7 @@ typedef struct axis {
     double low;
     double high;
     bool is_logarithmic;
+    double extent; /* in the picture */
     double ticks[MAX_TICKS];
     int n_ticks;
 } axis;
@@ -41,12 +43,12 @@ static double share_of(const axis *a, double value)
 
 static double x_of(const axis *a, double value)
 {
-    return LEFT + share_of(a, value) * (WIDTH - LEFT - RIGHT);
+    return LEFT + share_of(a, value) * a->extent;
 }
 
 static double y_of(const axis *a, double value)
 {
-    return HEIGHT - BOTTOM - share_of(a, value) * (HEIGHT - TOP - BOTTOM);
+    return HEIGHT - BOTTOM - share_of(a, value) * a->extent;
 }
 
 /* 1, 2 or 5 times a power of ten: at most MAX_TICKS steps from low to high. */
@@ -58,11 +60,11 @@ static double choose_step(double span)
     return power * (digit <= 1.0 ? 1.0 : digit <= 2.0 ? 2.0 : digit <= 5.0 ? 5.0 : 10.0);
 }
 
-static axis linear_axis(double low, double high)
+static axis linear_axis(double low, double high, double extent)
 {
     const double span = high > low ? high - low : 1.0;
     const double step = choose_step(1.1 * span);
-    axis a = {.low = low - 0.05 * span, .high = high + 0.05 * span};
+    axis a = {.low = low - 0.05 * span, .high = high + 0.05 * span, .extent = extent};
     for (double tick = ceil(a.low / step) * step; tick <= a.high && a.n_ticks < MAX_TICKS;
          tick += step) {
         a.ticks[a.n_ticks++] = fabs(tick) < 1e-9 * step ? 0.0 : tick;
@@ -71,11 +73,12 @@ static axis linear_axis(double low, double high)
 }
 
 /* Whole powers of ten around the values. */
-static axis logarithmic_axis(double low, double high)
+static axis logarithmic_axis(double low, double high, double extent)
 {
     const int first = (int)floor(log10(low) - 1e-9);
     const int last = (int)ceil(log10(high) + 1e-9);
-    axis a = {.low = pow(10.0, first), .high = pow(10.0, last), .is_logarithmic = true};
+    axis a = {
+        .low = pow(10.0, first), .high = pow(10.0, last), .is_logarithmic = true, .extent = extent};
     for (int power = first; power <= last && a.n_ticks < MAX_TICKS; power++) {
         a.ticks[a.n_ticks++] = pow(10.0, power);
     }
@@ -99,7 +102,9 @@ static void write_label(FILE *file, double x, double y, const char *anchor, cons
     fprintf(file, "</text>\n");
 }
 
-static void draw_axes(FILE *file, const plot_axes *axes, const axis *x, const axis *y)
+/* x_names: of the ticks of x, or NULL for their numbers. */
+static void draw_axes(FILE *file, const plot_axes *axes, const axis *x, const axis *y,
+                      const char *const *x_names)
 {
     char text[32];
     for (int i = 0; i < x->n_ticks; i++) {
@@ -107,16 +112,16 @@ static void draw_axes(FILE *file, const plot_axes *axes, const axis *x, const ax
         fprintf(file, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" class=\"grid\"/>\n", at,
                 at, TOP, HEIGHT - BOTTOM);
         snprintf(text, sizeof text, "%g", x->ticks[i]);
-        write_label(file, at, HEIGHT - BOTTOM + 18, "middle", text);
+        write_label(file, at, HEIGHT - BOTTOM + 18, "middle", x_names ? x_names[i] : text);
     }
     for (int i = 0; i < y->n_ticks; i++) {
         const double at = y_of(y, y->ticks[i]);
-        fprintf(file, "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" class=\"grid\"/>\n", LEFT,
-                WIDTH - RIGHT, at, at);
+        fprintf(file, "<line x1=\"%d\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"grid\"/>\n",
+                LEFT, LEFT + x->extent, at, at);
         snprintf(text, sizeof text, "%g", y->ticks[i]);
         write_label(file, LEFT - 8, at + 4, "end", text);
     }
-    write_label(file, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12, "middle", axes->x_label);
+    write_label(file, LEFT + x->extent / 2.0, HEIGHT - 12, "middle", axes->x_label);
     fprintf(file, "<text transform=\"translate(18 %d) rotate(-90)\" text-anchor=\"middle\">",
             (TOP + HEIGHT - BOTTOM) / 2);
     plot_write_text(file, axes->y_label);
@@ -143,11 +148,12 @@ void plot_scatter(FILE *file, const plot_axes *axes, const plot_point *points, i
     if (low[0] > high[0]) {
         return;
     }
-    const axis x = linear_axis(low[0], high[0]);
-    const axis y =
-        axes->is_y_logarithmic ? logarithmic_axis(low[1], high[1]) : linear_axis(low[1], high[1]);
+    const double height = HEIGHT - TOP - BOTTOM;
+    const axis x = linear_axis(low[0], high[0], WIDTH - LEFT - RIGHT);
+    const axis y = axes->is_y_logarithmic ? logarithmic_axis(low[1], high[1], height)
+                                          : linear_axis(low[1], high[1], height);
     begin_figure(file, HEIGHT, axes->title);
-    draw_axes(file, axes, &x, &y);
+    draw_axes(file, axes, &x, &y, NULL);
     for (int i = 0; i < n_points; i++) {
         if (is_shown(axes, &points[i])) {
             const double at_x = x_of(&x, points[i].x);
@@ -157,6 +163,84 @@ void plot_scatter(FILE *file, const plot_axes *axes, const plot_point *points, i
             write_label(file, is_near_end ? at_x - 9 : at_x + 9, at_y + 4,
                         is_near_end ? "end" : "start", points[i].label);
         }
+    }
+    fprintf(file, "</svg>\n");
+}
+
+static void draw_curve(FILE *file, const plot_curves *c, int index, const axis *x, const axis *y)
+{
+    static const char *const colours[] = {"#1f2430", "#2b6cb0", "#2f855a", "#b7791f",
+                                          "#c53030", "#6b46c1", "#0987a0"};
+    const plot_curve *curve = &c->curves[index];
+    fprintf(file, "<polyline stroke=\"%s\" points=\"",
+            colours[(size_t)curve->colour % (sizeof colours / sizeof *colours)]);
+    for (int i = 0; i < c->n_points; i++) {
+        if (curve->values[i] > 0.0) {
+            fprintf(file, "%.1f,%.1f ", x_of(x, c->x[i]), y_of(y, curve->values[i]));
+        }
+    }
+    fprintf(file, "\"/>\n");
+}
+
+/* Names at the ends of the curves, moved apart from the top down where they would overlap. */
+static void label_curves(FILE *file, const plot_curves *c, const axis *x, const axis *y)
+{
+    bool is_done[PLOT_MAX_CURVES] = {false};
+    double lowest = 0.0;
+    for (int n = 0; n < c->n_curves; n++) {
+        int next = -1;
+        for (int i = 0; i < c->n_curves; i++) {
+            const bool is_higher = next < 0 || c->curves[i].values[c->n_points - 1] >
+                                                   c->curves[next].values[c->n_points - 1];
+            next = !is_done[i] && is_higher ? i : next;
+        }
+        const double value = next >= 0 ? c->curves[next].values[c->n_points - 1] : 0.0;
+        if (value > 0.0 && c->curves[next].label[0]) {
+            lowest = fmax(y_of(y, value) + 4.0, lowest + 14.0);
+            write_label(file, LEFT + x->extent + 8.0, lowest, "start", c->curves[next].label);
+        }
+        is_done[next >= 0 ? next : 0] = true;
+    }
+}
+
+void plot_write_curves(FILE *file, const plot_curves *given)
+{
+    plot_curves c = *given;
+    double low = c.limit > 0.0 ? c.limit : INFINITY;
+    double high = c.limit;
+    c.n_curves = c.n_curves < PLOT_MAX_CURVES ? c.n_curves : PLOT_MAX_CURVES;
+    for (int i = 0; i < c.n_curves; i++) {
+        for (int j = 0; j < c.n_points; j++) {
+            const double value = c.curves[i].values[j];
+            low = value > 0.0 ? fmin(low, value) : low;
+            high = fmax(high, value);
+        }
+    }
+    if (c.n_points < 1 || !(high > 0.0) || !isfinite(low)) {
+        return;
+    }
+    const bool is_point = c.x[0] >= c.x[c.n_points - 1];
+    axis x = {.low = c.x[0],
+              .high = is_point ? 2.0 * c.x[0] : c.x[c.n_points - 1],
+              .is_logarithmic = true,
+              .extent = WIDTH - LEFT - WIDE_RIGHT};
+    while (x.n_ticks < c.n_points && x.n_ticks < MAX_TICKS) {
+        x.ticks[x.n_ticks] = c.x[x.n_ticks];
+        x.n_ticks++;
+    }
+    const axis y = logarithmic_axis(low, high, HEIGHT - TOP - BOTTOM);
+    const plot_axes axes = {c.title, c.x_label, c.y_label, true};
+    begin_figure(file, HEIGHT, c.title);
+    draw_axes(file, &axes, &x, &y, c.x_names);
+    for (int i = 0; i < c.n_curves; i++) {
+        draw_curve(file, &c, i, &x, &y);
+    }
+    label_curves(file, &c, &x, &y);
+    if (c.limit > 0.0) {
+        const double at = y_of(&y, c.limit);
+        fprintf(file, "<line x1=\"%d\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"limit\"/>\n",
+                LEFT, LEFT + x.extent, at, at);
+        write_label(file, LEFT + 6, at - 6, "start", c.limit_label);
     }
     fprintf(file, "</svg>\n");
 }

@@ -1,41 +1,21 @@
 #include "cli/report.h"
 
+#include "cli/page.h"
 #include "cli/plot.h"
-#include "common/error.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-
-static const char style[] =
-    "body{font:15px/1.5 system-ui,sans-serif;color:#1f2430;background:#fff;max-width:60rem;"
-    "margin:2rem auto;padding:0 1rem}\n"
-    "h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem}\n"
-    "table{border-collapse:collapse;margin:1rem 0}\n"
-    "th,td{padding:.3rem .8rem;border-bottom:1px solid #d9dce3;text-align:right}\n"
-    "th:first-child,td:first-child,.facts td{text-align:left}th{font-weight:600}\n"
-    "td code{color:#5a6272;font-size:.85em}svg{display:block;margin:1rem 0;max-width:100%}\n"
-    "svg text{font:12px system-ui,sans-serif;fill:#1f2430}svg .title{font-size:14px;"
-    "font-weight:600}\n"
-    "svg .grid{stroke:#e3e6ec}svg circle{fill:#2b6cb0}p.note{color:#5a6272}\n";
-
-static void write_cell(FILE *file, const char *text)
-{
-    fputs("<td>", file);
-    plot_write_text(file, text);
-    fputs("</td>", file);
-}
 
 static void write_facts(FILE *file, const loaded_model *loaded, const eval_plan *plan)
 {
     const tkv_model_config *c = tkv_model_get_config(loaded->model);
     fputs("<table class=\"facts\">\n<tr><td>Model</td>", file);
-    write_cell(file, tkv_gguf_path(loaded->gguf));
+    page_write_cell(file, tkv_gguf_path(loaded->gguf));
     fprintf(file,
             "</tr>\n<tr><td>Shape</td><td>%d layers, %d KV heads, head_dim %d/%d</td></tr>\n"
             "<tr><td>Text</td>",
             c->n_layers, c->n_kv_heads, c->head_dim_k, c->head_dim_v);
-    write_cell(file, plan->text_path);
+    page_write_cell(file, plan->text_path);
     fprintf(file, "</tr>\n<tr><td>TurboKV</td><td>%s, %s kernels</td></tr>\n</table>\n",
             tkv_version(), tkv_context_kernels(loaded->context));
 }
@@ -123,7 +103,7 @@ static void write_recall_row(FILE *file, const eval_plan *plan, const char *name
                              const needle_counts *counts, const needle_counts *exact)
 {
     fputs("<tr>", file);
-    write_cell(file, name);
+    page_write_cell(file, name);
     for (int i = 0; i < plan->n_lengths; i++) {
         const double reference = eval_recall(plan, exact, i);
         fprintf(file, "<td>%.1f %%", 100.0 * eval_recall(plan, counts, i));
@@ -163,15 +143,18 @@ static void write_needles(FILE *file, const eval_plan *plan, const eval_results 
     }
 }
 
-static void write_page(FILE *file, const loaded_model *loaded, const eval_plan *plan,
-                       eval_results *results)
+static const char note[] =
+    "The reference is the same model with f16 keys and values. Bits a value count all that the "
+    "cache holds: codes, scales, means, exact tokens, unused slots.";
+
+tkv_status report_write(const char *path, const loaded_model *loaded, const eval_plan *plan,
+                        eval_results *results, tkv_error *error)
 {
-    fprintf(file,
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-            "<meta name=\"viewport\" content=\"width=device-width\">\n"
-            "<title>TurboKV evaluation</title>\n<style>\n%s</style>\n</head>\n<body>\n"
-            "<h1>TurboKV evaluation</h1>\n",
-            style);
+    FILE *file = NULL;
+    const tkv_status status = page_open(path, "TurboKV evaluation", &file, error);
+    if (status != TKV_OK) {
+        return status;
+    }
     write_facts(file, loaded, plan);
     if (plan->text.n_chunks > 0) {
         write_divergence(file, plan, results);
@@ -179,24 +162,5 @@ static void write_page(FILE *file, const loaded_model *loaded, const eval_plan *
     if (plan->has_needles) {
         write_needles(file, plan, results);
     }
-    fputs(
-        "<p class=\"note\">The reference is the same model with f16 keys and values. Bits a value "
-        "count all that the cache holds: codes, scales, means, exact tokens, unused slots.</p>\n"
-        "</body>\n</html>\n",
-        file);
-}
-
-tkv_status report_write(const char *path, const loaded_model *loaded, const eval_plan *plan,
-                        eval_results *results, tkv_error *error)
-{
-    FILE *file = fopen(path, "w");
-    if (!file) {
-        return tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", path, strerror(errno));
-    }
-    write_page(file, loaded, plan, results);
-    const bool is_written = !ferror(file);
-    if (fclose(file) != 0 || !is_written) {
-        return tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", path, strerror(errno));
-    }
-    return TKV_OK;
+    return page_close(file, path, note, error);
 }

@@ -1,6 +1,7 @@
 #include "eval/bandwidth.h"
 
 #include "common/error.h"
+#include "common/threads.h"
 #include "eval/clock.h"
 
 #include <stdlib.h>
@@ -25,33 +26,56 @@ static uint64_t read_part(const uint64_t *words, size_t n)
     return sum;
 }
 
+typedef struct reading {
+    const uint64_t *words;
+    size_t part;
+    uint64_t *sums; /* [n_threads] */
+} reading;
+
+static void read_item(void *argument, int item, int thread)
+{
+    (void)thread;
+    const reading *r = argument;
+    r->sums[item] += read_part(r->words + (size_t)item * r->part, r->part);
+}
+
 tkv_status tkv_read_bandwidth(int n_threads, size_t n_bytes, double *bandwidth, tkv_error *error)
 {
+    tkv_threads *threads = NULL;
     const size_t part = n_bytes / sizeof(uint64_t) / (size_t)(n_threads > 0 ? n_threads : 1);
     uint64_t *words = malloc(part * (size_t)n_threads * sizeof *words);
-    if (n_threads < 1 || part == 0 || !words) {
+    uint64_t *sums = calloc((size_t)n_threads, sizeof *sums);
+    if (n_threads < 1 || part == 0 || !words || !sums) {
         free(words);
+        free(sums);
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
                         "no memory to measure the bandwidth with %zu bytes and %d threads", n_bytes,
                         n_threads);
     }
+    const tkv_status status = tkv_threads_create(n_threads, &threads, error);
+    if (status != TKV_OK) {
+        free(words);
+        free(sums);
+        return status;
+    }
     memset(words, 1, part * (size_t)n_threads * sizeof *words);
+    reading work = {words, part, sums};
     double best = 0.0;
-    uint64_t total = 0;
     for (int pass = 0; pass < PASSES; pass++) {
-        uint64_t sum = 0;
         const double start = tkv_clock();
-#pragma omp parallel for num_threads(n_threads) reduction(+ : sum) schedule(static, 1)
-        for (int t = 0; t < n_threads; t++) {
-            sum += read_part(words + (size_t)t * part, part);
-        }
+        tkv_threads_run(threads, n_threads, n_threads, read_item, &work);
         const double seconds = tkv_clock() - start;
         const double speed = (double)(part * (size_t)n_threads * sizeof *words) / seconds;
         best = speed > best ? speed : best;
-        total += sum;
     }
+    uint64_t total = 0;
+    for (int i = 0; i < n_threads; i++) {
+        total |= sums[i];
+    }
+    tkv_threads_free(threads);
     free(words);
-    /* The sum is used, so that no compiler leaves the reading out. */
+    free(sums);
+    /* The sums are used, so that no compiler leaves the reading out. */
     if (total == 0) {
         return tkv_fail(error, TKV_ERR_DEVICE, "memory does not hold what was written to it");
     }

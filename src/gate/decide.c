@@ -73,12 +73,21 @@ static double best_speed(const tkv_gate_backend *backend)
     return best;
 }
 
+/* Whether two back ends are devices of one kind, of which the first serves. */
+static bool are_alike(const tkv_gate_backend *a, const tkv_gate_backend *b)
+{
+    return strcmp(a->device, "cpu") != 0 && strcmp(a->device, b->device) == 0;
+}
+
 /* The last back end that passed; those that failed after it are what it stands in for. */
 static void choose(tkv_gate *gate)
 {
     gate->chosen = -1;
     for (int i = 0; i < gate->n_backends; i++) {
-        gate->chosen = gate->backends[i].state == TKV_BACKEND_PASSED ? i : gate->chosen;
+        const bool is_known =
+            gate->chosen >= 0 && are_alike(&gate->backends[gate->chosen], &gate->backends[i]);
+        gate->chosen =
+            gate->backends[i].state == TKV_BACKEND_PASSED && !is_known ? i : gate->chosen;
     }
     for (int i = gate->n_backends - 1; i >= 0; i--) {
         const tkv_gate_backend *backend = &gate->backends[i];

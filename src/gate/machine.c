@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "eval/clock.h"
+#include "gate/device_test.h"
 #include "gate/isolate.h"
 
 #include <stdio.h>
@@ -17,19 +18,13 @@
 /* Of the whole gate, and of one step of it. */
 static const double TOTAL_SECONDS = 110.0;
 static const int STEP_SECONDS = 45;
+static const int LIST_SECONDS = 20;
 
-/* A family of back ends names its kernel tables itself, so that new ones are tested without being
- * listed here. A family that is not in this build has no function. */
-typedef struct family {
-    const char *device;
-    const tkv_kernels *(*built)(int index, bool *is_supported);
-} family;
+/* A back end is not begun with less time than this. */
+static const double LEAST_SECONDS = 15.0;
 
-static const family families[] = {
-    {"cpu", tkv_kernels_built},
-    {"cuda", NULL},
-    {"metal", NULL},
-};
+/* Devices that the user may expect a word about where this build has no table for them. */
+static const char *const known_devices[] = {"cuda", "metal"};
 
 const char *tkv_backend_state_name(tkv_backend_state state)
 {
@@ -78,24 +73,58 @@ void tkv_gate_describe_machine(char text[TKV_GATE_TEXT])
 
 /* One step of the work in a child: a self-test, and a probe if that passed. */
 typedef struct step {
-    const tkv_kernels *kernels;
+    tkv_gate_candidate candidate;
     int n_threads;
 } step;
 
 static tkv_status test_in_child(void *argument, void *result, tkv_error *error)
 {
-    const step *s = argument;
-    return tkv_self_test_run(s->kernels, result, error);
+    const tkv_gate_candidate *c = &((const step *)argument)->candidate;
+    return c->kernels ? tkv_self_test_run(c->kernels, result, error)
+                      : tkv_device_test_run(c->table, c->index, TKV_DEVICE_TEST_ALL, result, error);
 }
 
 static tkv_status probe_in_child(void *argument, void *result, tkv_error *error)
 {
     const step *s = argument;
-    return tkv_probe_run(s->kernels, s->n_threads, result, error);
+    const tkv_gate_candidate *c = &s->candidate;
+    return c->kernels
+               ? tkv_probe_run(c->kernels, s->n_threads, result, error)
+               : tkv_device_probe_run(c->table, c->index, TKV_DEVICE_PROBE_TOKENS, result, error);
+}
+
+/* The devices of a table, as a child saw them: a driver that this process has woken could not be
+ * used by the children that come after. */
+typedef struct device_list {
+    int n;
+    char reason[TKV_GATE_TEXT];
+    char descriptions[TKV_GATE_MAX_BACKENDS][TKV_GATE_TEXT];
+} device_list;
+
+static tkv_status list_in_child(void *argument, void *result, tkv_error *error)
+{
+    const tkv_device_table *table = *(const tkv_device_table **)argument;
+    device_list *list = result;
+    memset(list, 0, sizeof *list);
+    list->n = table->count(list->reason, sizeof list->reason);
+    list->n = list->n < TKV_GATE_MAX_BACKENDS ? list->n : TKV_GATE_MAX_BACKENDS;
+    for (int i = 0; i < list->n; i++) {
+        tkv_device *device = NULL;
+        tkv_error reason = {TKV_OK, ""};
+        if (table->open(i, NULL, &device, &reason) == TKV_OK) {
+            snprintf(list->descriptions[i], TKV_GATE_TEXT, "%.250s", table->description(device));
+            table->close(device);
+        } else {
+            snprintf(list->descriptions[i], TKV_GATE_TEXT, "%.250s", reason.message);
+        }
+    }
+    (void)error;
+    return TKV_OK;
 }
 
 static void summarise(const tkv_self_test *test, tkv_gate_backend *backend)
 {
+    backend->kinds = test->kinds;
     for (int kind = 0; kind < TKV_KERNEL_KINDS; kind++) {
         backend->kind_passed[kind] = true;
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
@@ -115,36 +144,29 @@ static void summarise(const tkv_self_test *test, tkv_gate_backend *backend)
         tkv_self_test_passed(test, TKV_TYPE_COUNT) ? TKV_BACKEND_PASSED : TKV_BACKEND_FAILED;
 }
 
-/* Seconds that a step may take so that the whole stays below its limit. */
-static int seconds_left(double start)
+tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int timeout_seconds,
+                            tkv_gate_backend *backend, tkv_error *error)
 {
-    const double left = TOTAL_SECONDS - (tkv_clock() - start);
-    return left >= STEP_SECONDS ? STEP_SECONDS : left >= 1.0 ? (int)left : 1;
-}
-
-static tkv_status examine(const tkv_kernels *kernels, const tkv_gate_params *params, double start,
-                          tkv_gate_backend *backend, tkv_error *error)
-{
-    step s = {kernels, params->n_threads};
+    step s = {*what, n_threads};
     tkv_error reason = {TKV_OK, ""};
     tkv_self_test *test = malloc(sizeof *test);
     if (!test) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a self-test");
     }
-    if (tkv_isolate(test_in_child, &s, test, sizeof *test, seconds_left(start), &reason) ==
-        TKV_OK) {
+    if (tkv_isolate(test_in_child, &s, test, sizeof *test, timeout_seconds, &reason) == TKV_OK) {
         summarise(test, backend);
     } else {
         backend->state = TKV_BACKEND_FAILED;
-        snprintf(backend->reason, sizeof backend->reason, "the self-test %.200s", reason.message);
+        snprintf(backend->reason, sizeof backend->reason, "the self-test: %.370s", reason.message);
     }
     free(test);
     if (backend->state == TKV_BACKEND_PASSED &&
-        tkv_isolate(probe_in_child, &s, &backend->probe, sizeof backend->probe, seconds_left(start),
+        tkv_isolate(probe_in_child, &s, &backend->probe, sizeof backend->probe, timeout_seconds,
                     &reason) != TKV_OK) {
         backend->probe = (tkv_probe){.n_tokens = 0};
         backend->state = TKV_BACKEND_FAILED;
-        snprintf(backend->reason, sizeof backend->reason, "the speed probe %.200s", reason.message);
+        snprintf(backend->reason, sizeof backend->reason, "the speed probe: %.370s",
+                 reason.message);
     }
     return TKV_OK;
 }
@@ -158,44 +180,104 @@ static tkv_gate_backend *add_backend(tkv_gate *gate, const char *device, const c
     return backend;
 }
 
-/* Lists what there is; tables [TKV_GATE_MAX_BACKENDS] receives what is to be tested, else NULL. */
-static void list_backends(tkv_gate *gate, const tkv_kernels **tables)
+static tkv_gate_backend *add_absent(tkv_gate *gate, const char *device, const char *reason)
 {
-    for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
-        const tkv_kernels *kernels;
-        bool is_supported = false;
-        for (int i = 0; families[f].built && gate->n_backends < TKV_GATE_MAX_BACKENDS &&
-                        (kernels = families[f].built(i, &is_supported));
-             i++) {
-            tables[gate->n_backends] = is_supported ? kernels : NULL;
-            tkv_gate_backend *backend = add_backend(gate, families[f].device, kernels->name);
-            if (!is_supported) {
-                snprintf(backend->reason, sizeof backend->reason, "this machine cannot run it");
-            }
-        }
-        if (!families[f].built && gate->n_backends < TKV_GATE_MAX_BACKENDS) {
-            tables[gate->n_backends] = NULL;
-            tkv_gate_backend *backend = add_backend(gate, families[f].device, "");
-            snprintf(backend->reason, sizeof backend->reason, "not in this build");
+    tkv_gate_backend *backend = add_backend(gate, device, "");
+    snprintf(backend->reason, sizeof backend->reason, "%.250s", reason);
+    return backend;
+}
+
+static void list_cpu(tkv_gate *gate, tkv_gate_candidate *candidates)
+{
+    const tkv_kernels *kernels;
+    bool is_supported = false;
+    for (int i = 0; gate->n_backends < TKV_GATE_MAX_BACKENDS &&
+                    (kernels = tkv_kernels_built(i, &is_supported));
+         i++) {
+        candidates[gate->n_backends].kernels = is_supported ? kernels : NULL;
+        tkv_gate_backend *backend = add_backend(gate, "cpu", kernels->name);
+        if (!is_supported) {
+            snprintf(backend->reason, sizeof backend->reason, "this machine cannot run it");
         }
     }
 }
 
+static void list_devices(tkv_gate *gate, const tkv_device_table *table, int timeout_seconds,
+                         tkv_gate_candidate *candidates, device_list *list)
+{
+    tkv_error error = {TKV_OK, ""};
+    memset(list, 0, sizeof *list);
+    if (tkv_isolate(list_in_child, &table, list, sizeof *list, timeout_seconds, &error) != TKV_OK) {
+        list->n = 0;
+        snprintf(list->reason, sizeof list->reason, "asking for devices: %.200s", error.message);
+    }
+    if (list->n < 1 && gate->n_backends < TKV_GATE_MAX_BACKENDS) {
+        add_absent(gate, table->name, list->reason[0] ? list->reason : "no device");
+    }
+    for (int i = 0; i < list->n && gate->n_backends < TKV_GATE_MAX_BACKENDS; i++) {
+        char name[32];
+        snprintf(name, sizeof name, i ? "%.16s:%d" : "%.16s", table->name, i);
+        candidates[gate->n_backends] = (tkv_gate_candidate){.table = table, .index = i};
+        tkv_gate_backend *backend = add_backend(gate, table->name, name);
+        snprintf(backend->description, sizeof backend->description, "%s", list->descriptions[i]);
+    }
+}
+
+tkv_status tkv_gate_list(const tkv_device_table *(*tables)(int index), int timeout_seconds,
+                         tkv_gate *gate, tkv_gate_candidate *candidates, tkv_error *error)
+{
+    device_list *list = malloc(sizeof *list);
+    const tkv_device_table *table;
+    if (!list) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a list of devices");
+    }
+    memset(candidates, 0, TKV_GATE_MAX_BACKENDS * sizeof *candidates);
+    list_cpu(gate, candidates);
+    for (size_t k = 0; k < sizeof known_devices / sizeof *known_devices; k++) {
+        bool is_built = false;
+        for (int i = 0; (table = tables(i)); i++) {
+            is_built = is_built || strcmp(table->name, known_devices[k]) == 0;
+        }
+        if (!is_built && gate->n_backends < TKV_GATE_MAX_BACKENDS) {
+            add_absent(gate, known_devices[k], "not in this build");
+        }
+    }
+    for (int i = 0; (table = tables(i)); i++) {
+        list_devices(gate, table, timeout_seconds, candidates, list);
+    }
+    free(list);
+    return TKV_OK;
+}
+
+/* Seconds that each of two steps may take so that the whole stays below its limit. */
+static int seconds_left(double start)
+{
+    const double left = TOTAL_SECONDS - (tkv_clock() - start);
+    return left >= 2.0 * STEP_SECONDS ? STEP_SECONDS : (int)(left / 2.0);
+}
+
 tkv_status tkv_gate_run(const tkv_gate_params *params, tkv_gate *gate, tkv_error *error)
 {
-    const tkv_kernels *tables[TKV_GATE_MAX_BACKENDS] = {NULL};
+    tkv_gate_candidate candidates[TKV_GATE_MAX_BACKENDS];
     const double start = tkv_clock();
-    tkv_status status = TKV_OK;
     memset(gate, 0, sizeof *gate);
     tkv_gate_describe_machine(gate->machine);
-    list_backends(gate, tables);
+    tkv_status status = tkv_gate_list(tkv_device_tables, LIST_SECONDS, gate, candidates, error);
     for (int i = 0; i < gate->n_backends && status == TKV_OK; i++) {
+        tkv_gate_backend *backend = &gate->backends[i];
         if (params->progress) {
             params->progress(params->progress_user, i, gate->n_backends);
         }
-        if (tables[i]) {
-            status = examine(tables[i], params, start, &gate->backends[i], error);
+        if (!candidates[i].kernels && !candidates[i].table) {
+            continue;
         }
+        if (tkv_clock() - start > TOTAL_SECONDS - LEAST_SECONDS) {
+            snprintf(backend->reason, sizeof backend->reason,
+                     "not tested: the gate's time was over");
+            continue;
+        }
+        status = tkv_gate_examine(&candidates[i], params->n_threads, seconds_left(start), backend,
+                                  error);
     }
     if (status == TKV_OK) {
         tkv_gate_decide(gate);

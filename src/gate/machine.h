@@ -3,6 +3,7 @@
 #ifndef TKV_GATE_MACHINE_H
 #define TKV_GATE_MACHINE_H
 
+#include "backend/device.h"
 #include "gate/probe.h"
 #include "gate/self_test.h"
 
@@ -23,13 +24,16 @@ typedef enum tkv_backend_state {
 } tkv_backend_state;
 
 typedef struct tkv_gate_backend {
-    char device[16]; /* "cpu", ... */
-    char name[32];   /* of the kernel table, as in tkv_context_kernels; empty: none is built */
+    char device[16]; /* "cpu", "cuda", ... */
+    char name[32];   /* of the kernel table, as in tkv_context_kernels, or of the device: "cuda",
+                        "cuda:1"; empty: none is built */
+    char description[TKV_GATE_TEXT]; /* of a device; empty for a CPU's kernels */
     tkv_backend_state state;
-    char reason[TKV_GATE_TEXT]; /* of absence or failure */
-    int n_cases;                /* of known answers */
+    char reason[400]; /* of absence or failure; room for what a shader compiler says */
+    int n_cases;      /* of known answers */
     int n_failed;
     bool type_passed[TKV_TYPE_COUNT];
+    unsigned kinds; /* of kernels that it consists of: a bit for each */
     bool kind_passed[TKV_KERNEL_KINDS];
     tkv_probe probe; /* n_tokens 0: not measured */
 } tkv_gate_backend;
@@ -62,6 +66,24 @@ void tkv_gate_describe_machine(char text[TKV_GATE_TEXT]);
 /* Tests and times every back end, in processes of their own; takes less than two minutes. To be
  * called before this process has started threads. */
 tkv_status tkv_gate_run(const tkv_gate_params *params, tkv_gate *gate, tkv_error *error);
+
+/* What is to be examined: a CPU's kernel table, or a device by its table and index; neither: what
+ * is absent. */
+typedef struct tkv_gate_candidate {
+    const tkv_kernels *kernels;
+    const tkv_device_table *table;
+    int index;
+} tkv_gate_candidate;
+
+/* Lists what there is: back ends in `gate`, and for each its candidate [TKV_GATE_MAX_BACKENDS].
+ * `tables` is tkv_device_tables, or a test's. Devices are counted in a process of its own, within
+ * timeout_seconds a table. */
+tkv_status tkv_gate_list(const tkv_device_table *(*tables)(int index), int timeout_seconds,
+                         tkv_gate *gate, tkv_gate_candidate *candidates, tkv_error *error);
+
+/* Tests a candidate and times it if it passed, each within timeout_seconds. */
+tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int timeout_seconds,
+                            tkv_gate_backend *backend, tkv_error *error);
 
 /* Fills verdict, chosen and reasons from the back ends. */
 void tkv_gate_decide(tkv_gate *gate);

@@ -63,7 +63,10 @@ tkv_status tkv_probe_run(const tkv_kernels *kernels, int n_threads, tkv_probe *p
 {
     tkv_context context = {.kernels = kernels, .n_threads = n_threads, .effort = TKV_EFFORT_FAST};
     *probe = (tkv_probe){.n_threads = n_threads};
-    tkv_status status = choose_length(&context, &probe->n_tokens, error);
+    tkv_status status = tkv_threads_create(n_threads, &context.threads, error);
+    if (status == TKV_OK) {
+        status = choose_length(&context, &probe->n_tokens, error);
+    }
     for (int type = 0; type < TKV_TYPE_COUNT && status == TKV_OK; type++) {
         const tkv_attention_shape shape = shape_of((tkv_type)type, probe->n_tokens);
         tkv_attention_work *work = NULL;
@@ -73,5 +76,6 @@ tkv_status tkv_probe_run(const tkv_kernels *kernels, int n_threads, tkv_probe *p
         }
         tkv_attention_work_free(work);
     }
+    tkv_threads_free(context.threads);
     return status;
 }

@@ -18,13 +18,17 @@ static cJSON *backend_to_json(const tkv_gate_backend *b)
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "device", b->device);
     cJSON_AddStringToObject(json, "kernels", b->name);
+    cJSON_AddStringToObject(json, "description", b->description);
     cJSON_AddStringToObject(json, "state", tkv_backend_state_name(b->state));
     cJSON_AddStringToObject(json, "reason", b->reason);
     cJSON_AddNumberToObject(json, "cases", b->n_cases);
     cJSON_AddNumberToObject(json, "failed", b->n_failed);
     cJSON *kinds = cJSON_AddObjectToObject(json, "kernels_right");
     for (int i = 0; i < TKV_KERNEL_KINDS; i++) {
-        cJSON_AddBoolToObject(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i), b->kind_passed[i]);
+        if (b->kinds >> i & 1u) {
+            cJSON_AddBoolToObject(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i),
+                                  b->kind_passed[i]);
+        }
     }
     cJSON_AddNumberToObject(json, "probe_tokens", b->probe.n_tokens);
     cJSON_AddNumberToObject(json, "probe_threads", b->probe.n_threads);
@@ -77,6 +81,7 @@ static void backend_from_json(const cJSON *json, tkv_gate_backend *b)
     *b = (tkv_gate_backend){.state = TKV_BACKEND_ABSENT};
     snprintf(b->device, sizeof b->device, "%s", text_of(json, "device"));
     snprintf(b->name, sizeof b->name, "%s", text_of(json, "kernels"));
+    snprintf(b->description, sizeof b->description, "%s", text_of(json, "description"));
     snprintf(b->reason, sizeof b->reason, "%s", text_of(json, "reason"));
     for (int state = 0; state <= TKV_BACKEND_PASSED; state++) {
         if (strcmp(text_of(json, "state"), tkv_backend_state_name((tkv_backend_state)state)) == 0) {
@@ -87,8 +92,9 @@ static void backend_from_json(const cJSON *json, tkv_gate_backend *b)
     b->n_failed = (int)number_of(json, "failed");
     const cJSON *kinds = cJSON_GetObjectItem(json, "kernels_right");
     for (int i = 0; i < TKV_KERNEL_KINDS; i++) {
-        b->kind_passed[i] =
-            cJSON_IsTrue(cJSON_GetObjectItem(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i)));
+        const cJSON *kind = cJSON_GetObjectItem(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i));
+        b->kinds |= kind ? 1u << i : 0u;
+        b->kind_passed[i] = cJSON_IsTrue(kind);
     }
     b->probe.n_tokens = (int)number_of(json, "probe_tokens");
     b->probe.n_threads = (int)number_of(json, "probe_threads");
@@ -276,25 +282,42 @@ tkv_status tkv_gate_load(tkv_gate *gate, tkv_error *error)
     return status;
 }
 
-tkv_status tkv_gate_check(const char *kernels, tkv_error *error)
+/* Says what failed, and what to do: another table is chosen in one way, a device not used in
+ * another. */
+static tkv_status fail_as_recorded(const tkv_gate *gate, const tkv_gate_backend *backend,
+                                   tkv_error *error)
+{
+    const tkv_gate_backend *other = gate->chosen >= 0 ? &gate->backends[gate->chosen] : NULL;
+    const bool is_cpu = other && strcmp(other->device, "cpu") == 0;
+    return tkv_fail(error, TKV_ERR_DEVICE,
+                    "kernels '%s' failed their self-test on this machine (%.120s): "
+                    "%s%s%s--ignore-gate uses them nevertheless, 'turbokv gate' tests again",
+                    backend->name, backend->reason,
+                    !other   ? ""
+                    : is_cpu ? "set TKV_CPU="
+                             : "use --device ",
+                    other ? other->name : "", other ? " to use those that passed; " : "");
+}
+
+tkv_status tkv_gate_check_device(const char *device, const char *description, tkv_error *error)
 {
     tkv_gate *gate = malloc(sizeof *gate);
     tkv_status status = TKV_OK;
     if (gate && tkv_gate_load(gate, NULL) == TKV_OK) {
-        for (int i = 0; i < gate->n_backends; i++) {
+        for (int i = 0; i < gate->n_backends && status == TKV_OK; i++) {
             const tkv_gate_backend *backend = &gate->backends[i];
-            if (strcmp(backend->name, kernels) == 0 && backend->state == TKV_BACKEND_FAILED) {
-                const bool has_other = gate->chosen >= 0;
-                status = tkv_fail(error, TKV_ERR_DEVICE,
-                                  "kernels '%s' failed their self-test on this machine (%.120s): "
-                                  "%s%s%s--ignore-gate uses them nevertheless, 'turbokv gate' "
-                                  "tests again",
-                                  kernels, backend->reason, has_other ? "set TKV_CPU=" : "",
-                                  has_other ? gate->backends[gate->chosen].name : "",
-                                  has_other ? " to use those that passed; " : "");
+            if (strcmp(backend->name, device) == 0 &&
+                strcmp(backend->description, description) == 0 &&
+                backend->state == TKV_BACKEND_FAILED) {
+                status = fail_as_recorded(gate, backend, error);
             }
         }
     }
     free(gate);
     return status;
+}
+
+tkv_status tkv_gate_check(const char *kernels, tkv_error *error)
+{
+    return tkv_gate_check_device(kernels, "", error);
 }

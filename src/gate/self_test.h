@@ -13,8 +13,15 @@ typedef enum tkv_kernel_kind {
     TKV_KERNEL_DECODE,
     TKV_KERNEL_SCORES,
     TKV_KERNEL_ACCUMULATE,
+    TKV_KERNEL_ATTENTION, /* of devices, whose kernels do all of it */
     TKV_KERNEL_KINDS
 } tkv_kernel_kind;
+
+/* The kinds that a kernel table consists of, and that a device's table does: a bit for each. */
+#define TKV_KERNELS_OF_CPU ((1u << TKV_KERNEL_ATTENTION) - 1u)
+#define TKV_KERNELS_OF_DEVICE                                                                      \
+    (1u << TKV_KERNEL_ROTATE | 1u << TKV_KERNEL_ENCODE | 1u << TKV_KERNEL_DECODE |                 \
+     1u << TKV_KERNEL_ATTENTION)
 
 typedef struct tkv_kernel_result {
     int n_cases;
@@ -23,6 +30,7 @@ typedef struct tkv_kernel_result {
 } tkv_kernel_result;
 
 typedef struct tkv_self_test {
+    unsigned kinds; /* that are tested */
     /* Rotation and softmax have one result, at type 0. */
     tkv_kernel_result results[TKV_KERNEL_KINDS][TKV_TYPE_COUNT];
 } tkv_self_test;

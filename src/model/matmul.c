@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "model/dequantise.h"
+#include "model/dot_q8_0.h"
 #include "model/simd_clones.h"
 
 #include <inttypes.h>
@@ -23,9 +24,9 @@
  * pay for packing x again. */
 #define TILE_BYTES ((size_t)4 << 20)
 #define MIN_TILE_ROWS 64
-/* Below some 100 us of work, starting threads costs more than it brings, and far more on a machine
- * whose cores are busy. */
-#define MIN_PARALLEL_WEIGHTS ((size_t)1 << 19)
+/* Below some 20 us of work a thread may wake too late to be of use. */
+#define MIN_PARALLEL_WEIGHTS ((size_t)1 << 18)
+#define PARTS_PER_THREAD 4
 
 typedef struct product {
     const tkv_weight_format *format;
@@ -79,18 +80,46 @@ static void multiply_weight_row(const product *p, int out)
     }
 }
 
-static bool is_worth_threads(const product *p)
+/* Threads, and parts for them to take: several each, since a thread may come late. */
+static int choose_parts(const product *p, tkv_threads *threads, int *n_threads)
 {
-    return (size_t)p->n_in * (size_t)p->n_out >= MIN_PARALLEL_WEIGHTS;
+    *n_threads = tkv_threads_count(threads);
+    if (*n_threads == 1 || (size_t)p->n_in * (size_t)p->n_out < MIN_PARALLEL_WEIGHTS) {
+        *n_threads = 1;
+        return 1;
+    }
+    return PARTS_PER_THREAD * *n_threads < p->n_out ? PARTS_PER_THREAD * *n_threads : p->n_out;
 }
 
-static void multiply_few(const product *p, int n_threads)
+typedef struct few_job {
+    const product *p;
+    int n_parts;
+    tkv_dot_q8_0 dot; /* NULL: not for this product */
+} few_job;
+
+static void multiply_part(void *argument, int part, int thread)
 {
-#pragma omp parallel for num_threads(n_threads)                                                    \
-    schedule(static) if (n_threads > 1 && is_worth_threads(p))
-    for (int out = 0; out < p->n_out; out++) {
+    (void)thread;
+    const few_job *job = argument;
+    const product *p = job->p;
+    const int64_t n_out = p->n_out;
+    const int end = (int)(n_out * (part + 1) / job->n_parts);
+    int out = (int)(n_out * part / job->n_parts);
+    for (; job->dot && out + TKV_DOT_ROWS <= end; out += TKV_DOT_ROWS) {
+        job->dot((size_t)p->n_in, p->weights + (size_t)out * p->row_bytes, p->row_bytes, p->x,
+                 p->y + out);
+    }
+    for (; out < end; out++) {
         multiply_weight_row(p, out);
     }
+}
+
+static void multiply_few(const product *p, tkv_threads *threads)
+{
+    int n_threads;
+    const bool has_dot = p->format->type == TKV_WEIGHT_Q8_0 && p->n_rows == 1;
+    few_job job = {p, choose_parts(p, threads, &n_threads), has_dot ? tkv_dot_q8_0_get() : NULL};
+    tkv_threads_run(threads, n_threads, job.n_parts, multiply_part, &job);
 }
 
 static int tile_rows(const product *p, int n_threads)
@@ -102,51 +131,51 @@ static int tile_rows(const product *p, int n_threads)
     return rows < p->n_out ? rows : p->n_out;
 }
 
-/* Columns [first, first + n) of y through the BLAS. */
-static void multiply_tile(const product *p, int first, int n, float *tile)
+typedef struct many_job {
+    const product *p;
+    int rows;     /* a tile */
+    float *tiles; /* [n_threads][rows][n_in] */
+} many_job;
+
+/* Columns of y through the BLAS. */
+static void multiply_tile(void *argument, int item, int thread)
 {
+    const many_job *job = argument;
+    const product *p = job->p;
+    const size_t n_in = (size_t)p->n_in;
+    const int first = item * job->rows;
+    const int n = p->n_out - first < job->rows ? p->n_out - first : job->rows;
+    float *tile = job->tiles + (size_t)thread * (size_t)job->rows * n_in;
     for (int i = 0; i < n; i++) {
-        p->format->dequantise(p->weights + (size_t)(first + i) * p->row_bytes, (size_t)p->n_in,
-                              tile + (size_t)i * (size_t)p->n_in);
+        p->format->dequantise(p->weights + (size_t)(first + i) * p->row_bytes, n_in,
+                              tile + (size_t)i * n_in);
     }
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->n_rows, n, p->n_in, 1.0f, p->x, p->n_in,
                 tile, p->n_in, 0.0f, p->y + first, p->n_out);
 }
 
-static tkv_status multiply_many(const product *p, int n_threads, tkv_error *error)
+static tkv_status multiply_many(const product *p, tkv_threads *threads, tkv_error *error)
 {
-    const int rows = tile_rows(p, n_threads);
-    const int n_tiles = (p->n_out + rows - 1) / rows;
-    bool has_failed = false;
+    const int n_threads = tkv_threads_count(threads);
+    many_job job = {p, tile_rows(p, n_threads), NULL};
+    const int n_tiles = (p->n_out + job.rows - 1) / job.rows;
+    const size_t n_used = (size_t)(n_threads < n_tiles ? n_threads : n_tiles);
+    job.tiles = malloc(n_used * (size_t)job.rows * (size_t)p->n_in * sizeof *job.tiles);
+    if (!job.tiles) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu tiles of %d x %d weights",
+                        n_used, job.rows, p->n_in);
+    }
 #ifdef TKV_HAVE_OPENBLAS
     /* The threads are ours; OpenBLAS would start its own in each of them. */
     openblas_set_num_threads(1);
 #endif
-#pragma omp parallel num_threads(n_threads) if (n_threads > 1 && n_tiles > 1)
-    {
-        float *tile = malloc((size_t)rows * (size_t)p->n_in * sizeof *tile);
-        if (!tile) {
-#pragma omp atomic write
-            has_failed = true;
-        }
-#pragma omp for schedule(dynamic)
-        for (int t = 0; t < n_tiles; t++) {
-            const int first = t * rows;
-            if (tile) {
-                multiply_tile(p, first, p->n_out - first < rows ? p->n_out - first : rows, tile);
-            }
-        }
-        free(tile);
-    }
-    if (has_failed) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a tile of %d x %d weights",
-                        rows, p->n_in);
-    }
+    tkv_threads_run(threads, (int)n_used, n_tiles, multiply_tile, &job);
+    free(job.tiles);
     return TKV_OK;
 }
 
 tkv_status tkv_matmul(const tkv_gguf_tensor *weight, int n_rows, const float *x, float *y,
-                      int n_threads, tkv_error *error)
+                      tkv_threads *threads, tkv_error *error)
 {
     const tkv_weight_format *format = tkv_weight_format_get(weight->type);
     if (!format || weight->dims[2] != 1 || weight->dims[3] != 1 || weight->dims[0] > INT_MAX ||
@@ -167,8 +196,8 @@ tkv_status tkv_matmul(const tkv_gguf_tensor *weight, int n_rows, const float *x,
                        .x = x,
                        .y = y};
     if (n_rows <= FEW_ROWS) {
-        multiply_few(&p, n_threads);
+        multiply_few(&p, threads);
         return TKV_OK;
     }
-    return multiply_many(&p, n_threads, error);
+    return multiply_many(&p, threads, error);
 }

@@ -1,5 +1,6 @@
 #include "model/session.h"
 
+#include "backend/kernels.h"
 #include "common/error.h"
 #include "model/transformer.h"
 #include "model/weights.h"
@@ -13,7 +14,7 @@ struct tkv_session {
     tkv_cache *cache;
     tkv_workspace *workspace;
     int n_batch;
-    int n_threads;
+    tkv_threads *threads; /* of the context */
     int max_tokens;
     int length;
     float sparse_v;
@@ -99,11 +100,11 @@ tkv_status tkv_session_create(const tkv_model *model, tkv_context *context,
     created->model = model;
     created->max_tokens = params->max_tokens;
     created->n_batch = batch_size(params);
-    created->n_threads = tkv_context_threads(context);
+    created->threads = context->threads;
     created->sparse_v = params->policy.sparse_v;
     status = create_cache(model, context, params, &created->cache, error);
     if (status == TKV_OK) {
-        status = tkv_workspace_create(model, created->n_batch, created->n_threads,
+        status = tkv_workspace_create(model, created->n_batch, created->threads,
                                       &created->workspace, error);
     }
     if (status != TKV_OK) {
@@ -228,7 +229,7 @@ tkv_status tkv_session_fork(const tkv_session *session, int n_tokens, tkv_sessio
     created->stats = (tkv_attend_stats){0};
     tkv_status status = tkv_cache_fork(session->cache, n_tokens, &created->cache, error);
     if (status == TKV_OK) {
-        status = tkv_workspace_create(session->model, session->n_batch, session->n_threads,
+        status = tkv_workspace_create(session->model, session->n_batch, session->threads,
                                       &created->workspace, error);
     }
     if (status != TKV_OK) {

@@ -11,7 +11,7 @@
 
 struct tkv_workspace {
     int n_batch;
-    int n_threads;
+    tkv_threads *threads;
     size_t bytes;
     float *memory; /* all buffers below; a row belongs to a token of the batch */
     float *residual;
@@ -61,7 +61,7 @@ static void list_buffers(const tkv_model_config *config, tkv_workspace *workspac
     memcpy(sizes, list, sizeof list);
 }
 
-tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, int n_threads,
+tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads *threads,
                                 tkv_workspace **workspace, tkv_error *error)
 {
     tkv_workspace *created = calloc(1, sizeof *created);
@@ -69,7 +69,7 @@ tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, int n_threa
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the buffers of a batch");
     }
     created->n_batch = n_batch;
-    created->n_threads = n_threads;
+    created->threads = threads;
     buffer_size sizes[N_BUFFERS];
     list_buffers(tkv_model_get_config(model), created, sizes);
     size_t width = 0;
@@ -124,7 +124,7 @@ static tkv_status embed(const pass *p, tkv_error *error)
 static tkv_status apply(const tkv_linear *linear, const tkv_workspace *workspace, int n_rows,
                         const float *x, float *y, tkv_error *error)
 {
-    tkv_status status = tkv_matmul(linear->weight, n_rows, x, y, workspace->n_threads, error);
+    tkv_status status = tkv_matmul(linear->weight, n_rows, x, y, workspace->threads, error);
     if (status == TKV_OK && linear->bias) {
         tkv_add_bias((size_t)n_rows, (size_t)linear->weight->dims[1], y, linear->bias);
     }

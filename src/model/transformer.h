@@ -2,13 +2,15 @@
 #ifndef TKV_MODEL_TRANSFORMER_H
 #define TKV_MODEL_TRANSFORMER_H
 
+#include "common/threads.h"
 #include "model/model.h"
 #include "turbokv.h"
 
-/* The buffers that a batch needs. One allocation, whose size depends on n_batch only. */
+/* The buffers that a batch needs: one allocation, whose size depends on n_batch only. And the
+ * threads that work on it, which it does not own. */
 typedef struct tkv_workspace tkv_workspace;
 
-tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, int n_threads,
+tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads *threads,
                                 tkv_workspace **workspace, tkv_error *error);
 void tkv_workspace_free(tkv_workspace *workspace);
 size_t tkv_workspace_bytes(const tkv_workspace *workspace);

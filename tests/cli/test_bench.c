@@ -21,6 +21,30 @@ static void codecs_are_measured(void **state)
     cJSON_Delete(json);
 }
 
+static void models_are_measured(void **state)
+{
+    (void)state;
+    assert_outcome(
+        run("bench", "model", "-T", "turbo3", "-d", "70", "-p", "0", "-n", "1", "-r", "1"), 0,
+        "turbo3", "");
+    cJSON *json =
+        run_json((const char *const[]){"bench", "model", "-T", "f16,turbo4/turbo2,3bit", "-d",
+                                       "64,0", "-p", "5", "-n", "2", "-r", "2", "--json", NULL});
+    const cJSON *rows = cJSON_GetObjectItem(json, "results");
+    assert_int_equal(cJSON_GetArraySize(rows), 6);
+    const cJSON *first = cJSON_GetArrayItem(rows, 0);
+    assert_true(number_of(first, "depth") == 0);
+    assert_true(number_of(first, "decode_tokens_per_second") > 0.0);
+    const cJSON *pair = cJSON_GetArrayItem(rows, 4);
+    assert_string_equal(text_of(pair, "type"), "turbo4/turbo2");
+    assert_true(number_of(pair, "depth") == 64);
+    const double bits = number_of(pair, "bits_per_value");
+    assert_true(bits >= (4.125 + 2.125) / 2.0 && bits < 4.5);
+    assert_true(number_of(pair, "prefill_tokens_per_second_best") >=
+                number_of(pair, "prefill_tokens_per_second"));
+    cJSON_Delete(json);
+}
+
 /* Two heads of four vectors; with the mean of all taken off, nothing is left of constant rows. */
 static void vectors_come_from_files(void **state)
 {
@@ -58,12 +82,16 @@ static void mistakes_are_explained(void **state)
     assert_outcome(run("bench", "codec", "-d", "128,x"), 2, "", "found 'x'");
     assert_outcome(run("bench", "codec", "-d", "100"), 2, "", "multiple of 16");
     assert_outcome(run("bench", "codec", "-n", "10", "--centre", "11"), 1, "", "the first 11");
+    assert_outcome(run("bench", "model", "-T", "f16,q4_0"), 2, "", "q4_0");
+    assert_outcome(run("bench", "model", "-T", "f16,"), 2, "", "KV type");
+    assert_outcome(run("bench", "model", "-d", "0,-1"), 2, "", "found '-1'");
+    assert_outcome(run("bench", "model", "-m", "/nonexistent.gguf"), 1, "", "/nonexistent.gguf");
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(codecs_are_measured),
-                                       cmocka_unit_test(vectors_come_from_files),
-                                       cmocka_unit_test(mistakes_are_explained)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(codecs_are_measured), cmocka_unit_test(models_are_measured),
+        cmocka_unit_test(vectors_come_from_files), cmocka_unit_test(mistakes_are_explained)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

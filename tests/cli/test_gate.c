@@ -1,6 +1,7 @@
 /* turbokv gate as a process. */
 #include "process.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 static char directory[] = "/tmp/tkv-gate-XXXXXX";
@@ -99,11 +100,76 @@ static void a_machine_is_tested_and_remembered(void **state)
     assert_outcome(run("run", "-p", "x", "-n", "2"), 1, "", "failed their self-test");
     assert_outcome(run("run", "-p", "x", "-n", "2", "--ignore-gate"), 0, "", "bits a value");
     free(used);
+
+    /* A record that nobody can read is said to be so, and stops nobody. */
+    char command[256];
+    snprintf(command, sizeof command, "for f in %s/turbokv/gate-*.json; do echo '{' > $f; done",
+             directory);
+    assert_int_equal(system(command), 0);
+    assert_outcome(run("gate", "--cached"), 3, "", "cannot be read: run 'turbokv gate'");
+    assert_outcome(run("run", "-p", "x", "-n", "2"), 0, "", "bits a value");
+}
+
+static void write_file(const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void a_llama_tree_is_judged(void **state)
+{
+    (void)state;
+    char tree[128];
+    snprintf(tree, sizeof tree, "%s/llama", directory);
+    assert_outcome(run("gate", "--llama-cpp", tree), 3, "", "No such file");
+    assert_outcome(run("gate", "--ref", "main"), 3, "", "--ref needs --llama-cpp");
+    assert_int_equal(mkdir(tree, 0755), 0);
+    assert_outcome(run("gate", "--llama-cpp", tree), 3, "", "holds nothing of llama.cpp");
+    write_file("llama/ggml-metal.metal", "kernel void kernel_soft_max(int x) { }\n");
+    assert_outcome(run("gate", "--llama-cpp", tree), 1, "FALL BACK to MLX", "");
+    assert_outcome(run("gate", "--llama-cpp", tree, "--ref", "main"), 3, "",
+                   "is not a git repository");
+    write_file("llama/ggml-metal.metal",
+               "// turbo\n"
+               "kernel void kernel_turbo_wht(int x) { }\n"
+               "kernel void kernel_set_rows_turbo3(int x) { }\n"
+               "kernel void kernel_turbo3_dequant_f16(int x) { }\n"
+               "constant float turbo_centroids_1bit[2] = {-0.12f, 0.12f};\n"
+               "kernel void kernel_flash_attn_ext_kturbo3_vturbo3_dk128_dv128(int x) { }\n");
+    write_file("llama/ggml.h", "enum ggml_type { GGML_TYPE_TURBO3_0 = 41 };\n");
+    assert_outcome(run("gate", "--llama-cpp", tree), 0, "PROCEED with the llama.cpp path", "");
+    assert_outcome(run("gate", "--llama-cpp", tree), 0, "is not converged", "");
+    cJSON *json = run_json((const char *const[]){"gate", "--llama-cpp", tree, "--json", NULL});
+    assert_string_equal(text_of(json, "verdict"), "proceed");
+    const cJSON *file = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "files"), 0);
+    assert_string_equal(text_of(file, "path"), "ggml-metal.metal");
+    assert_true(number_of(file, "turbo_lines") == 6.0);
+    assert_true(number_of(file, "lines") == 6.0);
+    cJSON_Delete(json);
+}
+
+static void mlx_is_judged(void **state)
+{
+    (void)state;
+    assert_outcome(run("gate", "--mlx", "--llama-cpp", "/x"), 3, "",
+                   "one of --mlx and --llama-cpp");
+    assert_outcome(run("gate", "--mlx", "--python", "/no/python3"), 2, "cannot start '/no/python3'",
+                   "");
+    outcome o = run("gate", "--mlx", "--python", "/no/python3", "--json");
+    assert_int_equal(o.status, 2);
+    cJSON *json = parse(&o);
+    assert_string_equal(text_of(json, "verdict"), "unusable");
+    cJSON_Delete(json);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(wrong_options_are_refused),
-                                       cmocka_unit_test(a_machine_is_tested_and_remembered)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wrong_options_are_refused), cmocka_unit_test(a_llama_tree_is_judged),
+        cmocka_unit_test(mlx_is_judged), cmocka_unit_test(a_machine_is_tested_and_remembered)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

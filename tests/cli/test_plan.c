@@ -1,6 +1,8 @@
 /* turbokv plan as a process, its figures against those of a run. */
 #include "process.h"
 
+#include <unistd.h>
+
 #define UNIFORM "--layers", "32", "--kv-heads", "8", "--head-dim", "128"
 
 static void wrong_options_are_refused(void **state)
@@ -63,10 +65,42 @@ static void figures_are_those_of_a_run(void **state)
     }
 }
 
+static void a_report_has_a_plot(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/tkv-plan-XXXXXX";
+    const int file = mkstemp(path);
+    assert_true(file >= 0);
+    assert_outcome(run("plan", UNIFORM, "--memory", "16G", "--weights", "4G", "--report", path), 0,
+                   "recommended", "");
+    char *page = read_all(file);
+    const char *const parts[] = {"<svg viewBox",          "class=\"limit\"",
+                                 "turbo4, turbo4q, 4bit", "<td><code>16388.5</code></td>",
+                                 "-c 131072 --kv 8bit",   "</html>"};
+    int n_curves = 0;
+    for (const char *at = page; (at = strstr(at, "<polyline")); at++) {
+        n_curves++;
+    }
+    assert_int_equal(n_curves, 13);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (!strstr(page, parts[i])) {
+            fail_msg("the page lacks '%s'", parts[i]);
+        }
+    }
+    free(page);
+    /* One context, and nothing that fits. */
+    assert_outcome(run("plan", UNIFORM, "--memory", "1G", "--weights", "2G", "--contexts", "4K",
+                       "--report", path),
+                   1, "nothing fits", "");
+    unlink(path);
+    assert_outcome(run("plan", UNIFORM, "--memory", "16G", "--report", "/no/page.html"), 1, "",
+                   "cannot write /no/page.html");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(wrong_options_are_refused),
-                                       cmocka_unit_test(a_table_names_what_fits),
-                                       cmocka_unit_test(figures_are_those_of_a_run)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wrong_options_are_refused), cmocka_unit_test(a_table_names_what_fits),
+        cmocka_unit_test(a_report_has_a_plot), cmocka_unit_test(figures_are_those_of_a_run)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

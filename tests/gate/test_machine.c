@@ -247,6 +247,32 @@ static void decisions_follow_from_tests(void **state)
     assert_true(has_reason(&gate, "4.0 times f16's"));
 }
 
+static void devices_are_chosen_first(void **state)
+{
+    (void)state;
+    tkv_gate gate = {.n_backends = 3};
+    gate.backends[0] = backend("scalar", TKV_BACKEND_PASSED, 0.5);
+    gate.backends[1] = backend("cuda", TKV_BACKEND_PASSED, 3.0);
+    gate.backends[2] = backend("cuda:1", TKV_BACKEND_PASSED, 3.0);
+    for (int i = 1; i < 3; i++) {
+        snprintf(gate.backends[i].device, sizeof gate.backends[i].device, "cuda");
+    }
+    tkv_gate_decide(&gate);
+    assert_int_equal(gate.verdict, TKV_GATE_GO);
+    assert_int_equal(gate.chosen, 1);
+
+    gate.backends[1].state = TKV_BACKEND_FAILED;
+    tkv_gate_decide(&gate);
+    assert_int_equal(gate.chosen, 2);
+    assert_true(has_reason(&gate, "cuda must not be used"));
+
+    gate.backends[2].state = TKV_BACKEND_FAILED;
+    tkv_gate_decide(&gate);
+    assert_int_equal(gate.verdict, TKV_GATE_FALLBACK);
+    assert_int_equal(gate.chosen, 0);
+    assert_true(has_reason(&gate, "cuda:1 falls back to scalar"));
+}
+
 static void write_text(const char *path, const char *text)
 {
     FILE *file = fopen(path, "w");
@@ -282,6 +308,7 @@ static void results_are_kept(void **state)
     assert_ok(tkv_gate_check("scalar", &error));
     assert_ok(tkv_gate_check("unheard-of", &error));
     assert_fails(tkv_gate_check("fast", &error), TKV_ERR_DEVICE, "set TKV_CPU=scalar");
+    assert_ok(tkv_gate_check_device("fast", "another device in its place", &error));
 
     /* What cannot be read does no harm. */
     write_text(path, "{\"version\": \"0.0.1\", \"back_ends\": [{}]}");
@@ -316,6 +343,7 @@ int main(void)
                                        cmocka_unit_test(planted_defects_are_found),
                                        cmocka_unit_test(the_reference_is_tested_too),
                                        cmocka_unit_test(decisions_follow_from_tests),
+                                       cmocka_unit_test(devices_are_chosen_first),
                                        cmocka_unit_test(results_are_kept)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

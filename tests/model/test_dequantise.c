@@ -88,7 +88,10 @@ static void check_product(uint32_t type, int n_in, int n_out, int n_rows, int n_
     float *y = allocate((size_t)n_rows * (size_t)n_out * sizeof *y);
     float *row = allocate((size_t)n_in * sizeof *row);
     fill_gauss(&seed, (size_t)n_rows * (size_t)n_in, x);
-    assert_ok(tkv_matmul(&tensor, n_rows, x, y, n_threads, &error));
+    tkv_threads *threads = NULL;
+    assert_ok(tkv_threads_create(n_threads, &threads, &error));
+    assert_ok(tkv_matmul(&tensor, n_rows, x, y, threads, &error));
+    tkv_threads_free(threads);
     for (int out = 0; out < n_out; out++) {
         assert_ok(tkv_dequantise_tensor_row(&tensor, (size_t)out, row, &error));
         for (int r = 0; r < n_rows; r++) {
@@ -131,13 +134,13 @@ static void mistakes_are_explained(void **state)
     float y[64];
     tkv_gguf_tensor tensor = {
         .name = "strange", .type = 99, .n_dims = 2, .dims = {32, 2, 1, 1}, .data = x};
-    assert_fails(tkv_matmul(&tensor, 1, x, y, 1, &error), TKV_ERR_UNSUPPORTED, "strange");
+    assert_fails(tkv_matmul(&tensor, 1, x, y, NULL, &error), TKV_ERR_UNSUPPORTED, "strange");
     assert_fails(tkv_dequantise_tensor_row(&tensor, 0, y, &error), TKV_ERR_UNSUPPORTED, "type 99");
     tensor.type = TKV_WEIGHT_F32;
     assert_fails(tkv_dequantise_tensor_row(&tensor, 2, y, &error), TKV_ERR_INVALID_ARGUMENT,
                  "has 2 rows");
     tensor.dims[2] = 2;
-    assert_fails(tkv_matmul(&tensor, 1, x, y, 1, &error), TKV_ERR_UNSUPPORTED, "matrix");
+    assert_fails(tkv_matmul(&tensor, 1, x, y, NULL, &error), TKV_ERR_UNSUPPORTED, "matrix");
 }
 
 int main(void)

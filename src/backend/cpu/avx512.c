@@ -13,7 +13,8 @@ static void encode(const tkv_page_span *span, const float *x, size_t row_stride,
 
 const tkv_kernels tkv_kernels_avx512 = {
     .name = "avx512",
-    .weight_rounding = TWO_PART_ROUNDING,
+    .weight_rounding = WEIGHT_ROUNDING,
+    .weight_rounding_fine = TWO_PART_ROUNDING,
     .query_rounding = QUERY_ROUNDING,
     .query_rounding_turbo8 = TWO_PART_ROUNDING,
     .rotate = rotate,

@@ -159,6 +159,7 @@ static void accumulate(const tkv_page_read *read, int n_rows, const float *weigh
     const int head_dim = read->head_dim;
     const int n_tokens = read->n_tokens;
     float *values = scratch;
+    /* The second sums of a sketch type stay as they were, zero, since values come back whole. */
     for (int t = 0; t < n_tokens; t++) {
         unpack(read->type, TKV_ORDER_VALUE, head_dim, t, read->page,
                values + (size_t)t * (size_t)head_dim);

@@ -143,8 +143,9 @@ static inline vint v_bias_levels(vint levels)
 #define PART_BASE (1 << PART_SHIFT)
 #define PART_LIMIT 63
 
-/* Parts of queries: in one the steps would be too coarse. */
+/* Parts of queries and weights: in one the steps would be too coarse. */
 #define QUERY_PARTS 2
+#define WEIGHT_PARTS 2
 
 /* sum + the four products of unsigned levels with signed bytes. */
 static inline vint v_dot(vint sum, vint levels, vint bytes)

@@ -6,10 +6,10 @@
 #include "backend/cpu/vector_transform.h"
 #include "backend/cpu/vector_unpack.h"
 
-/* Levels of a whole page: 256 KiB for the largest head. */
+/* Levels of a whole page, or its residual signs: 256 KiB for the largest head. */
 typedef struct page_levels {
-    _Alignas(64) uint32_t bytes[TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM / 4];
     _Alignas(64) float levels[TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM];
+    float factors[TKV_PAGE_TOKENS + V_LANES]; /* of the tokens */
 } page_levels;
 
 /* Which code along a lane is byte k of a dword of levels. */
@@ -26,17 +26,17 @@ static ALWAYS_INLINE vint level_of_byte(vint bytes, int k)
                       : v_right_signed(top, 24);
 }
 
-/* levels[code][lane] of a page: key pages by coordinate, value pages by token. */
-static void spread_levels(tkv_type type, const page_view *view, page_levels *page)
+/* Unpacked bytes to levels[code][lane]: key pages by coordinate, value pages by token. */
+static void spread_levels(tkv_type type, const page_view *view, const uint32_t *unpacked,
+                          page_levels *page)
 {
     const int n_codes = view->order == TKV_ORDER_KEY ? view->head_dim : TKV_PAGE_TOKENS;
     const int stride = view->stride;
-    unpack_levels(type, view, page->bytes);
     for (int d = 0; d < level_dwords(type, n_codes); d++) {
         for (int k = 0; k < 4; k++) {
             const int code = code_of_byte(type, d, k);
             for (int lane = 0; code < n_codes && lane < stride; lane += V_LANES) {
-                const vint bytes = v_load_int(page->bytes + d * stride + lane);
+                const vint bytes = v_load_int(unpacked + d * stride + lane);
                 v_store(page->levels + code * stride + lane, v_from_int(level_of_byte(bytes, k)));
             }
         }
@@ -55,21 +55,34 @@ static inline void decode_halves(const tkv_page_span *span, const void *page, fl
     }
 }
 
-/* Rows from `slot` on, in the domain of the codes. */
+/* Rows from `slot` on: levels times the factors of their tokens. */
 static inline void dequantise_lanes(const tkv_page_span *span, int slot, int n_rows,
-                                    const page_levels *unpacked,
-                                    const float scales[TKV_PAGE_TOKENS + V_LANES], lane_rows *rows)
+                                    const page_levels *page, lane_rows *rows)
 {
     const int head_dim = span->head_dim;
     if (span->order == TKV_ORDER_VALUE) {
-        load_lanes(head_dim, n_rows, unpacked->levels + slot * head_dim, (size_t)head_dim, rows);
+        load_lanes(head_dim, n_rows, page->levels + slot * head_dim, (size_t)head_dim, rows);
     }
     for (int j = 0; j < head_dim; j++) {
         float *to = lanes_of(rows, j);
         if (span->order == TKV_ORDER_KEY) {
-            memcpy(to, unpacked->levels + j * TKV_PAGE_TOKENS + slot, (size_t)n_rows * sizeof *to);
+            memcpy(to, page->levels + j * TKV_PAGE_TOKENS + slot, (size_t)n_rows * sizeof *to);
         }
-        v_store(to, v_mul(v_load(to), v_load(scales + slot)));
+        v_store(to, v_mul(v_load(to), v_load(page->factors + slot)));
+    }
+}
+
+/* What the residual signs add to rows from `slot` on. */
+static inline void add_residual_lanes(const tkv_page_span *span, int slot, int n_rows,
+                                      const page_levels *signs, lane_rows *rows)
+{
+    const int head_dim = span->head_dim;
+    lane_rows residual = {.x = {0}};
+    dequantise_lanes(span, slot, n_rows, signs, &residual);
+    unmix_lanes(head_dim, tkv_sketch_signs, &residual);
+    for (int j = 0; j < head_dim; j++) {
+        float *to = lanes_of(rows, j);
+        v_store(to, v_add(v_load(to), v_load(lanes_of(&residual, j))));
     }
 }
 
@@ -80,20 +93,32 @@ static void decode(const tkv_page_span *span, const void *page, float *x, size_t
         decode_halves(span, page, x, row_stride);
         return;
     }
-    if (span->n_rows < MIN_LANE_ROWS || tkv_type_get_layout(span->type)->kind == TKV_CODE_SKETCH) {
+    if (span->n_rows < MIN_LANE_ROWS) {
         tkv_kernels_scalar.decode(span, page, x, row_stride);
         return;
     }
-    page_levels unpacked;
+    const bool has_sketch = tkv_has_sketch(span->type);
+    uint32_t unpacked[TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM / 4];
+    page_levels codes = {.factors = {0}};
+    page_levels signs;
     lane_rows rows = {.x = {0}};
-    float scales[TKV_PAGE_TOKENS + V_LANES] = {0};
     const tkv_page_read read = {span->type, head_dim, TKV_PAGE_TOKENS, page, NULL};
     const page_view view = view_page(&read, span->order);
-    spread_levels(span->type, &view, &unpacked);
-    level_scales(&read, &view, scales);
+    unpack_levels(span->type, &view, unpacked);
+    spread_levels(span->type, &view, unpacked, &codes);
+    level_scales(&read, &view, codes.factors);
+    if (has_sketch) {
+        unpack_signs(span->type, &view, unpacked);
+        spread_levels(span->type, &view, unpacked, &signs);
+        memset(signs.factors, 0, sizeof signs.factors);
+        token_factors(&view, 1, false, TKV_PAGE_TOKENS, 1.0f, signs.factors);
+    }
     for (int i = 0; i < span->n_rows; i += V_LANES, x += V_LANES * row_stride) {
         const int n = span->n_rows - i < V_LANES ? span->n_rows - i : V_LANES;
-        dequantise_lanes(span, span->first_slot + i, n, &unpacked, scales, &rows);
+        dequantise_lanes(span, span->first_slot + i, n, &codes, &rows);
+        if (has_sketch) {
+            add_residual_lanes(span, span->first_slot + i, n, &signs, &rows);
+        }
         unrotate_lanes(head_dim, &rows);
         store_lanes(head_dim, n, &rows, x, row_stride);
     }

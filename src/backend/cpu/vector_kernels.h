@@ -10,27 +10,25 @@
 #include "backend/cpu/vector_softmax.h"
 #include "backend/cpu/vector_unpack.h"
 #include "backend/kernels.h"
+#include "backend/sums.h"
 
 /* Half a step, relative to the largest of a row (tkv_kernels). */
 #define ONE_PART_ROUNDING (0.5f / PART_LIMIT)
 #define TWO_PART_ROUNDING (0.5f / (PART_LIMIT * PART_BASE))
+#define WEIGHT_ROUNDING (WEIGHT_PARTS == 1 ? ONE_PART_ROUNDING : TWO_PART_ROUNDING)
 #define QUERY_ROUNDING (QUERY_PARTS == 1 ? ONE_PART_ROUNDING : TWO_PART_ROUNDING)
 
 /* Weights: a page's sum is as exact as its largest weight. */
 static ALWAYS_INLINE row_form weight_form(tkv_type type)
 {
-    return (row_form){2, TKV_PAGE_TOKENS / 4, type == TKV_TYPE_TURBO8};
+    const bool is_fine = type == TKV_TYPE_TURBO8 || type == TKV_TYPE_TURBO4;
+    return (row_form){is_fine ? 2 : WEIGHT_PARTS, TKV_PAGE_TOKENS / 4, type == TKV_TYPE_TURBO8};
 }
 
 static inline row_form query_form(tkv_type type, int head_dim)
 {
     const bool is_turbo8 = type == TKV_TYPE_TURBO8;
     return (row_form){is_turbo8 ? 2 : QUERY_PARTS, level_dwords(type, head_dim), is_turbo8};
-}
-
-static bool is_sketch(tkv_type type)
-{
-    return tkv_type_get_layout(type)->kind == TKV_CODE_SKETCH;
 }
 
 /* Rows of integers; for a sketch type followed by those of the sketched queries, since its residual
@@ -41,7 +39,7 @@ static size_t query_bytes(tkv_type type, int head_dim, int n_rows)
     if (type == TKV_TYPE_F16) {
         return n * (size_t)head_dim * sizeof(float);
     }
-    return (is_sketch(type) ? 2 : 1) * n * integer_row_bytes(query_form(type, head_dim));
+    return (tkv_has_sketch(type) ? 2 : 1) * n * integer_row_bytes(query_form(type, head_dim));
 }
 
 static void prepare_queries(tkv_type type, int head_dim, int n_rows, const float *queries,
@@ -54,7 +52,7 @@ static void prepare_queries(tkv_type type, int head_dim, int n_rows, const float
     const row_form form = query_form(type, head_dim);
     for (int r = 0; r < n_rows; r++, queries += head_dim) {
         round_row(form, head_dim, queries, row_at(prepared, form, r));
-        if (is_sketch(type)) {
+        if (tkv_has_sketch(type)) {
             float sketched[TKV_MAX_HEAD_DIM];
             memcpy(sketched, queries, (size_t)head_dim * sizeof *sketched);
             tkv_sketch_row(head_dim, sketched);
@@ -63,7 +61,7 @@ static void prepare_queries(tkv_type type, int head_dim, int n_rows, const float
     }
 }
 
-/* A call on a coded page works in its levels, the rows of weights and the sums of the residual. */
+/* A call on a coded page works in its levels and the rows of weights. */
 static size_t levels_bytes(int head_dim)
 {
     return level_words(head_dim) * sizeof(uint32_t);
@@ -73,9 +71,8 @@ static size_t scratch_bytes(int head_dim, int n_rows)
 {
     const size_t n = (size_t)n_rows;
     const size_t values = TKV_PAGE_TOKENS * (size_t)head_dim * sizeof(float);
-    const size_t coded = levels_bytes(head_dim) +
-                         n * integer_row_bytes(weight_form(TKV_TYPE_TURBO8)) +
-                         n * (size_t)head_dim * sizeof(float);
+    const size_t coded =
+        levels_bytes(head_dim) + n * integer_row_bytes(weight_form(TKV_TYPE_TURBO8));
     return values > coded ? values : coded;
 }
 
@@ -118,7 +115,7 @@ static void scores(const tkv_page_read *read, int n_rows, const void *prepared, 
     unpack_levels(read->type, &view, scratch);
     level_scales(read, &view, scales);
     multiply_rows(&product, n_rows, prepared, result);
-    if (is_sketch(read->type)) {
+    if (tkv_has_sketch(read->type)) {
         unpack_signs(read->type, &view, scratch);
         token_factors(&view, 1, false, read->n_tokens, 1.0f, scales);
         product.factors = &one;
@@ -140,25 +137,18 @@ static void round_weights(row_form form, int n_rows, const float *weights,
     }
 }
 
-/* The part of a sketch type's residual, brought back from the sketch. */
+/* The part of a sketch type's residual, summed up in the domain of the sketch. */
 static void add_residual(const tkv_page_read *read, const page_view *view, int n_rows,
-                         const float *weights, float *sums, uint32_t *levels, void *rows)
+                         const float *weights, const float *rescale, float *sums, uint32_t *levels,
+                         void *rows)
 {
-    const size_t head_dim = (size_t)read->head_dim;
     const row_form form = weight_form(read->type);
-    const integer_product product = {levels, read->head_dim, form, NULL, NULL, 0};
-    float *part = (float *)(void *)((uint8_t *)rows + (size_t)n_rows * integer_row_bytes(form));
+    const integer_product product = {levels, read->head_dim, form, NULL, rescale, 1};
     float steps[TKV_PAGE_TOKENS];
     token_factors(view, 1, false, read->n_tokens, 1.0f, steps);
     round_weights(form, n_rows, weights, steps, rows);
     unpack_signs(read->type, view, levels);
-    multiply_rows(&product, n_rows, rows, part);
-    for (size_t r = 0; r < (size_t)n_rows; r++) {
-        tkv_unsketch_row(read->head_dim, part + r * head_dim);
-        for (size_t j = 0; j < head_dim; j++) {
-            sums[r * head_dim + j] += part[r * head_dim + j];
-        }
-    }
+    multiply_rows(&product, n_rows, rows, sums + n_rows * read->head_dim);
 }
 
 static void accumulate(const tkv_page_read *read, int n_rows, const float *weights,
@@ -177,8 +167,8 @@ static void accumulate(const tkv_page_read *read, int n_rows, const float *weigh
     level_scales(read, &view, scales);
     round_weights(form, n_rows, weights, scales, rows);
     multiply_rows(&product, n_rows, rows, sums);
-    if (is_sketch(read->type)) {
-        add_residual(read, &view, n_rows, weights, sums, scratch, rows);
+    if (tkv_has_sketch(read->type)) {
+        add_residual(read, &view, n_rows, weights, rescale, sums, scratch, rows);
     }
 }
 

@@ -141,8 +141,9 @@ static inline vint v_bias_levels(vint levels)
 #define PART_BASE (1 << PART_SHIFT)
 #define PART_LIMIT 127
 
-/* Parts of queries where the codes' error hides that of signed bytes. */
+/* Parts of queries and weights where the codes' error hides that of signed bytes. */
 #define QUERY_PARTS 1
+#define WEIGHT_PARTS 1
 
 /* sum + the four products of levels with signed bytes. */
 static inline vint v_dot(vint sum, vint levels, vint bytes)

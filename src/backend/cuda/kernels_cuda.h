@@ -37,7 +37,9 @@ size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_m
 cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
                                    cudaStream_t stream);
 
-/* Many rows a KV head. */
+/* Many rows a KV head, on Hopper: whether the types, head_dims and options are among those that the
+ * kernels have; the others go through decode. */
+bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major);
 size_t tkv_cuda_attend_prefill_workspace(const tkv_device_attend *params, int n_multiprocessors);
 cudaError_t tkv_cuda_attend_prefill(const tkv_device_attend *params, int n_multiprocessors,
                                     cudaStream_t stream);

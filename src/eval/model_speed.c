@@ -1,0 +1,128 @@
+#include "eval/model_speed.h"
+
+#include "common/error.h"
+#include "eval/clock.h"
+#include "model/session.h"
+
+#include <stdlib.h>
+
+#define WARM_UP_TOKENS 4
+
+struct tkv_model_work {
+    int n_vocabulary;
+    double values_per_token; /* in all layers */
+    tkv_session *session;
+    float *logits; /* [n_vocabulary] */
+    int n_tokens;
+    int32_t *tokens; /* [n_tokens], for all positions */
+};
+
+static void choose_tokens(tkv_model_work *work)
+{
+    uint32_t seed = 1;
+    for (int i = 0; i < work->n_tokens; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        work->tokens[i] = (int32_t)((seed >> 8) % (uint32_t)work->n_vocabulary);
+    }
+}
+
+tkv_status tkv_model_work_create(const tkv_model *model, tkv_context *context,
+                                 const tkv_policy *policy, int max_tokens, tkv_model_work **work,
+                                 tkv_error *error)
+{
+    const tkv_model_config *config = tkv_model_get_config(model);
+    const tkv_session_params params = {.max_tokens = max_tokens, .policy = *policy};
+    *work = NULL;
+    tkv_model_work *created = calloc(1, sizeof *created);
+    if (!created) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the benchmark");
+    }
+    created->n_vocabulary = config->vocabulary_size;
+    created->values_per_token =
+        (double)config->n_layers * config->n_kv_heads * (config->head_dim_k + config->head_dim_v);
+    created->n_tokens = max_tokens;
+    tkv_status status = tkv_session_create(model, context, &params, &created->session, error);
+    if (status == TKV_OK) {
+        created->logits = malloc((size_t)created->n_vocabulary * sizeof *created->logits);
+        created->tokens = malloc((size_t)max_tokens * sizeof *created->tokens);
+        if (!created->logits || !created->tokens) {
+            status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d tokens", max_tokens);
+        }
+    }
+    if (status != TKV_OK) {
+        tkv_model_work_free(created);
+        return status;
+    }
+    choose_tokens(created);
+    *work = created;
+    return TKV_OK;
+}
+
+void tkv_model_work_free(tkv_model_work *work)
+{
+    if (work) {
+        tkv_session_free(work->session);
+        free(work->logits);
+        free(work->tokens);
+        free(work);
+    }
+}
+
+/* Passes n_tokens after the sequence through the model, n_at_once at a time, in a copy of it that
+ * shares its pages. */
+static tkv_status pass(const tkv_model_work *work, int n_tokens, int n_at_once, double *seconds,
+                       tkv_error *error)
+{
+    const int length = tkv_session_length(work->session);
+    const tkv_eval_params params = {.logits_mode = TKV_LOGITS_LAST, .logits = work->logits};
+    tkv_session *copy = NULL;
+    tkv_status status = tkv_session_fork(work->session, length, &copy, error);
+    const double start = tkv_clock();
+    for (int done = 0; done < n_tokens && status == TKV_OK; done += n_at_once) {
+        const int left = n_tokens - done;
+        status = tkv_session_eval(copy, work->tokens + length + done,
+                                  left < n_at_once ? left : n_at_once, &params, error);
+    }
+    *seconds = tkv_clock() - start;
+    tkv_session_free(copy);
+    return status;
+}
+
+tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error)
+{
+    const int length = tkv_session_length(work->session);
+    const tkv_eval_params params = {.logits_mode = TKV_LOGITS_NONE};
+    tkv_status status = TKV_OK;
+    if (depth > length) {
+        status =
+            tkv_session_eval(work->session, work->tokens + length, depth - length, &params, error);
+    }
+    const int room = work->n_tokens - depth;
+    double seconds;
+    return status == TKV_OK
+               ? pass(work, room < WARM_UP_TOKENS ? room : WARM_UP_TOKENS, 1, &seconds, error)
+               : status;
+}
+
+tkv_status tkv_model_work_prefill(const tkv_model_work *work, int n_tokens, double *seconds,
+                                  tkv_error *error)
+{
+    return pass(work, n_tokens, n_tokens, seconds, error);
+}
+
+tkv_status tkv_model_work_decode(const tkv_model_work *work, int n_tokens, double *seconds,
+                                 tkv_error *error)
+{
+    return pass(work, n_tokens, 1, seconds, error);
+}
+
+size_t tkv_model_work_bytes(const tkv_model_work *work)
+{
+    return tkv_cache_bytes(tkv_session_cache(work->session));
+}
+
+double tkv_model_work_bits(const tkv_model_work *work)
+{
+    const double values = work->values_per_token * tkv_session_length(work->session);
+    return values > 0.0 ? 8.0 * (double)tkv_model_work_bytes(work) / values : 0.0;
+}

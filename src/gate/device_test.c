@@ -1,0 +1,404 @@
+#include "gate/device_test.h"
+
+#include "common/error.h"
+#include "gate/device_layer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const int head_dims[] = {64, 80, 96, 112, 128, 192, 256, 576};
+
+enum {
+    N_HEAD_DIMS = sizeof head_dims / sizeof *head_dims,
+    MAX_DIM = 576,
+    N_KV_HEADS = 2,
+    GROUP = 4,
+    N_HEADS = N_KV_HEADS * GROUP,
+    N_SINKS = 4,
+    N_TOKENS = N_SINKS + 2 * TKV_PAGE_TOKENS + 19, /* sinks, two coded blocks, an exact one */
+    N_QUERIES = 21,
+    MAX_ROWS = N_TOKENS * N_KV_HEADS
+};
+
+/* What is left of float arithmetic, relative to the sum of the magnitudes that are added, and of
+ * scores relative to the norms. */
+static const double SUM_BOUND = 3e-5;
+static const double SCORE_BOUND = 4e-6;
+
+/* Of queries and weights on exact pages: a device may use them in the precision of these. */
+static const double HALF_ROUNDING = 0x1p-11;
+
+typedef struct bench {
+    const tkv_device_table *table;
+    tkv_device *device;
+    tkv_self_test *test;
+    uint64_t seed;
+    float *rows[2];    /* keys, values: [N_TOKENS][N_KV_HEADS][MAX_DIM] */
+    float *decoded[2]; /* as the reference decodes them, means added */
+    float *found;      /* likewise, of one of them, and attention's output */
+    float *means[2];   /* [N_KV_HEADS][MAX_DIM] */
+    bool is_centred;   /* they are in use */
+    float *queries;    /* [N_QUERIES][N_HEADS][MAX_DIM] */
+    uint32_t *page;    /* the reference's; of the largest size */
+    uint32_t *found_page;
+    tkv_device_layer_fixture layer;
+} bench;
+
+/* SplitMix64, and its sum of four parts: nearly Gaussian. */
+static float next_value(uint64_t *seed)
+{
+    uint64_t z = *seed += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    const int sum =
+        (int)(z & 0xffff) + (int)(z >> 16 & 0xffff) + (int)(z >> 32 & 0xffff) + (int)(z >> 48);
+    return (float)(sum - 131070) * 0x1p-15f;
+}
+
+static void fill(bench *b, size_t n, float *x)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = next_value(&b->seed);
+    }
+}
+
+static void count(bench *b, tkv_kernel_kind kind, tkv_type type, int head_dim, bool has_passed,
+                  const char *detail)
+{
+    tkv_kernel_result *result = &b->test->results[kind][type];
+    result->n_cases++;
+    if (!has_passed && result->n_failed++ == 0) {
+        const bool has_type = tkv_kernel_kind_has_types(kind);
+        snprintf(result->reason, sizeof result->reason, "%s%s%s, head_dim %d: %s",
+                 tkv_kernel_kind_name(kind), has_type ? " of " : "",
+                 has_type ? tkv_type_get_info(type)->name : "", head_dim, detail);
+    }
+}
+
+/* Rotates rows on the device, from `from` into b->found. */
+static tkv_status rotate_there(bench *b, int head_dim, size_t n_rows, const float *from,
+                               bool is_inverse, tkv_error *error)
+{
+    const size_t bytes = n_rows * (size_t)head_dim * sizeof(float);
+    uint64_t x = 0;
+    tkv_status status = b->table->allocate(b->device, bytes, &x, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    status = b->table->upload(b->device, x, from, bytes, error);
+    if (status == TKV_OK) {
+        status = b->table->rotate(b->device, head_dim, n_rows, x, is_inverse, error);
+    }
+    if (status == TKV_OK) {
+        status = b->table->download(b->device, b->found, x, bytes, error);
+    }
+    b->table->release(b->device, x);
+    return status;
+}
+
+static tkv_status test_rotation(bench *b, int head_dim, tkv_error *error)
+{
+    const size_t n_rows = 70;
+    const size_t bytes = n_rows * (size_t)head_dim * sizeof(float);
+    float *expected = b->decoded[0];
+    tkv_status status = TKV_OK;
+    fill(b, n_rows * (size_t)head_dim, b->rows[0]);
+    for (int inverse = 0; inverse < 2 && status == TKV_OK; inverse++) {
+        memcpy(expected, b->rows[0], bytes);
+        status = inverse ? tkv_unrotate(head_dim, n_rows, expected, error)
+                         : tkv_rotate(head_dim, n_rows, expected, error);
+        if (status == TKV_OK) {
+            status = rotate_there(b, head_dim, n_rows, b->rows[0], inverse, error);
+        }
+        if (status == TKV_OK) {
+            count(b, TKV_KERNEL_ROTATE, 0, head_dim, memcmp(b->found, expected, bytes) == 0,
+                  inverse ? "back: other bits than the reference"
+                          : "other bits than the reference");
+        }
+    }
+    return status;
+}
+
+/* Encodes one page of a block with the reference, into b->page, and decodes it. */
+static void make_page(bench *b, int block, int head, tkv_page_order order, int head_dim)
+{
+    const tkv_device_layer *layer = &b->layer.layer;
+    const bool is_exact = b->layer.blocks[block].is_exact;
+    const int start = tkv_device_layer_start(&b->layer, block);
+    const int n_rows = tkv_device_layer_rows(&b->layer, block);
+    const size_t stride = (size_t)N_KV_HEADS * (size_t)head_dim;
+    const size_t offset = (size_t)start * stride + (size_t)head * (size_t)head_dim;
+    const float *mean =
+        is_exact || !b->is_centred ? NULL : b->means[order] + (size_t)head * (size_t)head_dim;
+    const tkv_type coded = (tkv_type)(order == TKV_ORDER_KEY ? layer->type_k : layer->type_v);
+    const tkv_page_span span = {is_exact ? TKV_TYPE_F16 : coded, order, head_dim, 0, n_rows,
+                                (tkv_effort)layer->effort};
+    float *rows = b->found;
+    for (int i = 0; i < n_rows; i++) {
+        for (int j = 0; j < head_dim; j++) {
+            rows[i * head_dim + j] =
+                b->rows[order][offset + (size_t)i * stride + (size_t)j] - (mean ? mean[j] : 0.0f);
+        }
+    }
+    memset(b->page, 0, tkv_device_layer_page_bytes(&b->layer, block, order));
+    tkv_kernels_scalar.encode(&span, rows, (size_t)head_dim, b->page);
+    float *decoded = b->decoded[order] + offset;
+    tkv_kernels_scalar.decode(&span, b->page, decoded, stride);
+    for (int i = 0; mean && i < n_rows; i++) {
+        for (int j = 0; j < head_dim; j++) {
+            decoded[(size_t)i * stride + (size_t)j] += mean[j];
+        }
+    }
+}
+
+static tkv_status test_pages(bench *b, tkv_type type, int head_dim, tkv_error *error)
+{
+    tkv_status status = TKV_OK;
+    for (int block = 0; block < b->layer.n_blocks; block++) {
+        uint64_t at = b->layer.blocks[block].pages;
+        for (int page = 0; page < 2 * N_KV_HEADS && status == TKV_OK; page++) {
+            const tkv_page_order order = page % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
+            const size_t bytes = tkv_device_layer_page_bytes(&b->layer, block, order);
+            make_page(b, block, page / 2, order, head_dim);
+            status = b->table->download(b->device, b->found_page, at, bytes, error);
+            if (status == TKV_OK) {
+                count(b, TKV_KERNEL_ENCODE, b->layer.blocks[block].is_exact ? TKV_TYPE_F16 : type,
+                      head_dim, memcmp(b->page, b->found_page, bytes) == 0,
+                      "other bits than the reference");
+            }
+            at += bytes;
+        }
+    }
+    return status;
+}
+
+static tkv_status test_loading(bench *b, tkv_type type, int head_dim, const uint64_t rows[2],
+                               tkv_error *error)
+{
+    const size_t bytes = (size_t)MAX_ROWS * (size_t)head_dim * sizeof(float);
+    tkv_status status = b->table->load(b->device, &b->layer.layer, b->layer.sequence, 0, N_TOKENS,
+                                       rows[0], rows[1], error);
+    for (int order = 0; order < 2 && status == TKV_OK; order++) {
+        status = b->table->download(b->device, b->found, rows[order], bytes, error);
+        if (status == TKV_OK) {
+            count(b, TKV_KERNEL_DECODE, type, head_dim,
+                  memcmp(b->found, b->decoded[order], bytes) == 0, "other bits than the reference");
+        }
+    }
+    return status;
+}
+
+static double norm_of(int n, const float *x)
+{
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) {
+        sum += (double)x[i] * (double)x[i];
+    }
+    return sqrt(sum);
+}
+
+/* How far a row of attention is from softmax over the decoded rows, in units of what float
+ * arithmetic and the table's rounding of queries and weights may change (as tests/conformance has
+ * it): a logit by at most the query's error times the key's norm, a weight by a share of the
+ * largest. */
+static double row_error(const bench *b, tkv_type type, int head_dim, int n_seen, int head,
+                        const float *q, const float *out)
+{
+    double weights[N_TOKENS];
+    double changes[N_TOKENS];
+    double sum[MAX_DIM] = {0.0};
+    double maximum = -INFINITY;
+    double total = 0.0;
+    double allowed = 0.0;
+    double largest = 0.0;
+    const double scale = 1.0 / sqrt(head_dim);
+    const double coded = type == TKV_TYPE_F16      ? 0.0
+                         : type == TKV_TYPE_TURBO8 ? (double)b->table->query_rounding_turbo8
+                                                   : (double)b->table->query_rounding;
+    const double rounding = 2.0 * coded * sqrt(head_dim) + HALF_ROUNDING + SCORE_BOUND;
+    for (int t = 0; t < n_seen; t++) {
+        const float *key = b->decoded[0] + (t * N_KV_HEADS + head / GROUP) * head_dim;
+        double dot = 0.0;
+        for (int j = 0; j < head_dim; j++) {
+            dot += (double)q[j] * (double)key[j];
+        }
+        weights[t] = scale * dot;
+        changes[t] = scale * rounding * norm_of(head_dim, q) * norm_of(head_dim, key);
+        maximum = fmax(maximum, weights[t]);
+    }
+    for (int t = 0; t < n_seen; t++) {
+        weights[t] = exp(weights[t] - maximum);
+        total += weights[t];
+    }
+    for (int t = 0; t < n_seen; t++) {
+        const float *value = b->decoded[1] + (t * N_KV_HEADS + head / GROUP) * head_dim;
+        const double part = weights[t] / total * norm_of(head_dim, value);
+        for (int j = 0; j < head_dim; j++) {
+            sum[j] += weights[t] / total * (double)value[j];
+        }
+        largest = fmax(largest, part);
+        allowed += part * (expm1(2.0 * changes[t]) + HALF_ROUNDING + SUM_BOUND);
+    }
+    allowed += 4.0 * (double)b->table->weight_rounding * n_seen * largest;
+    double error = 0.0;
+    for (int j = 0; j < head_dim; j++) {
+        error += ((double)out[j] - sum[j]) * ((double)out[j] - sum[j]);
+    }
+    return isfinite(error) ? sqrt(error) / allowed : INFINITY;
+}
+
+static tkv_status test_attention(bench *b, tkv_type type, int head_dim, int n_queries,
+                                 tkv_error *error)
+{
+    const size_t n = (size_t)n_queries * N_HEADS * (size_t)head_dim;
+    tkv_device_attend params = {.layer = b->layer.layer,
+                                .n_sequences = 1,
+                                .max_tokens = N_TOKENS,
+                                .n_queries = n_queries,
+                                .n_heads = N_HEADS,
+                                .first_position = -1,
+                                .scale = 1.0f / sqrtf((float)head_dim),
+                                .sequences = b->layer.sequence};
+    fill(b, n, b->queries);
+    tkv_status status =
+        tkv_device_layer_buffer(&b->layer, b->queries, n * sizeof(float), &params.q, error);
+    if (status == TKV_OK) {
+        status = tkv_device_layer_buffer(&b->layer, NULL, n * sizeof(float), &params.out, error);
+    }
+    const size_t workspace = b->table->attend_workspace_bytes(b->device, &params);
+    if (status == TKV_OK && workspace > 0) {
+        status = tkv_device_layer_buffer(&b->layer, NULL, workspace, &params.workspace, error);
+    }
+    if (status == TKV_OK) {
+        status = b->table->attend(b->device, &params, error);
+    }
+    if (status == TKV_OK) {
+        status = b->table->download(b->device, b->found, params.out, n * sizeof(float), error);
+    }
+    if (status == TKV_OK) {
+        double worst = 0.0;
+        char detail[64];
+        for (int row = 0; row < n_queries * N_HEADS; row++) {
+            const int n_seen = N_TOKENS - n_queries + 1 + row / N_HEADS;
+            worst = fmax(worst, row_error(b, type, head_dim, n_seen, row % N_HEADS,
+                                          b->queries + row * head_dim, b->found + row * head_dim));
+        }
+        snprintf(detail, sizeof detail, "%d queries: error %.3g times the bound", n_queries, worst);
+        count(b, TKV_KERNEL_ATTENTION, type, head_dim, worst <= 1.0, detail);
+    }
+    return status;
+}
+
+static tkv_status test_layer(bench *b, tkv_type type, int head_dim, bool is_centred,
+                             tkv_error *error)
+{
+    const size_t n = (size_t)MAX_ROWS * (size_t)head_dim;
+    const tkv_device_layer layer = {.type_k = (int32_t)type,
+                                    .type_v = (int32_t)type,
+                                    .n_kv_heads = N_KV_HEADS,
+                                    .head_dim_k = head_dim,
+                                    .head_dim_v = head_dim,
+                                    .n_sinks = N_SINKS,
+                                    .effort = TKV_EFFORT_DEFAULT};
+    uint64_t rows[2] = {0, 0};
+    for (int order = 0; order < 2; order++) {
+        fill(b, n, b->rows[order]);
+        fill(b, (size_t)(N_KV_HEADS * head_dim), b->means[order]);
+    }
+    b->is_centred = is_centred;
+    tkv_status status =
+        tkv_device_layer_create(b->device, &layer, N_TOKENS, is_centred ? b->means[0] : NULL,
+                                is_centred ? b->means[1] : NULL, &b->layer, error);
+    for (int order = 0; order < 2 && status == TKV_OK; order++) {
+        status = tkv_device_layer_buffer(&b->layer, b->rows[order], n * sizeof(float), &rows[order],
+                                         error);
+    }
+    if (status == TKV_OK) {
+        status = b->table->store(b->device, &layer, b->layer.sequence, 1, 0, N_TOKENS, rows[0],
+                                 rows[1], error);
+    }
+    if (status == TKV_OK) {
+        status = test_pages(b, type, head_dim, error);
+    }
+    if (status == TKV_OK) {
+        status = test_loading(b, type, head_dim, rows, error);
+    }
+    if (status == TKV_OK) {
+        status = test_attention(b, type, head_dim, 1, error);
+    }
+    if (status == TKV_OK) {
+        status = test_attention(b, type, head_dim, N_QUERIES, error);
+    }
+    tkv_device_layer_free(&b->layer);
+    return status;
+}
+
+static tkv_status run_all(bench *b, int max_head_dim, tkv_error *error)
+{
+    tkv_status status = TKV_OK;
+    for (int d = 0; d < N_HEAD_DIMS && head_dims[d] <= max_head_dim && status == TKV_OK; d++) {
+        status = test_rotation(b, head_dims[d], error);
+        for (int type = 0; type < TKV_TYPE_COUNT && status == TKV_OK; type++) {
+            status = test_layer(b, (tkv_type)type, head_dims[d], (d + type) % 2, error);
+        }
+    }
+    return status;
+}
+
+static bool is_complete(const tkv_device_table *t)
+{
+    return t->open && t->close && t->allocate && t->release && t->upload && t->download &&
+           t->copy && t->wait && t->rotate && t->store && t->load && t->attend_workspace_bytes &&
+           t->attend;
+}
+
+tkv_status tkv_device_test_run(const tkv_device_table *table, int index, int max_head_dim,
+                               tkv_self_test *test, tkv_error *error)
+{
+    memset(test, 0, sizeof *test);
+    test->kinds = TKV_KERNELS_OF_DEVICE;
+    if (!is_complete(table)) {
+        return tkv_fail(error, TKV_ERR_UNSUPPORTED, "the table of '%s' is not complete",
+                        table->name);
+    }
+    const size_t rows = (size_t)MAX_ROWS * MAX_DIM * sizeof(float);
+    const size_t page = (size_t)TKV_PAGE_TOKENS * MAX_DIM * sizeof(float);
+    const size_t queries = (size_t)N_QUERIES * N_HEADS * MAX_DIM * sizeof(float);
+    const size_t means = (size_t)N_KV_HEADS * MAX_DIM * sizeof(float);
+    bench *b = calloc(1, sizeof *b);
+    if (!b) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the self-test");
+    }
+    *b = (bench){.table = table,
+                 .test = test,
+                 .seed = 7,
+                 .rows = {malloc(rows), malloc(rows)},
+                 .decoded = {malloc(rows), malloc(rows)},
+                 .found = malloc(rows > queries ? rows : queries),
+                 .means = {malloc(means), malloc(means)},
+                 .queries = malloc(queries),
+                 .page = aligned_alloc(64, page),
+                 .found_page = aligned_alloc(64, page)};
+    void *const buffers[] = {b->rows[0],  b->rows[1],  b->decoded[0], b->decoded[1], b->found,
+                             b->means[0], b->means[1], b->queries,    b->page,       b->found_page};
+    tkv_status status = TKV_OK;
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers && status == TKV_OK; i++) {
+        status = buffers[i] ? TKV_OK
+                            : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the self-test");
+    }
+    if (status == TKV_OK) {
+        status = table->open(index, NULL, &b->device, error);
+    }
+    if (status == TKV_OK) {
+        status = run_all(b, max_head_dim, error);
+        table->close(b->device);
+    }
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        free(buffers[i]);
+    }
+    free(b);
+    return status;
+}

@@ -1,0 +1,298 @@
+/* Sequences in a device's memory with a copy on the host, for tests of device tables. */
+#ifndef TKV_TESTS_DEVICE_CASE_H
+#define TKV_TESTS_DEVICE_CASE_H
+
+#include "backend/device.h"
+#include "backend/kernels.h"
+#include "support/support.h"
+
+#define MAX_SEQUENCES 16
+
+/* A device under test. */
+typedef struct device_under_test {
+    const tkv_device_table *table;
+    tkv_device *device;
+    bool is_quick; /* few and small cases: for emulations and checkers of memory */
+} device_under_test;
+
+/* One layer of some sequences. */
+typedef struct device_case {
+    tkv_device_layer layer;
+    int n_sequences;
+    int n_tokens[MAX_SEQUENCES];
+    bool is_centred;
+    int exact_share; /* of 4 blocks after the sinks so many are exact, chosen at random */
+    int n_kinds;     /* of rows: 1: all Gaussian */
+    uint64_t seed;
+} device_case;
+
+/* A block: its pages on the host as they should be, and on the device. */
+typedef struct case_block {
+    tkv_device_block entry;
+    size_t bytes;
+    uint8_t *pages;
+} case_block;
+
+typedef struct case_sequence {
+    tkv_device_sequence entry;
+    case_block *blocks;
+    float *means[2]; /* keys, values: [n_kv_heads][head_dim]; NULL without centring */
+    float *rows[2];  /* keys, values [n_tokens][n_kv_heads][head_dim] as appended */
+} case_sequence;
+
+typedef struct case_memory {
+    const device_under_test *dut;
+    const device_case *params;
+    case_sequence sequences[MAX_SEQUENCES];
+    uint64_t address; /* tkv_device_sequence [n_sequences] */
+} case_memory;
+
+static inline int case_sink_blocks(const tkv_device_layer *layer)
+{
+    return (layer->n_sinks + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
+}
+
+static inline int case_block_start(const tkv_device_layer *layer, int block)
+{
+    const int n = case_sink_blocks(layer);
+    return block < n ? block * TKV_PAGE_TOKENS : layer->n_sinks + (block - n) * TKV_PAGE_TOKENS;
+}
+
+static inline int case_block_of(const tkv_device_layer *layer, int position)
+{
+    return position < layer->n_sinks
+               ? position / TKV_PAGE_TOKENS
+               : case_sink_blocks(layer) + (position - layer->n_sinks) / TKV_PAGE_TOKENS;
+}
+
+static inline int case_head_dim(const tkv_device_layer *layer, int order)
+{
+    return order == TKV_ORDER_KEY ? layer->head_dim_k : layer->head_dim_v;
+}
+
+static inline tkv_type case_type(const tkv_device_layer *layer, const case_block *block, int order)
+{
+    return block->entry.is_exact    ? TKV_TYPE_F16
+           : order == TKV_ORDER_KEY ? (tkv_type)layer->type_k
+                                    : (tkv_type)layer->type_v;
+}
+
+static inline size_t case_page_bytes(const tkv_device_layer *layer, const case_block *block,
+                                     int order)
+{
+    const int head_dim = case_head_dim(layer, order);
+    return block->entry.is_exact
+               ? (size_t)block->entry.n_slots * tkv_row_bytes(TKV_TYPE_F16, head_dim)
+               : tkv_page_bytes(case_type(layer, block, order), head_dim);
+}
+
+/* The page of a KV head on the host. */
+static inline uint8_t *case_page(const tkv_device_layer *layer, const case_block *block, int head,
+                                 int order)
+{
+    const size_t key_bytes = case_page_bytes(layer, block, TKV_ORDER_KEY);
+    const size_t pair = key_bytes + case_page_bytes(layer, block, TKV_ORDER_VALUE);
+    return block->pages + (size_t)head * pair + (order == TKV_ORDER_VALUE ? key_bytes : 0);
+}
+
+static inline uint64_t device_allocate(const device_under_test *dut, size_t bytes)
+{
+    uint64_t address = 0;
+    assert_ok(dut->table->allocate(dut->device, bytes, &address, &error));
+    assert_int_equal(address % 256, 0);
+    return address;
+}
+
+static inline uint64_t device_put(const device_under_test *dut, const void *from, size_t bytes)
+{
+    const uint64_t address = device_allocate(dut, bytes);
+    assert_ok(dut->table->upload(dut->device, address, from, bytes, &error));
+    return address;
+}
+
+/* One coordinate of a row: Gaussian, a spike, zero, tiny, huge, constant, on a grid, denormal, near
+ * the largest float, with an outlier, not finite. */
+enum { N_FINITE_KINDS = 10, N_KINDS = 11 };
+
+static inline float case_value(int kind, float gauss, bool is_spike)
+{
+    switch (kind) {
+    case 1: return is_spike ? 7.0f : 0.0f;
+    case 2: return 0.0f;
+    case 3: return gauss * 1e-13f;
+    case 4: return gauss * 1e30f;
+    case 5: return 1.0f;
+    case 6: return rintf(4.0f * gauss) / 4.0f;
+    case 7: return gauss * 1e-42f;
+    case 8: return gauss < 0.0f ? -3e38f : 3e38f;
+    case 9: return is_spike ? 1000.0f * gauss : gauss;
+    case 10: return is_spike ? (gauss < 0.0f ? NAN : INFINITY) : gauss;
+    default: return gauss;
+    }
+}
+
+static inline float *case_rows(uint64_t *seed, int n_rows, int head_dim, int n_kinds)
+{
+    float *x = allocate((size_t)n_rows * (size_t)head_dim * sizeof *x);
+    for (int i = 0; i < n_rows; i++) {
+        const int kind = n_kinds > 1 ? random_below(seed, n_kinds) : 0;
+        for (int j = 0; j < head_dim; j++) {
+            x[(size_t)i * (size_t)head_dim + (size_t)j] =
+                case_value(kind, random_gauss(seed), j == i % head_dim);
+        }
+    }
+    return x;
+}
+
+static inline void case_create_block(case_memory *memory, int index, int last, uint64_t *seed,
+                                     case_block *block)
+{
+    const tkv_device_layer *layer = &memory->params->layer;
+    const int n_tokens = case_block_start(layer, index + 1) - case_block_start(layer, index);
+    const bool is_sink = index < case_sink_blocks(layer);
+    (void)last;
+    block->entry.is_exact = is_sink || random_below(seed, 4) < memory->params->exact_share;
+    block->entry.n_slots = (n_tokens + 15) / 16 * 16;
+    block->bytes = (size_t)layer->n_kv_heads * (case_page_bytes(layer, block, TKV_ORDER_KEY) +
+                                                case_page_bytes(layer, block, TKV_ORDER_VALUE));
+    /* Whatever slots held before, what lies beside the ones that are written must stay. */
+    block->pages = allocate(block->bytes);
+    for (size_t i = 0; i < block->bytes; i++) {
+        block->pages[i] = (uint8_t)random_bits(seed);
+    }
+    block->entry.pages = device_put(memory->dut, block->pages, block->bytes);
+}
+
+static inline void case_create_sequence(case_memory *memory, int n_tokens, uint64_t *seed,
+                                        case_sequence *sequence)
+{
+    const tkv_device_layer *layer = &memory->params->layer;
+    const int n_blocks = case_block_of(layer, n_tokens - 1) + 1;
+    tkv_device_block *table = allocate((size_t)n_blocks * sizeof *table);
+    sequence->blocks = allocate((size_t)n_blocks * sizeof *sequence->blocks);
+    for (int b = 0; b < n_blocks; b++) {
+        case_create_block(memory, b, n_blocks - 1, seed, &sequence->blocks[b]);
+        table[b] = sequence->blocks[b].entry;
+    }
+    sequence->entry.blocks = device_put(memory->dut, table, (size_t)n_blocks * sizeof *table);
+    sequence->entry.n_tokens = n_tokens;
+    sequence->entry.n_blocks = n_blocks;
+    free(table);
+    for (int order = 0; order < 2; order++) {
+        const int head_dim = case_head_dim(layer, order);
+        sequence->rows[order] =
+            case_rows(seed, n_tokens * layer->n_kv_heads, head_dim, memory->params->n_kinds);
+        if (memory->params->is_centred) {
+            uint64_t *address = order ? &sequence->entry.mean_v : &sequence->entry.mean_k;
+            const size_t bytes = (size_t)(layer->n_kv_heads * head_dim) * sizeof(float);
+            sequence->means[order] = case_rows(seed, layer->n_kv_heads, head_dim, 1);
+            *address = device_put(memory->dut, sequence->means[order], bytes);
+        }
+    }
+}
+
+static inline void case_create(const device_under_test *dut, const device_case *params,
+                               case_memory *memory)
+{
+    tkv_device_sequence entries[MAX_SEQUENCES];
+    uint64_t seed = params->seed;
+    memset(memory, 0, sizeof *memory);
+    memory->dut = dut;
+    memory->params = params;
+    for (int i = 0; i < params->n_sequences; i++) {
+        case_create_sequence(memory, params->n_tokens[i], &seed, &memory->sequences[i]);
+        entries[i] = memory->sequences[i].entry;
+    }
+    memory->address =
+        device_put(dut, entries, (size_t)params->n_sequences * sizeof(tkv_device_sequence));
+}
+
+static inline void case_free(case_memory *memory)
+{
+    const device_under_test *dut = memory->dut;
+    for (int i = 0; i < memory->params->n_sequences; i++) {
+        case_sequence *sequence = &memory->sequences[i];
+        for (int b = 0; b < sequence->entry.n_blocks; b++) {
+            dut->table->release(dut->device, sequence->blocks[b].entry.pages);
+            free(sequence->blocks[b].pages);
+        }
+        dut->table->release(dut->device, sequence->entry.blocks);
+        for (int order = 0; order < 2; order++) {
+            if (sequence->means[order]) {
+                dut->table->release(dut->device,
+                                    order ? sequence->entry.mean_v : sequence->entry.mean_k);
+            }
+            free(sequence->means[order]);
+            free(sequence->rows[order]);
+        }
+        free(sequence->blocks);
+    }
+    dut->table->release(dut->device, memory->address);
+}
+
+/* The mean that is taken off the rows of a page, or NULL. */
+static inline const float *case_mean(const case_memory *memory, int sequence,
+                                     const case_block *block, int head, int order)
+{
+    const tkv_device_layer *layer = &memory->params->layer;
+    const float *means = memory->sequences[sequence].means[order];
+    return means && case_type(layer, block, order) != TKV_TYPE_F16
+               ? means + head * case_head_dim(layer, order)
+               : NULL;
+}
+
+/* The fastest of this machine's CPU tables, all of them equal to the reference to the bit
+ * (test_kernels.c): the reference itself takes milliseconds for a trellis row. */
+static inline const tkv_kernels *case_kernels(void)
+{
+    const tkv_kernels *kernels = NULL;
+    assert_ok(tkv_kernels_select(NULL, &kernels, &error));
+    return kernels;
+}
+
+/* Puts one row where the device should have put it. */
+static inline void case_store_row(case_memory *memory, int sequence, int token, int head, int order)
+{
+    const tkv_device_layer *layer = &memory->params->layer;
+    const case_sequence *s = &memory->sequences[sequence];
+    const int index = case_block_of(layer, token);
+    const case_block *block = &s->blocks[index];
+    const int head_dim = case_head_dim(layer, order);
+    const float *mean = case_mean(memory, sequence, block, head, order);
+    const float *row =
+        s->rows[order] + (size_t)(token * layer->n_kv_heads + head) * (size_t)head_dim;
+    float x[TKV_MAX_HEAD_DIM];
+    const tkv_page_span span = {case_type(layer, block, order),
+                                (tkv_page_order)order,
+                                head_dim,
+                                token - case_block_start(layer, index),
+                                1,
+                                (tkv_effort)layer->effort};
+    for (int j = 0; j < head_dim; j++) {
+        x[j] = mean ? tkv_half_to_float(tkv_float_to_finite_half(row[j])) - mean[j] : row[j];
+    }
+    case_kernels()->encode(&span, x, (size_t)head_dim, case_page(layer, block, head, order));
+}
+
+/* What a token decodes to, mean added: x [head_dim]. */
+static inline void case_load_row(const case_memory *memory, int sequence, int token, int head,
+                                 int order, float *x)
+{
+    const tkv_device_layer *layer = &memory->params->layer;
+    const int index = case_block_of(layer, token);
+    const case_block *block = &memory->sequences[sequence].blocks[index];
+    const int head_dim = case_head_dim(layer, order);
+    const float *mean = case_mean(memory, sequence, block, head, order);
+    const tkv_page_span span = {case_type(layer, block, order),
+                                (tkv_page_order)order,
+                                head_dim,
+                                token - case_block_start(layer, index),
+                                1,
+                                TKV_EFFORT_DEFAULT};
+    case_kernels()->decode(&span, case_page(layer, block, head, order), x, (size_t)head_dim);
+    for (int j = 0; mean && j < head_dim; j++) {
+        x[j] += mean[j];
+    }
+}
+
+#endif
