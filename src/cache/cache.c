@@ -300,8 +300,7 @@ tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int 
     }
     const int first_block = tkv_block_of(cache, first);
     const int n_items = 2 * cache->n_kv_heads * (layer->n_blocks - first_block);
-    const int n_threads =
-        n_items * n_tokens >= MIN_PARALLEL_ROWS ? cache->context->n_threads : 1;
+    const int n_threads = n_items * n_tokens >= MIN_PARALLEL_ROWS ? cache->context->n_threads : 1;
     append_job job = {cache, layer, first_block, n_tokens, k, v};
     tkv_threads_run(cache->context->threads, n_threads, n_items, store_page, &job);
     layer->n_tokens += n_tokens;

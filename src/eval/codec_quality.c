@@ -297,8 +297,8 @@ static void run_page(const speed_work *w, int index, bool is_encoding)
     }
 }
 
-/* Seconds a row: the best of runs of at least RUN_SECONDS; MIN_RUNS of them, twice through all pages
- * and TIMED_SECONDS at least. */
+/* Seconds a row: the best of runs of at least RUN_SECONDS; MIN_RUNS of them, twice through all
+ * pages and TIMED_SECONDS at least. */
 static double time_pages(const speed_work *w, bool is_encoding)
 {
     double best = INFINITY;
