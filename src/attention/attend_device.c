@@ -49,7 +49,7 @@ tkv_status tkv_attend_on_device(const tkv_cache *cache, int layer, const tkv_att
         plan_for_replay(cache, &attend);
     }
     const size_t bytes = device->table->attend_workspace_bytes(device, &attend);
-    const tkv_status status =
-        tkv_context_workspace(cache->context, bytes, &attend.workspace, error);
+    const tkv_status status = tkv_context_workspace(cache->context, TKV_WORKSPACE_ATTEND, bytes,
+                                                    &attend.workspace, error);
     return status == TKV_OK ? device->table->attend(device, &attend, error) : status;
 }

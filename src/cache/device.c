@@ -236,7 +236,8 @@ static tkv_status row_buffers(const tkv_cache *cache, int n_tokens, uint64_t *k,
     const size_t rows = (size_t)n_tokens * (size_t)cache->n_kv_heads;
     const size_t k_bytes = rows * (size_t)cache->head_dim_k * sizeof(float);
     const size_t v_bytes = rows * (size_t)cache->head_dim_v * sizeof(float);
-    const tkv_status status = tkv_context_workspace(cache->context, k_bytes + v_bytes, k, error);
+    const tkv_status status =
+        tkv_context_workspace(cache->context, TKV_WORKSPACE_ROWS, k_bytes + v_bytes, k, error);
     *v = *k + k_bytes;
     return status;
 }
@@ -310,7 +311,8 @@ static tkv_status place_code_buffers(const tkv_cache *cache, code_buffers *buffe
     const size_t v_bytes = rows * (size_t)cache->head_dim_v * sizeof(float);
     const size_t bytes =
         k_bytes + v_bytes + DESCRIPTOR_ROOM + BLOCKS_A_CALL * sizeof(tkv_device_block);
-    const tkv_status status = tkv_context_workspace(cache->context, bytes, &buffers->k, NULL);
+    const tkv_status status =
+        tkv_context_workspace(cache->context, TKV_WORKSPACE_ROWS, bytes, &buffers->k, NULL);
     buffers->v = buffers->k + k_bytes;
     buffers->sequence = buffers->v + v_bytes;
     buffers->entries = buffers->sequence + DESCRIPTOR_ROOM;

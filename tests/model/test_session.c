@@ -1,5 +1,6 @@
 /* The forward pass and sessions, on small random models, against a double-precision forward pass.
  */
+#include "support/reference_device.h"
 #include "support/support.h"
 
 #include <unistd.h>
@@ -314,6 +315,22 @@ static bool log_progress(void *user, int n_done, int n_total)
     return n_done < log->stop_at;
 }
 
+/* The reference device has caches and no forward pass. */
+static void test_device_without_models(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    tkv_context *context = create_reference_context();
+    const tkv_session_params params = {.max_tokens = MAX_TOKENS};
+    tkv_session *session = NULL;
+    assert_fails(tkv_session_create(f.model, context, &params, &session, &error),
+                 TKV_ERR_UNSUPPORTED, "models on a reference device");
+    assert_int_equal(reference_device_bytes(), 0);
+    tkv_context_free(context);
+    close_fixture(&f);
+}
+
 static void test_progress_and_cancel(void **state)
 {
     (void)state;
@@ -538,6 +555,7 @@ int main(void)
         cmocka_unit_test(test_truncate_goes_back),
         cmocka_unit_test(test_context_overflow),
         cmocka_unit_test(test_wrong_arguments),
+        cmocka_unit_test(test_device_without_models),
         cmocka_unit_test(test_progress_and_cancel),
         cmocka_unit_test(test_failed_step_restores),
         cmocka_unit_test(test_buffers_do_not_grow_with_context),

@@ -25,6 +25,7 @@ typedef struct cuda_device {
     cudaStream_t stream;
     bool owns_stream;
     cudaMemPool_t pool;
+    void *counters; /* of attention: see kernels_cuda.h */
     int n_multiprocessors;
     int compute_major;
     char description[320];
@@ -106,6 +107,18 @@ static tkv_status create_pool(cuda_device *device, tkv_error *error)
     return status;
 }
 
+static tkv_status create_counters(cuda_device *device, tkv_error *error)
+{
+    tkv_status status = tkv_cuda_check(cudaMalloc(&device->counters, TKV_CUDA_ATTEND_COUNTER_BYTES),
+                                       "allocating counters", error);
+    if (status == TKV_OK) {
+        status = tkv_cuda_check(
+            cudaMemsetAsync(device->counters, 0, TKV_CUDA_ATTEND_COUNTER_BYTES, device->stream),
+            "clearing counters", error);
+    }
+    return status;
+}
+
 static tkv_status read_properties(cuda_device *device, tkv_error *error)
 {
     struct cudaDeviceProp properties;
@@ -134,6 +147,7 @@ static void close_device(tkv_device *base)
     if (device->stream) {
         cudaStreamSynchronize(device->stream);
     }
+    cudaFree(device->counters);
     if (device->pool) {
         cudaMemPoolDestroy(device->pool);
     }
@@ -163,6 +177,9 @@ static tkv_status open_device(int index, void *stream, tkv_device **device, tkv_
     }
     if (status == TKV_OK) {
         status = create_pool(created, error);
+    }
+    if (status == TKV_OK) {
+        status = create_counters(created, error);
     }
     tkv_cuda_leave(current);
     if (status != TKV_OK) {
@@ -311,6 +328,16 @@ static tkv_status load(tkv_device *base, const tkv_device_layer *layer, uint64_t
                   "loading rows", error);
 }
 
+static tkv_status load_half(tkv_device *base, const tkv_device_layer *layer, uint64_t sequence,
+                            int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error)
+{
+    const tkv_cuda_current current = tkv_cuda_enter(base);
+    return finish(current,
+                  tkv_cuda_load_half(layer, pointer_to(sequence), first, n_tokens, pointer_to(k),
+                                     pointer_to(v), ((cuda_device *)base)->stream),
+                  "loading rows", error);
+}
+
 static bool prefills(const cuda_device *device, const tkv_device_attend *params)
 {
     const int n_rows = params->n_queries * (params->n_heads / params->layer.n_kv_heads);
@@ -332,7 +359,8 @@ static tkv_status attend(tkv_device *base, const tkv_device_attend *params, tkv_
     const cudaError_t result =
         prefills(device, params)
             ? tkv_cuda_attend_prefill(params, device->n_multiprocessors, device->stream)
-            : tkv_cuda_attend_decode(params, device->n_multiprocessors, device->stream);
+            : tkv_cuda_attend_decode(params, device->n_multiprocessors, device->counters,
+                                     device->stream);
     return finish(current, result, "attending", error);
 }
 
@@ -351,6 +379,7 @@ const tkv_device_table tkv_device_table_cuda = {
     .rotate = rotate,
     .store = store,
     .load = load,
+    .load_half = load_half,
     .attend_workspace_bytes = attend_workspace_bytes,
     .attend = attend,
     .weight_rounding = TKV_CUDA_WEIGHT_ROUNDING,
