@@ -280,13 +280,40 @@ static inline void case_store_row(case_memory *memory, int sequence, int token, 
     case_kernels()->encode(&span, x, (size_t)head_dim, case_page(layer, block, head, order));
 }
 
-/* Puts all tokens where they belong, on the host, and copies the pages to the device. */
+/* Fills all slots of a block with rows, also such as are not finite: of what tokens that have been
+ * dropped have left behind, nothing may matter. */
+static inline void case_leave_rows(const case_memory *memory, const case_block *block,
+                                   uint64_t *seed)
+{
+    const tkv_device_layer *layer = &memory->params->layer;
+    const int n_slots = block->entry.is_exact ? block->entry.n_slots : TKV_PAGE_TOKENS;
+    for (int i = 0; i < 2 * layer->n_kv_heads; i++) {
+        const int order = i % 2;
+        const int head_dim = case_head_dim(layer, order);
+        const tkv_page_span span = {case_type(layer, block, order),
+                                    (tkv_page_order)order,
+                                    head_dim,
+                                    0,
+                                    n_slots,
+                                    TKV_EFFORT_FAST};
+        float *x = case_rows(seed, n_slots, head_dim, N_KINDS);
+        case_kernels()->encode(&span, x, (size_t)head_dim, case_page(layer, block, i / 2, order));
+        free(x);
+    }
+}
+
+/* Puts all tokens where they belong, on the host, among rows that do not count, and copies the
+ * pages to the device. */
 static inline void case_fill(case_memory *memory)
 {
     const device_under_test *dut = memory->dut;
     const int n_kv_heads = memory->params->layer.n_kv_heads;
+    uint64_t seed = memory->params->seed + 7;
     for (int s = 0; s < memory->params->n_sequences; s++) {
         const case_sequence *sequence = &memory->sequences[s];
+        for (int b = 0; b < sequence->entry.n_blocks; b++) {
+            case_leave_rows(memory, &sequence->blocks[b], &seed);
+        }
         for (int i = 0; i < sequence->entry.n_tokens * n_kv_heads * 2; i++) {
             case_store_row(memory, s, i / 2 / n_kv_heads, i / 2 % n_kv_heads, i % 2);
         }
