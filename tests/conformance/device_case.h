@@ -116,8 +116,9 @@ static inline uint64_t device_put(const device_under_test *dut, const void *from
 }
 
 /* One coordinate of a row: Gaussian, a spike, zero, tiny, huge, constant, on a grid, denormal, near
- * the largest float, with an outlier, not finite. */
-enum { N_FINITE_KINDS = 10, N_KINDS = 11 };
+ * the largest float, with an outlier, nearly all in a run of coordinates of the rotated row (for
+ * the trellis: the costs of which its search's metrics saturate), not finite. */
+enum { KIND_ROTATED_RUN = 10, N_KINDS = 12 };
 
 static inline float case_value(int kind, float gauss, bool is_spike)
 {
@@ -131,9 +132,21 @@ static inline float case_value(int kind, float gauss, bool is_spike)
     case 7: return gauss * 1e-42f;
     case 8: return gauss < 0.0f ? -3e38f : 3e38f;
     case 9: return is_spike ? 1000.0f * gauss : gauss;
-    case 10: return is_spike ? (gauss < 0.0f ? NAN : INFINITY) : gauss;
+    case 11: return is_spike ? (gauss < 0.0f ? NAN : INFINITY) : gauss;
     default: return gauss;
     }
+}
+
+/* Signs alternate at random within the run. */
+static inline void case_rotated_run(uint64_t *seed, int head_dim, float *x)
+{
+    const int length = 5 + random_below(seed, 12);
+    const int first = random_below(seed, head_dim - length);
+    for (int j = 0; j < head_dim; j++) {
+        const float size = j >= first && j < first + length ? 7.0f : 0.01f;
+        x[j] = random_below(seed, 2) ? size : -size;
+    }
+    tkv_unrotate_row(head_dim, x);
 }
 
 static inline float *case_rows(uint64_t *seed, int n_rows, int head_dim, int n_kinds)
@@ -144,6 +157,9 @@ static inline float *case_rows(uint64_t *seed, int n_rows, int head_dim, int n_k
         for (int j = 0; j < head_dim; j++) {
             x[(size_t)i * (size_t)head_dim + (size_t)j] =
                 case_value(kind, random_gauss(seed), j == i % head_dim);
+        }
+        if (kind == KIND_ROTATED_RUN) {
+            case_rotated_run(seed, head_dim, x + (size_t)i * (size_t)head_dim);
         }
     }
     return x;
