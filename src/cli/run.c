@@ -150,6 +150,14 @@ static int find_prompt(run_options *o, char **text)
     return EXIT_OK;
 }
 
+/* What 'turbokv gate' found of the kernels, or of the device, that this run is on. */
+static tkv_status check_gate(const run_options *o, const tkv_context *context, tkv_error *error)
+{
+    const char *device = tkv_context_device(context);
+    return strcmp(device, "cpu") == 0 ? tkv_gate_check(tkv_context_kernels(context), error)
+                                      : tkv_gate_check_device(o->context.device, device, error);
+}
+
 static int generate(const run_options *o)
 {
     tkv_error error;
@@ -157,7 +165,7 @@ static int generate(const run_options *o)
     generation g = {0};
     tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
     if (status == TKV_OK && !o->ignores_gate) {
-        status = tkv_gate_check(tkv_context_kernels(loaded.context), &error);
+        status = check_gate(o, loaded.context, &error);
     }
     if (status == TKV_OK) {
         command_catch_interrupt();

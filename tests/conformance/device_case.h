@@ -15,7 +15,9 @@
 typedef struct device_under_test {
     const tkv_device_table *table;
     tkv_device *device;
-    bool is_quick; /* few and small cases: for emulations and checkers of memory */
+    bool is_quick;      /* few and small cases: for emulations and checkers of memory */
+    uint64_t workspace; /* of all calls of attend, one after the other, as a context's is */
+    size_t workspace_bytes;
 } device_under_test;
 
 /* One layer of some sequences. */
@@ -147,14 +149,15 @@ static inline float *case_rows(uint64_t *seed, int n_rows, int head_dim, int n_k
     return x;
 }
 
-static inline void case_create_block(case_memory *memory, int index, int last, uint64_t *seed,
+static inline void case_create_block(case_memory *memory, int index, uint64_t *seed,
                                      case_block *block)
 {
     const tkv_device_layer *layer = &memory->params->layer;
     const int n_tokens = case_block_start(layer, index + 1) - case_block_start(layer, index);
     const bool is_sink = index < case_sink_blocks(layer);
-    (void)last;
-    block->entry.is_exact = is_sink || random_below(seed, 4) < memory->params->exact_share;
+    const bool is_all_exact = layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16;
+    block->entry.is_exact =
+        is_sink || is_all_exact || random_below(seed, 4) < memory->params->exact_share;
     block->entry.n_slots = (n_tokens + 15) / 16 * 16;
     block->bytes = (size_t)layer->n_kv_heads * (case_page_bytes(layer, block, TKV_ORDER_KEY) +
                                                 case_page_bytes(layer, block, TKV_ORDER_VALUE));
@@ -174,7 +177,7 @@ static inline void case_create_sequence(case_memory *memory, int n_tokens, uint6
     tkv_device_block *table = allocate((size_t)n_blocks * sizeof *table);
     sequence->blocks = allocate((size_t)n_blocks * sizeof *sequence->blocks);
     for (int b = 0; b < n_blocks; b++) {
-        case_create_block(memory, b, n_blocks - 1, seed, &sequence->blocks[b]);
+        case_create_block(memory, b, seed, &sequence->blocks[b]);
         table[b] = sequence->blocks[b].entry;
     }
     sequence->entry.blocks = device_put(memory->dut, table, (size_t)n_blocks * sizeof *table);
@@ -341,7 +344,7 @@ static const int case_head_dims[] = {128, 64,  256, 32,  80,  1024,   48,
                                      96,  112, 192, 576, 512, 16 * 61};
 enum { N_CASE_HEAD_DIMS = sizeof case_head_dims / sizeof *case_head_dims };
 
-typedef void (*device_test)(const device_under_test *dut);
+typedef void (*device_test)(device_under_test *dut);
 
 static inline void on_device(const tkv_device_table *table, int index, bool is_quick,
                              device_test test)
@@ -349,6 +352,9 @@ static inline void on_device(const tkv_device_table *table, int index, bool is_q
     device_under_test dut = {.table = table, .is_quick = is_quick};
     assert_ok(table->open(index, NULL, &dut.device, &error));
     test(&dut);
+    if (dut.workspace) {
+        table->release(dut.device, dut.workspace);
+    }
     table->close(dut.device);
 }
 

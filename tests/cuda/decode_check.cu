@@ -96,6 +96,7 @@ struct problem {
     std::vector<uint8_t> host_pages;
     tkv_device_attend params;
     void *workspace;
+    void *counters;
     size_t workspace_bytes;
 };
 
@@ -242,7 +243,9 @@ static void make(problem &p, const shape &s, size_t rotate_bytes, int n_sm)
     p.params.sinks = s.sinks ? (uint64_t)p.sinks : 0;
     p.workspace_bytes = tkv_cuda_attend_decode_workspace(&p.params, n_sm);
     CHECK(cudaMalloc(&p.workspace, p.workspace_bytes));
-    CHECK(cudaMemset(p.workspace, 0, p.workspace_bytes));
+    CHECK(cudaMemset(p.workspace, 0xff, p.workspace_bytes));
+    CHECK(cudaMalloc(&p.counters, TKV_CUDA_ATTEND_COUNTER_BYTES));
+    CHECK(cudaMemset(p.counters, 0, TKV_CUDA_ATTEND_COUNTER_BYTES));
     p.params.workspace = (uint64_t)p.workspace;
 }
 
@@ -259,6 +262,7 @@ static void drop(problem &p)
     cudaFree(p.q);
     cudaFree(p.out);
     cudaFree(p.workspace);
+    cudaFree(p.counters);
 }
 
 /* Row `slot` of a page; returns whether it is in the rotated domain. */
@@ -371,7 +375,7 @@ static double median_us(problem &p, int n_sm)
     for (int i = 0; i < inner; i++) {
         tkv_device_attend params = p.params;
         params.sequences = (uint64_t)p.sequences[i % p.n_sets];
-        CHECK(tkv_cuda_attend_decode(&params, n_sm, stream));
+        CHECK(tkv_cuda_attend_decode(&params, n_sm, p.counters, stream));
     }
     CHECK(cudaStreamEndCapture(stream, &graph));
     CHECK(cudaGraphInstantiate(&exec, graph, 0));
@@ -439,7 +443,7 @@ int main(int argc, char **argv)
         make(p, {t, t, 128, 8, 4, 1, atoi(argv[3]), 1, 0, 0, 0, false, false, 0}, (size_t)400 << 20,
              n_sm);
         for (int i = 0; i < 3; i++) {
-            CHECK(tkv_cuda_attend_decode(&p.params, n_sm, 0));
+            CHECK(tkv_cuda_attend_decode(&p.params, n_sm, p.counters, 0));
         }
         CHECK(cudaDeviceSynchronize());
         return 0;
@@ -474,7 +478,7 @@ int main(int argc, char **argv)
         double errors[2];
         for (double &e : errors) {
             CHECK(cudaMemset(p.out, 0xff, p.host_q.size() * 4));
-            CHECK(tkv_cuda_attend_decode(&p.params, n_sm, 0));
+            CHECK(tkv_cuda_attend_decode(&p.params, n_sm, p.counters, 0));
             CHECK(cudaDeviceSynchronize());
             e = compare(p);
         }

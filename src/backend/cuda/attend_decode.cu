@@ -21,6 +21,17 @@ static decode_kernel find_kernel(const tkv_device_attend &params)
     return kernel.launch ? kernel : find_any_kernel(layer);
 }
 
+/* Hopper and newer can launch a kernel before the one before it has ended. */
+static bool has_early_launches()
+{
+    int device = 0;
+    int major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+               cudaSuccess &&
+           major >= 9;
+}
+
 /* Splits cost a beginning and an end each, worth some pages a warp; whole waves of CTAs count. */
 static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
 {
@@ -52,18 +63,18 @@ static decode_job plan_job(const tkv_device_attend &params, const decode_kernel 
     }
     job.n_tiles = (n_rows + kernel.n_rows - 1) / kernel.n_rows;
     job.blocks_a_split = kernel.n_warps;
+    job.is_early = has_early_launches();
     const int n_units = params.n_sequences * layer.n_kv_heads * job.n_tiles;
     const int n_blocks = (params.max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS + 1;
     job.n_splits =
         choose_splits(n_units, n_blocks, kernel.n_warps, kernel.n_ctas * n_multiprocessors);
+    if ((size_t)n_units * sizeof(unit_counters) > TKV_CUDA_ATTEND_COUNTER_BYTES) {
+        job.n_splits = 1; /* so many units fill the device, and need no counters */
+    }
     const size_t n_parts = (size_t)n_units * job.n_splits * kernel.n_rows;
-    const size_t counter_bytes = align_up(n_units * sizeof(unit_counters));
-    const size_t stats_at =
-        counter_bytes > TKV_CUDA_COUNTER_BYTES ? counter_bytes : TKV_CUDA_COUNTER_BYTES;
-    const size_t sums_at = stats_at + align_up(n_parts * sizeof(row_sums));
+    const size_t sums_at = align_up(n_parts * sizeof(row_sums));
     *bytes = sums_at + align_up(n_parts * layer.head_dim_v * sizeof(float));
-    job.counters = (unit_counters *)params.workspace;
-    job.stats = (float *)(params.workspace + stats_at);
+    job.stats = (float *)params.workspace;
     job.sums = (float *)(params.workspace + sums_at);
     return job;
 }
@@ -78,18 +89,12 @@ size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_m
 }
 
 cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
-                                   cudaStream_t stream)
+                                   void *counters, cudaStream_t stream)
 {
     size_t bytes;
     const tkv_cuda::decode_kernel kernel = tkv_cuda::find_kernel(*params);
-    const tkv_cuda::decode_job job = tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
+    tkv_cuda::decode_job job = tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
+    job.counters = (tkv_cuda::unit_counters *)counters;
     const dim3 grid(job.n_splits, params->layer.n_kv_heads * job.n_tiles, params->n_sequences);
-    const size_t counter_bytes = (size_t)grid.y * grid.z * sizeof(tkv_cuda::unit_counters);
-    if (counter_bytes > TKV_CUDA_COUNTER_BYTES) {
-        const cudaError_t result = cudaMemsetAsync(job.counters, 0, counter_bytes, stream);
-        if (result != cudaSuccess) {
-            return result;
-        }
-    }
     return kernel.launch(job, grid, stream);
 }

@@ -219,7 +219,9 @@ __device__ __forceinline__ void compute_logits(const decode_job &job, const row_
     if (cap > 0.0f) {
 #pragma unroll
         for (int k = 0; k < 8; k++) {
-            logit[k] = cap * tanhf(fmaxf(-LOGIT_LIMIT, fminf(logit[k], LOGIT_LIMIT)) / cap);
+            /* tanh(x) = 1 - 2 / (exp(2x) + 1); near 0 its error is absolute, as that of a logit. */
+            const float x = fmaxf(-LOGIT_LIMIT, fminf(logit[k], LOGIT_LIMIT)) / cap;
+            logit[k] = cap * (1.0f - __fdividef(2.0f, exp2_fast(2.0f * LOG2_E * x) + 1.0f));
         }
     }
     if (is_masked) {

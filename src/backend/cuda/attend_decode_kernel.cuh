@@ -11,7 +11,7 @@ namespace tkv_cuda
 
 /* Which blocks a warp takes: its first ones are fixed, so that nothing waits for them; the others
  * go to whoever is ready, since multiprocessors do not get the same share of the memory. */
-constexpr int FIXED_BLOCKS = 3;
+constexpr int FIXED_BLOCKS = 2;
 
 /* The accumulators hold 65536 tokens without overflow. */
 constexpr unsigned PAGES_A_FLUSH = 256;
@@ -43,11 +43,11 @@ __device__ __forceinline__ void copy_entry(uint32_t stage, const decode_work &wo
     close_copies();
 }
 
-/* One page pair of the warp, from its stage. */
-template <int KeyType, int ValueType, int HeadDim, int RowTiles>
+/* One page pair of the warp, from its stage. `between` is called when half of the work is done. */
+template <int KeyType, int ValueType, int HeadDim, int RowTiles, typename Between>
 __device__ __forceinline__ void
-attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *stage,
-            const lane_constants<KeyType, ValueType> &lane,
+attend_pair(const decode_job &job, const decode_work &work, int block, bool is_first,
+            uint8_t *stage, Between between, const lane_constants<KeyType, ValueType> &lane,
             const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
             row_state<HeadDim, RowTiles> &state, sparse_state (&sparse)[RowTiles])
 {
@@ -63,6 +63,7 @@ attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *
     }
     compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums, score);
 
+    between();
     float key_scale[8];
     float value_scale[8];
     load_scales<KeyType, ValueType>(stage + lane.key_scales, key_scale);
@@ -85,9 +86,11 @@ attend_pair(const decode_job &job, const decode_work &work, int block, uint8_t *
         float sum = compute_weights(state.maximum[i], logit, value_scale, weight, integer);
         if (!__all_sync(ALL_LANES, fit_16_bits(integer, sum))) {
             const float maximum = find_maximum(state.maximum[i], logit, value_scale);
-            const float factor = exp2_fast(state.maximum[i] - maximum);
-            flush_sums<ValueType>(i, factor, state);
-            state.sum[i] *= factor;
+            if (!is_first) {
+                const float factor = exp2_fast(state.maximum[i] - maximum);
+                flush_sums<ValueType>(i, factor, state);
+                state.sum[i] *= factor;
+            }
             state.maximum[i] = maximum;
             sum = compute_weights(maximum, logit, value_scale, weight, integer);
             bool is_bad = false;
@@ -208,9 +211,9 @@ template <int HeadDim, int Warps> struct exact_scratch {
 
 /* Adds the CTA's exact blocks to its part, in the domain of the codes, for rows 4 * tile and on. */
 template <int HeadDim, int Warps>
-__device__ void add_exact_blocks(const decode_job &job, const decode_work &work, int tile,
-                                 row_sums *stats, float *sums,
-                                 exact_scratch<HeadDim, Warps> &scratch)
+__device__ __noinline__ void add_exact_blocks(const decode_job &job, const decode_work &work,
+                                              int tile, row_sums *stats, float *sums,
+                                              exact_scratch<HeadDim, Warps> &scratch)
 {
     constexpr int N = HeadDim / half_warp;
     const row_shape<N> shape = {HeadDim};
@@ -271,6 +274,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
 
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
+    await_launch();
     decode_work work = name_work(job, shape::n_rows);
     float query[HeadDim / 32];
     load_query(job, work, warp, query); /* before the pages, or it would come after them */
@@ -284,8 +288,15 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     const int first = work.begin + blockIdx.x * shape::n_warps + warp;
     block_entry entry = load_entry(work, first, layout::page_bytes);
     block_entry next = load_entry(work, first + stride, layout::page_bytes);
+    const bool has_own_exact = has_exact_block(work);
+    /* From here on whatever is loaded comes after the pages, which fill the memory's queues. */
     copy_entry<layout>(stage_address, work, entry);
 
+    __shared__ unsigned own_drawn; /* a CTA that is alone needs no counter of the unit */
+    unsigned *counter = work.n_active == 1 ? &own_drawn : &job.counters[work.unit].drawn;
+    if (threadIdx.x == 0) {
+        own_drawn = 0;
+    }
     __shared__ hidden_tables<KeyType, ValueType> hidden[2];
     if (threadIdx.x < 2) {
         hidden[threadIdx.x] = {make_level_tables<KeyType>(), make_level_tables<ValueType>()};
@@ -296,7 +307,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         }
         prepare_row<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
     }
-    const bool has_exact = __syncthreads_or(has_exact_block(work));
+    const bool has_exact = __syncthreads_or(has_own_exact);
     const lane_constants<KeyType, ValueType> lane_of =
         make_lane_constants<layout, KeyType, ValueType>(hidden);
     uint32_t queries[RowTiles][HeadDim / 16];
@@ -321,22 +332,30 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         }
     }
 
-    /* The pages of `next` are asked for while those of `entry` are worked on; one more entry of the
-     * table and the number of one after that are on their way. */
-    int coming = first + 2 * stride;
+    /* The pages of `next` are asked for while those of `entry` are worked on; the number of the one
+     * after that is drawn meanwhile and looked up in the table halfway. */
     unsigned drawn = 0;
+    bool is_first = true;
     for (unsigned n_done = 0; entry.block < work.end; n_done++) {
         copy_entry<layout>(stage_address + (n_done + 1) % N_STAGES * layout::bytes, work, next);
-        const block_entry after = load_entry(work, coming, layout::page_bytes);
-        if (lane == 0 && coming < work.end) {
-            drawn = atomicAdd(&job.counters[work.unit].drawn, 1);
+        if (lane == 0 && next.block < work.end) {
+            drawn = atomicAdd(counter, 1);
         }
+        block_entry after;
+        const auto look_up_after = [&]() {
+            const int block =
+                work.begin + FIXED_BLOCKS * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
+            after = load_entry(work, next.block < work.end ? block : work.end, layout::page_bytes);
+        };
         wait_copies<1>();
         __syncwarp();
         if (!entry.is_exact) {
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
-                job, work, entry.block, stage + n_done % N_STAGES * layout::bytes, lane_of, queries,
-                terms, state, sparse);
+                job, work, entry.block, is_first, stage + n_done % N_STAGES * layout::bytes,
+                look_up_after, lane_of, queries, terms, state, sparse);
+            is_first = false;
+        } else {
+            look_up_after();
         }
         if (n_done % PAGES_A_FLUSH == PAGES_A_FLUSH - 1) {
 #pragma unroll
@@ -347,9 +366,6 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         __syncwarp();
         entry = next;
         next = after;
-        coming = coming < work.end
-                     ? work.begin + FIXED_BLOCKS * stride + (int)__shfl_sync(ALL_LANES, drawn, 0)
-                     : work.end;
     }
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {

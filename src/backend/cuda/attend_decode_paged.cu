@@ -17,8 +17,17 @@ cudaError_t launch_paged(const decode_job &job, dim3 grid, cudaStream_t stream)
     if (error != cudaSuccess) {
         return error;
     }
-    kernel<<<grid, shape::n_warps * 32, shape::shared_bytes, stream>>>(job);
-    return cudaGetLastError();
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(shape::n_warps * 32);
+    config.dynamicSmemBytes = shape::shared_bytes;
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = job.is_early ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, job);
 }
 
 template <int KeyType, int ValueType, int HeadDim, int RowTiles> decode_kernel describe()

@@ -19,6 +19,9 @@ __device__ __forceinline__ bool is_last_part(const decode_job &job, const decode
 {
     __shared__ bool is_last;
     __syncthreads();
+    if (work.n_active == 1) {
+        return true;
+    }
     if (threadIdx.x == 0) {
         const unsigned last = work.n_active - 1;
         unsigned ticket; /* goes back to 0 after the last */
@@ -90,24 +93,28 @@ __device__ __forceinline__ void merge_parts(const decode_job &job, const decode_
     constexpr int shares = Warps * 32 / columns > 0 ? Warps * 32 / columns : 1;
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
-    __shared__ part_factors<n_rows> factors;
     float4 *sums = (float4 *)shared; /* [shares][columns] */
+    auto &factors = *(part_factors<n_rows> *)(shared + shares * columns * 4);
+    const float4 *parts = (const float4 *)job.sums + (size_t)work.unit * job.n_splits * columns;
+    float4 four[8];
+    const auto load_parts = [&](int at, int base) {
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            const int s = min(base + k * shares, work.n_active - 1);
+            four[k] = __ldcg(parts + (size_t)s * columns + at % columns);
+        }
+    };
+    load_parts(threadIdx.x, threadIdx.x / columns); /* they travel while factors are worked out */
     for (int r = warp; r < n_rows; r += Warps) {
         weigh_parts(job, work, r, factors);
     }
     __syncthreads();
     for (int at = threadIdx.x; at < shares * columns; at += Warps * 32) {
-        const int column = at % columns;
-        const float *factor = factors.factor[column / (HeadDim / 4)];
-        const float4 *part =
-            (const float4 *)job.sums + (size_t)work.unit * job.n_splits * columns + column;
+        const float *factor = factors.factor[at % columns / (HeadDim / 4)];
         float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
         for (int base = at / columns; base < work.n_active; base += 8 * shares) {
-            float4 four[8];
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                const int s = min(base + k * shares, work.n_active - 1);
-                four[k] = __ldcg(part + (size_t)s * columns);
+            if (at != threadIdx.x || base != at / columns) {
+                load_parts(at, base);
             }
 #pragma unroll
             for (int k = 0; k < 8; k++) {

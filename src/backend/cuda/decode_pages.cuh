@@ -47,7 +47,7 @@ template <int KeyType, int ValueType, int HeadDim, int RowTiles> struct decode_s
      * sums take more registers, one. */
     static constexpr int n_ctas = HeadDim * RowTiles > 128 ? 1 : 2;
     static constexpr int most_warps = n_ctas == 2 ? 8 : HeadDim * RowTiles > 256 ? 8 : 12;
-    static constexpr int shared_limit = (n_ctas == 2 ? 110 : 222) * 1024;
+    static constexpr int shared_limit = (n_ctas == 2 ? 112 : 224) * 1024;
     static constexpr int query_bytes = RowTiles * fragment_words * 4 + n_rows * 16;
     static constexpr int fitting = (shared_limit - query_bytes) / (N_STAGES * layout::bytes);
     static constexpr int n_warps = fitting < most_warps ? fitting : most_warps;

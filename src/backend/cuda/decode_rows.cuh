@@ -29,11 +29,22 @@ struct decode_job {
     tkv_device_attend params;
     int n_splits;            /* CTAs that share a unit, at most MAX_SPLITS */
     int n_tiles;             /* row tiles a KV head */
+    int is_early;            /* the launch may overlap the end of the one before: await_launch */
     int blocks_a_split;      /* no more splits than this leaves work for */
-    unit_counters *counters; /* [n_units] */
+    unit_counters *counters; /* [n_units]; none where n_splits is 1 */
     float *stats;            /* [n_units][n_splits][rows][4]: row_sums */
     float *sums;             /* [n_units][n_splits][rows][head_dim] */
 };
+
+/* A launch may come before the kernel before it has ended; from here on it has. The next one may
+ * come at once: it waits here for this one. */
+__device__ __forceinline__ void await_launch()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 /* Orthonormal Walsh-Hadamard transform of 32 * N values. */
 template <int N> __device__ __forceinline__ void transform_row(float (&x)[N])

@@ -25,6 +25,7 @@ typedef struct cuda_device {
     cudaStream_t stream;
     bool owns_stream;
     cudaMemPool_t pool;
+    void *counters; /* of attention: see kernels_cuda.h */
     int n_multiprocessors;
     int compute_major;
     char description[320];
@@ -106,6 +107,18 @@ static tkv_status create_pool(cuda_device *device, tkv_error *error)
     return status;
 }
 
+static tkv_status create_counters(cuda_device *device, tkv_error *error)
+{
+    tkv_status status = tkv_cuda_check(cudaMalloc(&device->counters, TKV_CUDA_ATTEND_COUNTER_BYTES),
+                                       "allocating counters", error);
+    if (status == TKV_OK) {
+        status = tkv_cuda_check(
+            cudaMemsetAsync(device->counters, 0, TKV_CUDA_ATTEND_COUNTER_BYTES, device->stream),
+            "clearing counters", error);
+    }
+    return status;
+}
+
 static tkv_status read_properties(cuda_device *device, tkv_error *error)
 {
     struct cudaDeviceProp properties;
@@ -134,6 +147,7 @@ static void close_device(tkv_device *base)
     if (device->stream) {
         cudaStreamSynchronize(device->stream);
     }
+    cudaFree(device->counters);
     if (device->pool) {
         cudaMemPoolDestroy(device->pool);
     }
@@ -163,6 +177,9 @@ static tkv_status open_device(int index, void *stream, tkv_device **device, tkv_
     }
     if (status == TKV_OK) {
         status = create_pool(created, error);
+    }
+    if (status == TKV_OK) {
+        status = create_counters(created, error);
     }
     tkv_cuda_leave(current);
     if (status != TKV_OK) {
@@ -331,8 +348,7 @@ static size_t attend_workspace_bytes(const tkv_device *base, const tkv_device_at
 {
     const cuda_device *device = (const cuda_device *)base;
     return prefills(device, params)
-               ? TKV_CUDA_COUNTER_BYTES +
-                     tkv_cuda_attend_prefill_workspace(params, device->n_multiprocessors)
+               ? tkv_cuda_attend_prefill_workspace(params, device->n_multiprocessors)
                : tkv_cuda_attend_decode_workspace(params, device->n_multiprocessors);
 }
 
@@ -340,12 +356,11 @@ static tkv_status attend(tkv_device *base, const tkv_device_attend *params, tkv_
 {
     const cuda_device *device = (cuda_device *)base;
     const tkv_cuda_current current = tkv_cuda_enter(base);
-    tkv_device_attend prefill = *params;
-    prefill.workspace += TKV_CUDA_COUNTER_BYTES;
     const cudaError_t result =
         prefills(device, params)
-            ? tkv_cuda_attend_prefill(&prefill, device->n_multiprocessors, device->stream)
-            : tkv_cuda_attend_decode(params, device->n_multiprocessors, device->stream);
+            ? tkv_cuda_attend_prefill(params, device->n_multiprocessors, device->stream)
+            : tkv_cuda_attend_decode(params, device->n_multiprocessors, device->counters,
+                                     device->stream);
     return finish(current, result, "attending", error);
 }
 

@@ -43,16 +43,16 @@ cudaError_t tkv_cuda_load_half(const tkv_device_layer *layer, const tkv_device_s
                                int first, int n_tokens, uint16_t *k, uint16_t *v,
                                cudaStream_t stream);
 
-/* The workspace of decode begins with counters, which are zero between calls: room that nothing
- * else may use. */
-#define TKV_CUDA_COUNTER_BYTES ((size_t)64 << 10)
+/* The CTAs that share a row tile meet through counters, which every launch leaves at zero: memory
+ * that is zero at first and belongs to one stream, whatever happens to the workspace. */
+#define TKV_CUDA_ATTEND_COUNTER_BYTES ((size_t)64 << 10)
 
 /* Few rows (n_queries * n_heads / n_kv_heads) a KV head: up to 16 in one pass over the pages, more
  * in several. The workspace's size follows from the shapes and max_tokens alone. `params` is on the
  * host. */
 size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_multiprocessors);
 cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
-                                   cudaStream_t stream);
+                                   void *counters, cudaStream_t stream);
 
 /* Many rows a KV head, on Hopper: whether the types, head_dims and options are among those that the
  * kernels have; the others go through decode. */

@@ -212,12 +212,10 @@ template <int Type>
 TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_bits z, uint32_t selectors[4])
 {
     if constexpr (Type == TKV_TYPE_TURBO4) {
-#pragma unroll
         for (int r = 0; r < 4; r++) {
             selectors[r] = words[r];
         }
     } else if constexpr (Type == TKV_TYPE_TURBO2) {
-#pragma unroll
         for (int r = 0; r < 4; r++) {
             selectors[r] = words[r / 2] >> (2 * (r & 1)) & NIBBLE_LOW_BITS;
         }
@@ -312,16 +310,13 @@ TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32
                                   trellis_bits z, uint32_t quads[coding<Type>::n_tables][8])
 {
     if constexpr (coding<Type>::is_bytes) {
-#pragma unroll
         for (int k = 0; k < 8; k++) {
             quads[0][k] = words[k];
         }
     } else {
         uint32_t selectors[4];
         group_selectors<Type>(words, z, selectors);
-#pragma unroll
         for (int r = 0; r < 4; r++) {
-#pragma unroll
             for (int table = 0; table < coding<Type>::n_tables; table++) {
                 look_up_quads<Type>(tables, table, selectors[r], &quads[table][2 * r]);
             }
@@ -341,9 +336,7 @@ TKV_HOST_DEVICE void unpack_half(const level_tables<Type> &tables, const uint32_
     } else {
         uint32_t selectors[2];
         half_selectors<Type>(words, z, i, selectors);
-#pragma unroll
         for (int s = 0; s < 2; s++) {
-#pragma unroll
             for (int table = 0; table < coding<Type>::n_tables; table++) {
                 look_up_quads<Type>(tables, table, selectors[s], &quads[table][2 * s]);
             }
