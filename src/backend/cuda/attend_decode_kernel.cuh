@@ -33,14 +33,17 @@ __device__ __forceinline__ block_entry load_entry(const decode_work &work, int b
     return {pages + (uint64_t)work.kv_head * pair_bytes, block, (int)entry.z};
 }
 
+/* Two groups of copies, even if there is nothing to copy. */
 template <typename Layout>
 __device__ __forceinline__ void copy_entry(uint32_t stage, const decode_work &work,
                                            const block_entry &entry)
 {
     if (entry.block < work.end && !entry.is_exact) {
         copy_pair<Layout>(stage, entry.pages);
+    } else {
+        close_copies();
+        close_copies();
     }
-    close_copies();
 }
 
 /* One page pair of the warp, from its stage. `between` is called when half of the work is done. */
@@ -122,6 +125,8 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         }
         pack_weights<ValueType>(integer, columns[i]);
     }
+    wait_copies<2>(); /* all but the next page: these values are there */
+    __syncwarp();
     if (is_any_left) {
         add_values<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, columns, state.sums);
     }
@@ -337,6 +342,10 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     unsigned drawn = 0;
     bool is_first = true;
     for (unsigned n_done = 0; entry.block < work.end; n_done++) {
+        /* The keys are there. Only now the next page is asked for: if all pages were on their way
+         * at once, all would arrive at the end. */
+        wait_copies<1>();
+        __syncwarp();
         copy_entry<layout>(stage_address + (n_done + 1) % N_STAGES * layout::bytes, work, next);
         if (lane == 0 && next.block < work.end) {
             drawn = atomicAdd(counter, 1);
@@ -347,8 +356,6 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
                 work.begin + FIXED_BLOCKS * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
             after = load_entry(work, next.block < work.end ? block : work.end, layout::page_bytes);
         };
-        wait_copies<1>();
-        __syncwarp();
         if (!entry.is_exact) {
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
                 job, work, entry.block, is_first, stage + n_done % N_STAGES * layout::bytes,
