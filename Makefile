@@ -5,7 +5,8 @@ CMAKE_FLAGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 FORMATTED = '*.c' '*.h' '*.cu' '*.cuh' '*.m'
 
-.PHONY: all build run test test-arm64 test-metal sanitize install format check-format dependencies clean
+.PHONY: all build run test test-arm64 test-metal sanitize sanitize-threads install format \
+    check-format dependencies clean
 
 all: build
 
@@ -68,4 +69,4 @@ check-format:
 	else echo "check-format: skipped, clang-format is not installed"; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-arm64 $(BUILD)-metal-*
+	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-threads $(BUILD)-arm64 $(BUILD)-metal-*

@@ -22,5 +22,8 @@ install(FILES ${PROJECT_BINARY_DIR}/turbokvConfig.cmake
 # The file finds its prefix from its own place, so that an installed tree can be moved.
 file(RELATIVE_PATH TKV_PREFIX_FROM_PC /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 set(TKV_PRIVATE_LIBRARIES "-lm ${CMAKE_THREAD_LIBS_INIT}")
+if(TKV_HAVE_CUDA)
+    string(APPEND TKV_PRIVATE_LIBRARIES " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt")
+endif()
 configure_file(cmake/turbokv.pc.in turbokv.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/turbokv.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -11,7 +11,7 @@ target_compile_options(
 target_compile_options(
     tkv_options
     INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fno-exceptions,-fno-rtti,-fvisibility=hidden
-              -Xcompiler=-Wall,-Wextra,-Wshadow>)
+              -Xcompiler=-Wall,-Wextra,-Wshadow,-Wno-unknown-pragmas>)
 find_package(Threads REQUIRED)
 if(TKV_WERROR)
     target_compile_options(tkv_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-Werror>
@@ -22,4 +22,9 @@ if(TKV_SANITIZE)
                                                  -fno-sanitize-recover=all -fno-omit-frame-pointer)
     target_link_options(tkv_options INTERFACE -fsanitize=${TKV_SANITIZE})
     target_compile_definitions(tkv_options INTERFACE TKV_SANITIZED)
+endif()
+
+# Coverage for the targets of tests/fuzz.
+if(TKV_LIBFUZZER)
+    target_compile_options(tkv_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()

@@ -142,25 +142,58 @@ TKV_API tkv_status tkv_decode_page(tkv_type type, tkv_page_order order, int head
                                    int first_slot, int n_rows, const void *page, float *x,
                                    tkv_error *error);
 
-/* ---- Context: the kernels in use and how many threads ------------------------------------- */
+/* ---- Context: the kernels in use, how many threads, and on which device ------------------- */
 
 typedef struct tkv_context tkv_context;
 
 typedef struct tkv_context_params {
-    int n_threads;     /* 0: as many as the machine has cores */
-    tkv_effort effort; /* of encoding */
+    int n_threads;      /* 0: as many as the machine has cores */
+    tkv_effort effort;  /* of encoding */
+    const char *device; /* NULL or "cpu"; "cuda" or "cuda:1" (the second one), "metal" */
+    void *stream;       /* of the device: where its work is enqueued (CUDA: a cudaStream_t, which
+                           must outlive the context); NULL: one of its own */
 } tkv_context_params;
 
 /* params may be NULL for the defaults. The environment variable TKV_CPU chooses the kernels
  * (scalar, avx2, avx512); without it they are the best that the machine has. The caller frees the
- * context with tkv_context_free, after the caches that were created with it. */
+ * context with tkv_context_free, after the caches that were created with it. A device that this
+ * build or machine lacks is TKV_ERR_UNSUPPORTED, with the reason.
+ *
+ * A context on a device keeps the pages of its caches in the device's memory, and the arrays of
+ * floats that tkv_cache_append, tkv_cache_read and tkv_attend (q, out, sinks, stats) take are
+ * addresses there: on CUDA plain device pointers, also of memory that the caller has from
+ * elsewhere. Calls are enqueued on the stream in order and return before they are done, but for
+ * those that say that they wait. Errors of the device may show up in a later call. One thread at a
+ * time uses a context on a device and its caches. NaN and infinity are not reported there: a row
+ * that holds them decodes to NaN. */
 TKV_API tkv_status tkv_context_create(const tkv_context_params *params, tkv_context **context,
                                       tkv_error *error);
 TKV_API void tkv_context_free(tkv_context *context);
 
-/* Name of the kernel set in use, for example "scalar". Lives as long as the context. */
+/* Name of the kernel set in use, for example "scalar", or of the kind of device, "cuda". Lives as
+ * long as the context. */
 TKV_API const char *tkv_context_kernels(const tkv_context *context);
 TKV_API int tkv_context_threads(const tkv_context *context);
+
+/* What the context computes on, for people: "cpu", "NVIDIA H200, sm_90". Lives as long as the
+ * context. */
+TKV_API const char *tkv_context_device(const tkv_context *context);
+
+/* Waits until everything that was enqueued on the context's device is done. */
+TKV_API tkv_status tkv_context_wait(tkv_context *context, tkv_error *error);
+
+/* Memory where the context computes, so that callers need not know where that is: zeroed, aligned
+ * to 256 bytes, freed with tkv_memory_free before the context is. */
+TKV_API tkv_status tkv_memory_allocate(tkv_context *context, size_t bytes, void **memory,
+                                       tkv_error *error);
+TKV_API void tkv_memory_free(tkv_context *context, void *memory);
+
+/* Copies between this memory (any address in it) and the host's. After an upload `from` may be
+ * reused at once; a download waits. */
+TKV_API tkv_status tkv_memory_upload(tkv_context *context, void *to, const void *from, size_t bytes,
+                                     tkv_error *error);
+TKV_API tkv_status tkv_memory_download(tkv_context *context, void *to, const void *from,
+                                       size_t bytes, tkv_error *error);
 
 /* ---- Cache -------------------------------------------------------------------------------- */
 
@@ -199,9 +232,30 @@ TKV_API void tkv_cache_free(tkv_cache *cache);
 
 /* Appends n_tokens to one layer. k: [n_tokens][n_kv_heads][head_dim_k], v: [n_tokens][n_kv_heads]
  * [head_dim_v], after RoPE and before any rotation of ours. On any error (cache full, NaN or
- * infinity, out of memory) the layer is as it was. A cache has one writer at a time. */
+ * infinity, out of memory) the layer is as it was. A cache has one writer at a time. On a device
+ * the append that completes the first centre_tokens waits, once, for the means to be estimated. */
 TKV_API tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const float *k,
                                     const float *v, tkv_error *error);
+
+/* Makes a step capturable in a graph of the device (CUDA). Between tkv_cache_reserve and
+ * tkv_cache_commit, tkv_cache_append takes exactly n_tokens for every layer and tkv_attend their
+ * queries (first_position: the length before), and both only enqueue kernels that read on the
+ * device how long the sequence is. So one decode step is
+ *
+ *     tkv_cache_reserve   codes what has left the recent window; memory for n_tokens more in all
+ *                         layers, and their descriptors on the device
+ *     append, attend, ... captured, or the replay of a graph that was captured so before
+ *     tkv_cache_commit    the tokens count; means are estimated if it is time (their first use is
+ *                         the next step)
+ *
+ * A captured graph is good for every later step of n_tokens, also after a truncation or a shift, as
+ * long as the sequence with them is no longer than max_length (0: the cache's max_tokens), which
+ * kernels are planned for. Run the step once without capturing it, so that workspaces are there.
+ * All layers must be equally long. On error the cache is as it was. tkv_cache_truncate gives a
+ * reservation back. */
+TKV_API tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_length,
+                                     tkv_error *error);
+TKV_API tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error);
 
 /* Drops all tokens of all layers from position n_tokens on. Layers that are shorter stay. */
 TKV_API tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error);

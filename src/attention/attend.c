@@ -1,7 +1,7 @@
 /* Attention over a cache layer: work is cut into (KV head, tile of query rows, split of the
  * context), each computed independently with an online softmax, then the splits are merged. A row
  * is one query head of one query token; the G rows of a group share every unpacked page. */
-#include "backend/kernels.h"
+#include "attention/attend_device.h"
 #include "backend/sums.h"
 #include "cache/cache.h"
 #include "codec/codec.h"
@@ -86,7 +86,7 @@ static tkv_status check_params(const tkv_cache *cache, int layer, const tkv_atte
                         "n_heads %d: expected a multiple of the %d KV heads", params->n_heads,
                         cache->n_kv_heads);
     }
-    const int length = cache->layers[layer].n_tokens;
+    const int length = cache->layers[layer].n_tokens + cache->n_reserved;
     if (params->n_queries < 1 || params->first_position < 0 ||
         params->first_position > length - params->n_queries) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
@@ -366,8 +366,7 @@ static attend_state state_of_item(const attend_plan *plan, size_t item, int kind
     const size_t rows = (size_t)plan->tile_rows;
     const size_t index = item * N_STATES + (size_t)kind;
     float *maximum = plan->partial_stats + index * 2 * rows;
-    return (attend_state){maximum, maximum + rows,
-                          plan->partial_sums + index * plan->sum_floats};
+    return (attend_state){maximum, maximum + rows, plan->partial_sums + index * plan->sum_floats};
 }
 
 static size_t align_up(size_t bytes)
@@ -433,14 +432,14 @@ static void attend_item(void *argument, int item, int thread)
     }
 }
 
-/* Adds the splits of one kind of block to out, the sums of one row of n_rows, relative to `maximum`;
- * returns the sum of their softmax. */
+/* Adds the splits of one kind of block to out, the sums of one row of n_rows, relative to
+ * `maximum`; returns the sum of their softmax. */
 static float merge_state(const attend_plan *plan, size_t first_item, int kind, int r, int n_rows,
                          float maximum, float *out)
 {
     const size_t head_dim = (size_t)plan->cache->head_dim_v;
-    const size_t n = kind == STATE_CODED ? tkv_sum_floats(plan->layer->type_v, (int)head_dim, 1)
-                                         : head_dim;
+    const size_t n =
+        kind == STATE_CODED ? tkv_sum_floats(plan->layer->type_v, (int)head_dim, 1) : head_dim;
     float total = 0.0f;
     for (int s = 0; s < plan->n_splits; s++) {
         const attend_state state = state_of_item(plan, first_item + (size_t)s, kind);
@@ -522,6 +521,9 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
                       const float *q, float *out, tkv_error *error)
 {
     tkv_status status = check_params(cache, layer, params, q, out, error);
+    if (status == TKV_OK && cache->context->device) {
+        return tkv_attend_on_device(cache, layer, params, q, out, error);
+    }
     if (status == TKV_OK) {
         status = check_finite(cache, params, q, error);
     }
@@ -537,8 +539,8 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
         align_up(n_items * N_STATES * 2 * (size_t)plan.tile_rows * sizeof(float));
     const size_t thread_stats_bytes = align_up((size_t)plan.n_threads * sizeof *plan.stats);
     plan.scratch_bytes = place_scratch(&plan, NULL, NULL);
-    const size_t bytes = sums_bytes + stats_bytes + thread_stats_bytes +
-                         (size_t)plan.n_threads * plan.scratch_bytes;
+    const size_t bytes =
+        sums_bytes + stats_bytes + thread_stats_bytes + (size_t)plan.n_threads * plan.scratch_bytes;
     uint8_t *buffer = aligned_alloc(BUFFER_ALIGNMENT, bytes);
     if (!buffer) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,

@@ -61,7 +61,12 @@ struct tkv_device_table {
     tkv_status (*load)(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
                        int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
 
-    /* As tkv_attend; the error bounds are the table's. */
+    /* The same as halves, rounded as f16 pages are. NULL: the back end has no such call. */
+    tkv_status (*load_half)(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
+                            int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
+
+    /* As tkv_attend; the error bounds are the table's. The workspace is zeroed when it is allocated
+     * and then used by attend alone. */
     size_t (*attend_workspace_bytes)(const tkv_device *device, const tkv_device_attend *params);
     tkv_status (*attend)(tkv_device *device, const tkv_device_attend *params, tkv_error *error);
 

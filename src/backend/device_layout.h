@@ -20,7 +20,8 @@ typedef struct tkv_device_sequence {
     uint64_t blocks;  /* tkv_device_block [n_blocks] */
     uint64_t mean_k;  /* float [n_kv_heads][head_dim_k] taken off coded keys, or 0 */
     uint64_t mean_v;  /* float [n_kv_heads][head_dim_v] taken off coded values, or 0 */
-    int32_t n_tokens; /* held, those that the coming store writes included */
+    int32_t n_tokens; /* held, those that the coming store writes included: what first = -1 and
+                         first_position = -1 count back from; otherwise it may be larger */
     int32_t n_blocks;
 } tkv_device_sequence;
 

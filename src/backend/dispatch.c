@@ -13,16 +13,26 @@
 #include <sys/sysctl.h>
 #endif
 
+#ifdef TKV_HAVE_X86_KERNELS
+#include <cpuid.h>
+#endif
+
 static bool always(void)
 {
     return true;
 }
 
 #ifdef TKV_HAVE_X86_KERNELS
+/* Clang 14's __builtin_cpu_supports does not know "f16c". */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool has_avx512(void)

@@ -124,11 +124,4 @@ const tkv_kernels *tkv_kernels_available(int index);
 /* The table of that name, or the best one if name is NULL. */
 tkv_status tkv_kernels_select(const char *name, const tkv_kernels **kernels, tkv_error *error);
 
-struct tkv_context {
-    const tkv_kernels *kernels;
-    int n_threads;
-    tkv_threads *threads; /* NULL: the caller's alone */
-    tkv_effort effort;
-};
-
 #endif

@@ -1,6 +1,6 @@
 /* What tkv_kernels.accumulate sums up. A sketch type has two sums of each row, one in the domain of
- * the codes and one in that of the sketch, where its residual signs live: bringing the sum back from
- * the sketch once costs less than bringing back every page's. */
+ * the codes and one in that of the sketch, where its residual signs live: bringing the sum back
+ * from the sketch once costs less than bringing back every page's. */
 #ifndef TKV_BACKEND_SUMS_H
 #define TKV_BACKEND_SUMS_H
 

@@ -43,44 +43,91 @@ size_t tkv_block_bytes(const tkv_cache *cache, const tkv_cache_layer *layer, con
                                         page_bytes(cache, layer, block, TKV_ORDER_VALUE));
 }
 
-tkv_block *tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, int index,
-                            bool is_exact, size_t *bytes)
+static tkv_status allocate_on_device(tkv_device *device, size_t bytes, tkv_block **block,
+                                     tkv_error *error)
+{
+    tkv_block *created = aligned_alloc(TKV_BLOCK_HEADER, TKV_BLOCK_HEADER);
+    if (!created) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a page's header");
+    }
+    uint64_t pages = 0;
+    const tkv_status status = device->table->allocate(device, bytes, &pages, error);
+    if (status != TKV_OK) {
+        free(created);
+        return status;
+    }
+    *created = (tkv_block){.device = device, .pages = pages};
+    *block = created;
+    return TKV_OK;
+}
+
+tkv_status tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, int index,
+                            bool is_exact, tkv_block **block, tkv_error *error)
 {
     const tkv_block header = {
         .n_owners = 1, .is_exact = is_exact, .n_slots = tkv_block_slots(cache, index)};
-    *bytes = tkv_block_bytes(cache, layer, &header);
-    tkv_block *block = aligned_alloc(TKV_BLOCK_HEADER, *bytes);
-    if (block) {
+    const size_t bytes = tkv_block_bytes(cache, layer, &header);
+    tkv_block *created = NULL;
+    if (cache->context->device) {
+        const tkv_status status =
+            allocate_on_device(cache->context->device, bytes - TKV_BLOCK_HEADER, &created, error);
+        if (status != TKV_OK) {
+            return status;
+        }
+    } else {
+        created = aligned_alloc(TKV_BLOCK_HEADER, bytes);
+        if (!created) {
+            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
+                            "no memory for a page of %zu bytes at token %d", bytes,
+                            tkv_block_start(cache, index));
+        }
         /* Kernels read whole pages: slots that no token has filled must decode to zero. */
-        memset(block, 0, *bytes);
-        *block = header;
+        memset(created, 0, bytes);
     }
-    return block;
+    atomic_init(&created->n_owners, 1);
+    created->is_exact = header.is_exact;
+    created->n_slots = header.n_slots;
+    *block = created;
+    return TKV_OK;
 }
 
 void tkv_block_release(tkv_block *block)
 {
     if (block && atomic_fetch_sub(&block->n_owners, 1) == 1) {
+        if (block->device) {
+            block->device->table->release(block->device, block->pages);
+        }
         free(block);
     }
 }
 
-tkv_status tkv_layer_reserve(tkv_cache_layer *layer, int n_blocks, tkv_error *error)
+tkv_status tkv_layer_reserve(const tkv_cache *cache, tkv_cache_layer *layer, int n_blocks,
+                             tkv_error *error)
 {
-    if (n_blocks <= layer->block_capacity) {
-        return TKV_OK;
-    }
     int capacity = layer->block_capacity ? layer->block_capacity : 8;
     while (capacity < n_blocks) {
         capacity *= 2;
     }
-    tkv_block **blocks = realloc(layer->blocks, (size_t)capacity * sizeof *blocks);
-    if (!blocks) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of %d pages",
-                        capacity);
+    if (capacity > layer->block_capacity) {
+        tkv_block **blocks = realloc(layer->blocks, (size_t)capacity * sizeof *blocks);
+        if (!blocks) {
+            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of %d pages",
+                            capacity);
+        }
+        layer->blocks = blocks;
+        layer->block_capacity = capacity;
     }
-    layer->blocks = blocks;
-    layer->block_capacity = capacity;
+    return cache->context->device ? tkv_layer_reserve_on_device(cache, layer, error) : TKV_OK;
+}
+
+static tkv_status copy_pages(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *to,
+                             tkv_block *from, tkv_error *error)
+{
+    const size_t bytes = tkv_block_bytes(cache, layer, from) - TKV_BLOCK_HEADER;
+    if (to->device) {
+        return to->device->table->copy(to->device, to->pages, from->pages, bytes, error);
+    }
+    memcpy((uint8_t *)to + TKV_BLOCK_HEADER, (uint8_t *)from + TKV_BLOCK_HEADER, bytes);
     return TKV_OK;
 }
 
@@ -91,15 +138,21 @@ tkv_status tkv_layer_own_block(const tkv_cache *cache, tkv_cache_layer *layer, i
     if (atomic_load(&shared->n_owners) == 1) {
         return TKV_OK;
     }
-    size_t bytes;
-    tkv_block *copy = tkv_block_create(cache, layer, block, shared->is_exact, &bytes);
-    if (!copy) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
-                        "no memory to copy a shared page of %zu bytes", bytes);
+    tkv_block *copy = NULL;
+    tkv_status status = tkv_block_create(cache, layer, block, shared->is_exact, &copy, error);
+    if (status != TKV_OK) {
+        return status;
     }
-    memcpy((uint8_t *)copy + TKV_BLOCK_HEADER, (uint8_t *)shared + TKV_BLOCK_HEADER,
-           bytes - TKV_BLOCK_HEADER);
+    status = copy_pages(cache, layer, copy, shared, error);
     layer->blocks[block] = copy;
+    if (status == TKV_OK && cache->context->device) {
+        status = tkv_layer_publish_blocks(cache, layer, block, block + 1, error);
+    }
+    if (status != TKV_OK) {
+        layer->blocks[block] = shared;
+        tkv_block_release(copy);
+        return status;
+    }
     tkv_block_release(shared);
     return TKV_OK;
 }

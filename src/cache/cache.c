@@ -123,6 +123,9 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
                            .layers = layers};
     find_lasting_means(created, params->rope);
     status = create_layers(created, params, error);
+    if (status == TKV_OK && context->device) {
+        status = tkv_cache_create_on_device(created, error);
+    }
     if (status != TKV_OK) {
         tkv_cache_free(created);
         return status;
@@ -131,28 +134,33 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
     return TKV_OK;
 }
 
-/* Releases the blocks from `n_blocks` on. */
-static void drop_blocks(tkv_cache_layer *layer, int n_blocks)
+void tkv_layer_drop_blocks(tkv_cache_layer *layer, int n_blocks)
 {
     while (layer->n_blocks > n_blocks) {
         tkv_block_release(layer->blocks[--layer->n_blocks]);
     }
 }
 
-void tkv_layer_clear(tkv_cache_layer *layer)
+void tkv_layer_clear(const tkv_cache *cache, tkv_cache_layer *layer)
 {
-    drop_blocks(layer, 0);
+    tkv_layer_drop_blocks(layer, 0);
     free(layer->blocks);
     layer->blocks = NULL;
     layer->block_capacity = 0;
     layer->n_tokens = 0;
     layer->is_centred = false;
+    if (layer->entries) {
+        cache->context->device->table->release(cache->context->device, layer->entries);
+        layer->entries = 0;
+        layer->entry_capacity = 0;
+    }
 }
 
 void tkv_cache_clear(tkv_cache *cache)
 {
+    cache->n_reserved = 0;
     for (int i = 0; i < cache->n_layers; i++) {
-        tkv_layer_clear(&cache->layers[i]);
+        tkv_layer_clear(cache, &cache->layers[i]);
     }
 }
 
@@ -161,8 +169,11 @@ void tkv_cache_free(tkv_cache *cache)
     if (!cache) {
         return;
     }
+    tkv_cache_clear(cache);
+    if (cache->context->device) {
+        tkv_cache_free_on_device(cache);
+    }
     for (int i = 0; i < cache->n_layers; i++) {
-        tkv_layer_clear(&cache->layers[i]);
         free(cache->layers[i].mean_k);
         free(cache->layers[i].mean_v);
     }
@@ -180,29 +191,25 @@ static bool starts_exact(const tkv_cache *cache, const tkv_cache_layer *layer, i
            (cache->centre_tokens > 0 && !layer->is_centred);
 }
 
-/* Prepares the blocks for positions up to `end`; on failure none of the new ones stays. */
-static tkv_status add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int end,
-                             tkv_error *error)
+tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int end,
+                                tkv_error *error)
 {
     const int before = layer->n_blocks;
     const int n_blocks = tkv_block_of(cache, end - 1) + 1;
-    tkv_status status = tkv_layer_reserve(layer, n_blocks, error);
+    tkv_status status = tkv_layer_reserve(cache, layer, n_blocks, error);
     const int first_written = tkv_block_of(cache, layer->n_tokens);
     if (status == TKV_OK && first_written < before) {
         status = tkv_layer_own_block(cache, layer, first_written, error);
     }
     while (status == TKV_OK && layer->n_blocks < n_blocks) {
-        const bool is_exact = starts_exact(cache, layer, layer->n_blocks);
-        size_t bytes;
-        tkv_block *block = tkv_block_create(cache, layer, layer->n_blocks, is_exact, &bytes);
-        if (!block) {
-            status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
-                              "no memory for a page of %zu bytes at token %d", bytes,
-                              tkv_block_start(cache, layer->n_blocks));
-            drop_blocks(layer, before);
+        const int index = layer->n_blocks;
+        const bool is_exact = starts_exact(cache, layer, index);
+        status = tkv_block_create(cache, layer, index, is_exact, &layer->blocks[index], error);
+        if (status != TKV_OK) {
+            tkv_layer_drop_blocks(layer, before);
             break;
         }
-        layer->blocks[layer->n_blocks++] = block;
+        layer->n_blocks++;
     }
     return status;
 }
@@ -239,6 +246,9 @@ static tkv_status check_append(const tkv_cache *cache, int layer, int n_tokens, 
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "cache is full: layer %d holds %d tokens, %d more exceed the maximum of %d",
                         layer, length, n_tokens, cache->max_tokens);
+    }
+    if (cache->context->device) {
+        return TKV_OK;
     }
     const tkv_status status =
         check_finite(cache, layer, n_tokens, cache->head_dim_k, k, "k", error);
@@ -290,20 +300,44 @@ static void store_page(void *argument, int item, int thread)
                     range.end - range.begin, x, stride);
 }
 
+static void store_on_cpu(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
+                         const float *k, const float *v)
+{
+    const int first_block = tkv_block_of(cache, layer->n_tokens);
+    const int n_items = 2 * cache->n_kv_heads * (layer->n_blocks - first_block);
+    const int n_threads = n_items * n_tokens >= MIN_PARALLEL_ROWS ? cache->context->n_threads : 1;
+    append_job job = {cache, layer, first_block, n_tokens, k, v};
+    tkv_threads_run(cache->context->threads, n_threads, n_items, store_page, &job);
+}
+
+static tkv_status store(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
+                        const float *k, const float *v, tkv_error *error)
+{
+    if (!cache->context->device) {
+        store_on_cpu(cache, layer, n_tokens, k, v);
+        return TKV_OK;
+    }
+    const int first_block = tkv_block_of(cache, layer->n_tokens);
+    const tkv_status status =
+        tkv_layer_publish(cache, layer, first_block, layer->n_tokens + n_tokens, error);
+    return status == TKV_OK ? tkv_layer_store_on_device(cache, layer, n_tokens, k, v, error)
+                            : status;
+}
+
 tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
                             const float *k, const float *v, tkv_error *error)
 {
     const int first = layer->n_tokens;
-    const tkv_status status = add_blocks(cache, layer, first + n_tokens, error);
+    const int n_blocks = layer->n_blocks;
+    tkv_status status = tkv_layer_add_blocks(cache, layer, first + n_tokens, error);
     if (status != TKV_OK) {
         return status;
     }
-    const int first_block = tkv_block_of(cache, first);
-    const int n_items = 2 * cache->n_kv_heads * (layer->n_blocks - first_block);
-    const int n_threads =
-        n_items * n_tokens >= MIN_PARALLEL_ROWS ? cache->context->n_threads : 1;
-    append_job job = {cache, layer, first_block, n_tokens, k, v};
-    tkv_threads_run(cache->context->threads, n_threads, n_items, store_page, &job);
+    status = store(cache, layer, n_tokens, k, v, error);
+    if (status != TKV_OK) {
+        tkv_layer_drop_blocks(layer, n_blocks);
+        return status;
+    }
     layer->n_tokens += n_tokens;
     tkv_layer_settle(cache, layer, first);
     return TKV_OK;
@@ -316,7 +350,14 @@ tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const flo
     if (status != TKV_OK || n_tokens == 0) {
         return status;
     }
-    return tkv_layer_append(cache, &cache->layers[layer], n_tokens, k, v, error);
+    if (cache->n_reserved == 0) {
+        return tkv_layer_append(cache, &cache->layers[layer], n_tokens, k, v, error);
+    }
+    if (n_tokens != cache->n_reserved) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "append of %d tokens where %d are reserved", n_tokens, cache->n_reserved);
+    }
+    return tkv_layer_store_on_device(cache, &cache->layers[layer], n_tokens, k, v, error);
 }
 
 tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
@@ -327,13 +368,15 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
     }
     for (int i = 0; i < cache->n_layers; i++) {
         tkv_cache_layer *layer = &cache->layers[i];
-        if (n_tokens == 0) {
-            tkv_layer_clear(layer);
-        } else if (layer->n_tokens > n_tokens) {
-            layer->n_tokens = n_tokens;
-            drop_blocks(layer, tkv_block_of(cache, n_tokens - 1) + 1);
+        const int left = n_tokens < layer->n_tokens ? n_tokens : layer->n_tokens;
+        if (left == 0) {
+            tkv_layer_clear(cache, layer);
+        } else if (left < layer->n_tokens || cache->n_reserved > 0) {
+            layer->n_tokens = left;
+            tkv_layer_drop_blocks(layer, tkv_block_of(cache, left - 1) + 1);
         }
     }
+    cache->n_reserved = 0;
     return TKV_OK;
 }
 
@@ -354,6 +397,9 @@ size_t tkv_cache_bytes(const tkv_cache *cache)
         if (layer->mean_k) {
             bytes += (size_t)cache->n_kv_heads * (size_t)(cache->head_dim_k + cache->head_dim_v) *
                      sizeof(float);
+        }
+        if (cache->context->device) {
+            bytes += tkv_layer_device_bytes(cache, layer);
         }
     }
     return bytes;
@@ -397,6 +443,10 @@ tkv_status tkv_cache_read(const tkv_cache *cache, int layer_index, int first, in
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "read of %d tokens from %d in layer %d: it holds %d tokens", n_tokens,
                         first, layer_index, length);
+    }
+    if (cache->context->device && n_tokens > 0) {
+        return tkv_layer_load_on_device(cache, &cache->layers[layer_index], first, n_tokens, k, v,
+                                        error);
     }
     for (int i = 0; i < n_tokens; i++) {
         const tkv_cache_layer *layer = &cache->layers[layer_index];

@@ -7,7 +7,7 @@
 #ifndef TKV_CACHE_CACHE_H
 #define TKV_CACHE_CACHE_H
 
-#include "backend/kernels.h"
+#include "backend/context.h"
 
 #include <stdatomic.h>
 
@@ -16,7 +16,9 @@
 typedef struct tkv_block {
     atomic_int n_owners;
     bool is_exact;
-    int n_slots; /* rows that an exact page has room for; coded pages have all 64 */
+    int n_slots;        /* rows that an exact page has room for; coded pages have all 64 */
+    tkv_device *device; /* NULL: the pages follow the header */
+    uint64_t pages;     /* where they are on the device */
 } tkv_block;
 
 typedef struct tkv_cache_layer {
@@ -29,6 +31,12 @@ typedef struct tkv_cache_layer {
     bool is_centred; /* the means are frozen */
     float *mean_k;   /* [n_kv_heads][head_dim_k]; NULL without centring */
     float *mean_v;   /* [n_kv_heads][head_dim_v] */
+
+    /* On a device: what the kernels read, as this struct and its blocks say it. */
+    uint64_t descriptor; /* tkv_device_sequence, within the cache's */
+    uint64_t entries;    /* tkv_device_block [entry_capacity] */
+    int entry_capacity;
+    uint64_t means; /* those of the keys, then of the values */
 } tkv_cache_layer;
 
 struct tkv_cache {
@@ -43,6 +51,9 @@ struct tkv_cache {
     int centre_tokens;
     bool has_lasting_mean[TKV_MAX_HEAD_DIM]; /* [head_dim_k] coordinates of keys that are centred */
     tkv_cache_layer *layers;                 /* [n_layers] */
+    uint64_t descriptors;                    /* on a device: tkv_device_sequence [n_layers] */
+    int n_reserved; /* tokens of tkv_cache_reserve; 0: nothing is reserved */
+    int max_length; /* that graphs captured now are to stand */
 };
 
 /* Types of the pages in a block. */
@@ -94,18 +105,26 @@ int tkv_block_slots(const tkv_cache *cache, int index);
 size_t tkv_block_bytes(const tkv_cache *cache, const tkv_cache_layer *layer,
                        const tkv_block *block);
 
-/* A zeroed block with one owner for entry `index` of the table, or NULL; *bytes receives its size
- * in either case. */
-tkv_block *tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, int index,
-                            bool is_exact, size_t *bytes);
+/* A zeroed block with one owner for entry `index` of the table. */
+tkv_status tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, int index,
+                            bool is_exact, tkv_block **block, tkv_error *error);
 void tkv_block_release(tkv_block *block);
 
-/* Makes the table hold n_blocks entries; new ones are NULL until set. */
-tkv_status tkv_layer_reserve(tkv_cache_layer *layer, int n_blocks, tkv_error *error);
+/* Makes the table hold n_blocks entries; new ones are unset. */
+tkv_status tkv_layer_reserve(const tkv_cache *cache, tkv_cache_layer *layer, int n_blocks,
+                             tkv_error *error);
 
 /* Gives the layer its own copy of a block that others share. */
 tkv_status tkv_layer_own_block(const tkv_cache *cache, tkv_cache_layer *layer, int block,
                                tkv_error *error);
+
+/* Makes room for positions up to `end`: new blocks, and an own copy of the one that is written
+ * first. On failure none of the new blocks stays. */
+tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int end,
+                                tkv_error *error);
+
+/* Releases the blocks from `n_blocks` on. */
+void tkv_layer_drop_blocks(tkv_cache_layer *layer, int n_blocks);
 
 /* Writes rows src + i * stride into slots of a page of one KV head, centred if the block is coded
  * and the layer is centred. */
@@ -127,8 +146,12 @@ tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int 
 tkv_status tkv_layer_share(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
                            tkv_cache_layer *copy, tkv_error *error);
 
+/* Gives `copy` the frozen means of `layer`; they are not yet on the device. */
+void tkv_layer_take_means(const tkv_cache *cache, const tkv_cache_layer *layer,
+                          tkv_cache_layer *copy);
+
 /* Drops everything that a layer holds, the frozen means included; its mean arrays stay. */
-void tkv_layer_clear(tkv_cache_layer *layer);
+void tkv_layer_clear(const tkv_cache *cache, tkv_cache_layer *layer);
 
 /* Checks a description of RoPE; NULL is right. */
 tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
@@ -137,6 +160,63 @@ tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
  * the recent window of a query at `position`. A block for which there is no memory stays exact
  * until the next call. */
 void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int position);
+
+/* ---- On a device (device.c) ---- */
+
+/* What the kernels must know of a layer. */
+tkv_device_layer tkv_describe_layer(const tkv_cache *cache, const tkv_cache_layer *layer);
+tkv_device_sequence tkv_describe_sequence(const tkv_cache *cache, const tkv_cache_layer *layer,
+                                          int n_tokens);
+
+/* Descriptors and means of a new cache. */
+tkv_status tkv_cache_create_on_device(tkv_cache *cache, tkv_error *error);
+void tkv_cache_free_on_device(tkv_cache *cache);
+
+/* Room for the layer's block_capacity entries in its page table in the device's memory. */
+tkv_status tkv_layer_reserve_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
+                                       tkv_error *error);
+
+/* Writes blocks of the layer into its page table in the device's memory. */
+tkv_status tkv_layer_publish_blocks(const tkv_cache *cache, const tkv_cache_layer *layer,
+                                    int first_block, int end_block, tkv_error *error);
+
+/* The same from first_block on, and the layer's descriptor, with n_tokens tokens. Nothing to do on
+ * the CPU. */
+tkv_status tkv_layer_publish(const tkv_cache *cache, const tkv_cache_layer *layer, int first_block,
+                             int n_tokens, tkv_error *error);
+
+/* The descriptors of all layers, each with n_more tokens than it holds. Nothing to do on the CPU.
+ */
+tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv_error *error);
+
+/* Copies the means of a layer to the device. Nothing to do on the CPU. */
+tkv_status tkv_layer_publish_means(const tkv_cache *cache, const tkv_cache_layer *layer,
+                                   tkv_error *error);
+
+/* Stores n_tokens tokens for which there are blocks: k [n_tokens][n_kv_heads][head_dim_k] and v in
+ * the device's memory. */
+tkv_status tkv_layer_store_on_device(const tkv_cache *cache, const tkv_cache_layer *layer,
+                                     int n_tokens, const float *k, const float *v,
+                                     tkv_error *error);
+
+/* Decodes tokens into the device's memory. Either of k and v may be NULL. */
+tkv_status tkv_layer_load_on_device(const tkv_cache *cache, const tkv_cache_layer *layer, int first,
+                                    int n_tokens, float *k, float *v, tkv_error *error);
+
+/* Decodes tokens into the host's memory; waits. Either of k and v may be NULL. */
+tkv_status tkv_layer_download(const tkv_cache *cache, const tkv_cache_layer *layer, int first,
+                              int n_tokens, float *k, float *v, tkv_error *error);
+
+/* Appends tokens from the host's memory. */
+tkv_status tkv_layer_append_from_host(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
+                                      const float *k, const float *v, tkv_error *error);
+
+/* Codes the exact blocks [first, end). Those for which there is no memory, and all if the device
+ * fails, stay exact. */
+void tkv_layer_code_on_device(const tkv_cache *cache, tkv_cache_layer *layer, int first, int end);
+
+/* Bytes of the device's memory beside the pages. */
+size_t tkv_layer_device_bytes(const tkv_cache *cache, const tkv_cache_layer *layer);
 
 /* Bytes that one layer of a cache with this policy holds at n_tokens (>= 1) of these types.
  * head_dim_v may be 0: there are no values. */

@@ -4,6 +4,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 typedef struct writer {
     char *text;
@@ -34,6 +35,17 @@ static void add_count(writer *w, const char *key, int count)
     }
 }
 
+/* With as few digits as give the same number back. */
+static void add_number(writer *w, const char *key, float number)
+{
+    char digits[32];
+    int n_digits = 1;
+    do {
+        snprintf(digits, sizeof digits, "%.*g", n_digits, (double)number);
+    } while (strtof(digits, NULL) != number && ++n_digits <= 9);
+    add(w, " %s=%s", key, digits);
+}
+
 tkv_status tkv_policy_format(const tkv_policy *policy, char *text, size_t size, tkv_error *error)
 {
     if (!policy || !text) {
@@ -54,7 +66,7 @@ tkv_status tkv_policy_format(const tkv_policy *policy, char *text, size_t size, 
             name_of(range->type_v));
     }
     if (policy->sparse_v > 0.0f) {
-        add(&w, " sparse-v=%.9g", (double)policy->sparse_v);
+        add_number(&w, "sparse-v", policy->sparse_v);
     }
     if (w.used >= size) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,

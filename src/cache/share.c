@@ -5,12 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+void tkv_layer_take_means(const tkv_cache *cache, const tkv_cache_layer *layer,
+                          tkv_cache_layer *copy)
+{
+    const size_t heads = (size_t)cache->n_kv_heads;
+    copy->is_centred = true;
+    memcpy(copy->mean_k, layer->mean_k, heads * (size_t)cache->head_dim_k * sizeof(float));
+    memcpy(copy->mean_v, layer->mean_v, heads * (size_t)cache->head_dim_v * sizeof(float));
+}
+
 tkv_status tkv_layer_share(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
                            tkv_cache_layer *copy, tkv_error *error)
 {
     const int n_blocks = n_tokens ? tkv_block_of(cache, n_tokens - 1) + 1 : 0;
-    const tkv_status status = tkv_layer_reserve(copy, n_blocks, error);
+    tkv_status status = tkv_layer_reserve(cache, copy, n_blocks, error);
     if (status != TKV_OK) {
+        tkv_layer_clear(cache, copy);
         return status;
     }
     for (int b = 0; b < n_blocks; b++) {
@@ -19,13 +29,17 @@ tkv_status tkv_layer_share(const tkv_cache *cache, const tkv_cache_layer *layer,
     }
     copy->n_blocks = n_blocks;
     copy->n_tokens = n_tokens;
-    copy->is_centred = layer->is_centred && n_tokens > 0;
-    if (copy->is_centred) {
-        const size_t heads = (size_t)cache->n_kv_heads;
-        memcpy(copy->mean_k, layer->mean_k, heads * (size_t)cache->head_dim_k * sizeof(float));
-        memcpy(copy->mean_v, layer->mean_v, heads * (size_t)cache->head_dim_v * sizeof(float));
+    if (layer->is_centred && n_tokens > 0) {
+        tkv_layer_take_means(cache, layer, copy);
+        status = tkv_layer_publish_means(cache, copy, error);
     }
-    return TKV_OK;
+    if (status == TKV_OK) {
+        status = tkv_layer_publish(cache, copy, 0, n_tokens, error);
+    }
+    if (status != TKV_OK) {
+        tkv_layer_clear(cache, copy);
+    }
+    return status;
 }
 
 tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork, tkv_error *error)

@@ -43,6 +43,11 @@ static tkv_status check_shift(const tkv_cache *cache, int first, int n_drop, con
                         "token",
                         n_drop, first);
     }
+    if (cache->n_reserved > 0) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "shift while %d tokens are reserved: expected a commit first",
+                        cache->n_reserved);
+    }
     const tkv_status status = tkv_check_rope(rope, cache->head_dim_k, error);
     if (status != TKV_OK) {
         return status;
@@ -84,6 +89,27 @@ static void free_buffers(shift_buffers *buffers)
     free(buffers->sines);
 }
 
+/* Keys are turned by the host: a context shift is rare, and so the result is the same to the bit.
+ */
+static tkv_status read_tokens(const tkv_cache *cache, int layer, int first, int n_tokens,
+                              const shift_buffers *buffers, tkv_error *error)
+{
+    if (cache->context->device) {
+        return tkv_layer_download(cache, &cache->layers[layer], first, n_tokens, buffers->k,
+                                  buffers->v, error);
+    }
+    return tkv_cache_read(cache, layer, first, n_tokens, buffers->k, buffers->v, error);
+}
+
+static tkv_status append_tokens(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
+                                const shift_buffers *buffers, tkv_error *error)
+{
+    if (cache->context->device) {
+        return tkv_layer_append_from_host(cache, layer, n_tokens, buffers->k, buffers->v, error);
+    }
+    return tkv_layer_append(cache, layer, n_tokens, buffers->k, buffers->v, error);
+}
+
 /* Builds `moved` from the tokens of a layer without [first, first + n_drop). */
 static tkv_status move_layer(const tkv_cache *cache, int index, int first, int n_drop,
                              const tkv_rope *rope, const shift_buffers *buffers,
@@ -92,33 +118,47 @@ static tkv_status move_layer(const tkv_cache *cache, int index, int first, int n
     const tkv_cache_layer *layer = &cache->layers[index];
     tkv_status status = tkv_layer_share(cache, layer, first, moved, error);
     /* The means stay even if nothing is kept before the gap: later tokens are coded with them. */
-    if (layer->is_centred && !moved->is_centred) {
-        moved->is_centred = true;
-        const size_t heads = (size_t)cache->n_kv_heads;
-        memcpy(moved->mean_k, layer->mean_k, heads * (size_t)cache->head_dim_k * sizeof(float));
-        memcpy(moved->mean_v, layer->mean_v, heads * (size_t)cache->head_dim_v * sizeof(float));
+    if (status == TKV_OK && layer->is_centred && !moved->is_centred) {
+        tkv_layer_take_means(cache, layer, moved);
+        status = tkv_layer_publish_means(cache, moved, error);
     }
     for (int at = first + n_drop; status == TKV_OK && at < layer->n_tokens;) {
         const int left = layer->n_tokens - at;
         const int n = left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS;
-        status = tkv_cache_read(cache, index, at, n, buffers->k, buffers->v, error);
+        status = read_tokens(cache, index, at, n, buffers, error);
         for (int i = 0; rope && i < n * cache->n_kv_heads; i++) {
             turn_key(rope, buffers->cosines, buffers->sines,
                      buffers->k + (size_t)i * (size_t)cache->head_dim_k);
         }
         if (status == TKV_OK) {
-            status = tkv_layer_append(cache, moved, n, buffers->k, buffers->v, error);
+            status = append_tokens(cache, moved, n, buffers, error);
         }
         at += n;
     }
     return status;
 }
 
-/* An array of layers of the same types with nothing in them, or NULL. */
-static tkv_cache *create_like(const tkv_cache *cache, tkv_error *error)
+static void swap_layers(tkv_cache *a, tkv_cache *b)
 {
-    tkv_cache *created = NULL;
-    return tkv_cache_fork(cache, 0, &created, error) == TKV_OK ? created : NULL;
+    tkv_cache_layer *layers = a->layers;
+    a->layers = b->layers;
+    b->layers = layers;
+    for (int i = 0; i < a->n_layers; i++) {
+        /* Captured graphs know a cache by the place of its descriptors: they stay. */
+        const uint64_t descriptor = a->layers[i].descriptor;
+        a->layers[i].descriptor = b->layers[i].descriptor;
+        b->layers[i].descriptor = descriptor;
+    }
+}
+
+static tkv_status exchange_layers(tkv_cache *cache, tkv_cache *moved, tkv_error *error)
+{
+    swap_layers(cache, moved);
+    const tkv_status status = tkv_cache_publish_descriptors(cache, 0, error);
+    if (status != TKV_OK) {
+        swap_layers(cache, moved);
+    }
+    return status;
 }
 
 tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_rope *rope,
@@ -129,9 +169,10 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
         return status;
     }
     shift_buffers buffers = {0};
-    tkv_cache *moved = create_like(cache, error);
-    if (!moved) {
-        return TKV_ERR_OUT_OF_MEMORY;
+    tkv_cache *moved = NULL;
+    status = tkv_cache_fork(cache, 0, &moved, error);
+    if (status != TKV_OK) {
+        return status;
     }
     if (!allocate_buffers(cache, &buffers)) {
         status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to shift the context");
@@ -145,9 +186,7 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
         status = move_layer(cache, i, first, n_drop, rope, &buffers, &moved->layers[i], error);
     }
     if (status == TKV_OK) {
-        tkv_cache_layer *layers = cache->layers;
-        cache->layers = moved->layers;
-        moved->layers = layers;
+        status = exchange_layers(cache, moved, error);
     }
     tkv_cache_free(moved);
     free_buffers(&buffers);

@@ -1,10 +1,13 @@
 /* turbokv bench attention: decode or prefill attention over a coded cache, by KV type, beside the
  * time to read its bytes and attention in fp16. */
+#include "cli/bench_attention.h"
+
+#include "backend/context.h"
 #include "cli/bench.h"
 #include "cli/options.h"
 #include "common/error.h"
-#include "eval/attention_speed.h"
 #include "eval/bandwidth.h"
+#include "eval/device_codec_speed.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,15 +16,6 @@
 
 #define BANDWIDTH_BYTES ((size_t)256 << 20)
 #define MAX_REPETITIONS 1000
-
-typedef struct attention_options {
-    const char *types;
-    tkv_attention_shape shape;
-    int n_repetitions;
-    tkv_context_params context;
-    bool wants_json;
-    bool wants_help;
-} attention_options;
 
 typedef struct attention_result {
     tkv_type type;
@@ -55,6 +49,10 @@ static option_result parse(int argc, char **argv, attention_options *o)
         {"repetitions", NULL, 'r', OPTION_INT, &o->n_repetitions, 1, MAX_REPETITIONS, "N",
          "calls of each type, in turns (21)"},
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 1, 1024, "N", "threads (2)"},
+        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
+         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
+        {"batch", NULL, 'b', OPTION_INT, &o->n_sequences, 1, 65536, "N",
+         "sequences in one call, on CUDA (1)"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -64,21 +62,32 @@ static option_result parse(int argc, char **argv, attention_options *o)
                          entries, sizeof entries / sizeof *entries, argc, argv);
 }
 
-static tkv_status create_works(attention_run *run, tkv_error *error)
+tkv_status bench_attention_types(const attention_options *options,
+                                 tkv_type types[TKV_TYPE_COUNT + 1], int *n_types, tkv_error *error)
 {
-    tkv_type types[TKV_TYPE_COUNT];
-    int n_types;
-    tkv_status status = bench_parse_types(run->options->types, types, &n_types, error);
-    run->results[run->n_results++].type = TKV_TYPE_F16;
-    for (int i = 0; status == TKV_OK && i < n_types; i++) {
-        if (types[i] != TKV_TYPE_F16) {
-            run->results[run->n_results++].type = types[i];
+    tkv_type named[TKV_TYPE_COUNT];
+    int n_named;
+    const tkv_status status = bench_parse_types(options->types, named, &n_named, error);
+    *n_types = 0;
+    types[(*n_types)++] = TKV_TYPE_F16;
+    for (int i = 0; status == TKV_OK && i < n_named; i++) {
+        if (named[i] != TKV_TYPE_F16) {
+            types[(*n_types)++] = named[i];
         }
     }
-    for (int i = 0; status == TKV_OK && i < run->n_results; i++) {
+    return status;
+}
+
+static tkv_status create_works(attention_run *run, tkv_error *error)
+{
+    tkv_type types[TKV_TYPE_COUNT + 1];
+    int n_types;
+    tkv_status status = bench_attention_types(run->options, types, &n_types, error);
+    for (int i = 0; status == TKV_OK && i < n_types; i++) {
         tkv_attention_shape shape = run->options->shape;
-        shape.type_k = shape.type_v = run->results[i].type;
-        status = tkv_attention_work_create(run->context, &shape, &run->results[i].work, error);
+        shape.type_k = shape.type_v = run->results[run->n_results].type = types[i];
+        status = tkv_attention_work_create(run->context, &shape,
+                                           &run->results[run->n_results++].work, error);
     }
     return status;
 }
@@ -130,12 +139,25 @@ static void compare_outputs(attention_run *run)
     }
 }
 
+/* A device's memory is timed by copies, reads and writes together, of no more than some times the
+ * context, as emulated devices take their time. */
+static tkv_status measure_bandwidth(attention_run *run, tkv_error *error)
+{
+    if (!run->context->device) {
+        return tkv_read_bandwidth(run->options->context.n_threads, BANDWIDTH_BYTES, &run->bandwidth,
+                                  error);
+    }
+    const size_t wanted = 4 * tkv_attention_work_bytes(run->results[0].work);
+    return tkv_device_copy_bandwidth(run->context->device,
+                                     wanted < BANDWIDTH_BYTES ? wanted : BANDWIDTH_BYTES,
+                                     &run->bandwidth, error);
+}
+
 static tkv_status measure(attention_run *run, tkv_error *error)
 {
     tkv_status status = create_works(run, error);
     if (status == TKV_OK) {
-        status = tkv_read_bandwidth(run->options->context.n_threads, BANDWIDTH_BYTES,
-                                    &run->bandwidth, error);
+        status = measure_bandwidth(run, error);
     }
     if (status == TKV_OK) {
         status = time_works(run, error);
@@ -202,27 +224,16 @@ static cJSON *to_json(const attention_run *run)
     return json;
 }
 
-int bench_attention(int argc, char **argv)
+static int run_works(const attention_options *o, tkv_context *context)
 {
-    attention_options o = {
-        .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
-        .n_repetitions = 21,
-        .context = {.n_threads = 2, .effort = TKV_EFFORT_FAST}};
-    const option_result result = parse(argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
-    }
     tkv_error error;
-    attention_run run = {.options = &o};
-    tkv_status status = tkv_context_create(&o.context, &run.context, &error);
-    if (status == TKV_OK) {
-        status = measure(&run, &error);
-    }
+    attention_run run = {.options = o, .context = context};
+    const tkv_status status = measure(&run, &error);
     int code = EXIT_OK;
     if (status != TKV_OK) {
         command_fail(&error);
         code = status == TKV_ERR_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_RUNTIME;
-    } else if (o.wants_json) {
+    } else if (o->wants_json) {
         code = command_print_json(to_json(&run));
     } else {
         print_table(&run);
@@ -230,6 +241,42 @@ int bench_attention(int argc, char **argv)
     for (int i = 0; i < run.n_results; i++) {
         tkv_attention_work_free(run.results[i].work);
     }
-    tkv_context_free(run.context);
+    return code;
+}
+
+/* With graphs and the device's clock where there are such, else as the host sees it. */
+static int run(const attention_options *o, tkv_context *context)
+{
+#ifdef TKV_HAVE_CUDA
+    if (strcmp(tkv_context_kernels(context), "cuda") == 0) {
+        return bench_attention_cuda(o, context);
+    }
+#endif
+    if (o->n_sequences != 1) {
+        fprintf(stderr, "turbokv: --batch %d: expected 1 on %s\n", o->n_sequences,
+                context->device ? tkv_context_device(context) : "the CPU");
+        return EXIT_USAGE;
+    }
+    return run_works(o, context);
+}
+
+int bench_attention(int argc, char **argv)
+{
+    attention_options o = {
+        .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
+        .n_sequences = 1,
+        .n_repetitions = 21,
+        .context = {.n_threads = 2, .effort = TKV_EFFORT_FAST}};
+    const option_result result = parse(argc, argv, &o);
+    if (result != OPTIONS_OK) {
+        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    }
+    tkv_error error;
+    tkv_context *context = NULL;
+    if (tkv_context_create(&o.context, &context, &error) != TKV_OK) {
+        return command_fail(&error);
+    }
+    const int code = run(&o, context);
+    tkv_context_free(context);
     return code;
 }

@@ -1,5 +1,6 @@
 /* turbokv bench codec: what each KV type makes of vectors, and how fast. */
 #include "cli/bench.h"
+#include "cli/bench_codec_device.h"
 #include "cli/options.h"
 #include "common/error.h"
 #include "common/half.h"
@@ -15,12 +16,15 @@
 #define MAX_HEAD_DIMS 16
 #define SPEED_PAGES 64
 #define BANDWIDTH_BYTES ((size_t)256 << 20)
+#define DEFAULT_ROWS 4096
+#define DEFAULT_DEVICE_ROWS 8192
 
 typedef struct codec_options {
     const char *types;
     const char *head_dims;
     const char *data;
-    int n_rows;
+    const char *device;
+    int n_rows; /* 0: the default */
     int centre_rows;
     int n_queries;
     uint64_t seed;
@@ -56,13 +60,15 @@ static option_result parse(int argc, char **argv, codec_options *o)
         {"types", NULL, 'T', OPTION_TEXT, &o->types, 0, 0, "LIST", "KV types (all)"},
         {"head-dim", NULL, 'd', OPTION_TEXT, &o->head_dims, 0, 0, "LIST", "sizes of a head (128)"},
         {"rows", NULL, 'n', OPTION_INT, &o->n_rows, 1, 10000000, "N",
-         "vectors; of data, vectors of one head (4096)"},
+         "vectors; of data, vectors of one head (4096); on a device, tokens of a chunk (8192)"},
         {"queries", NULL, 'q', OPTION_INT, &o->n_queries, 1, 1000000, "N",
          "random queries a head (64)"},
         {"data", NULL, 0, OPTION_TEXT, &o->data, 0, 0, "FILE",
          "raw little-endian fp16 [heads][rows][head_dim] in place of Gaussian vectors"},
         {"centre", NULL, 0, OPTION_INT, &o->centre_rows, 0, 10000000, "N",
          "code relative to the mean of the first N vectors of a head; 0: off (0)"},
+        {"device", NULL, 0, OPTION_TEXT, &o->device, 0, 0, "NAME",
+         "time storing and loading there, \"cuda\" or \"cuda:1\", in place of the rest"},
         {"seed", NULL, 's', OPTION_SEED, &o->seed, 0, 0, "N", "seed of vectors and queries (1)"},
         {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
          "of encoding trellis types: fast, default or best (default)"},
@@ -199,7 +205,7 @@ static void print_result(const codec_run *run, const codec_result *r)
     const tkv_codec_quality *q = &r->quality;
     printf("%-9s %5d %7.3f %9.3g", tkv_type_get_info(r->type)->name, r->head_dim,
            tkv_bits_per_value(r->type, r->head_dim), q->nmse);
-    print_expected(tkv_codec_expected_error(r->type));
+    print_expected(tkv_codec_expected_error(r->type, r->head_dim));
     print_expected(r->type == TKV_TYPE_F16 ? (double)NAN : tkv_codec_shannon_bound(r->type));
     if (run->options->data) {
         printf(" %9.3g", q->spread_error);
@@ -257,7 +263,7 @@ static cJSON *to_json(const codec_run *run)
         cJSON_AddNumberToObject(row, "head_dim", r->head_dim);
         cJSON_AddNumberToObject(row, "bits_per_value", tkv_bits_per_value(r->type, r->head_dim));
         cJSON_AddNumberToObject(row, "nmse", r->quality.nmse);
-        add_expected(row, "expected_nmse", tkv_codec_expected_error(r->type));
+        add_expected(row, "expected_nmse", tkv_codec_expected_error(r->type, r->head_dim));
         cJSON_AddNumberToObject(row, "shannon_bound", tkv_codec_shannon_bound(r->type));
         cJSON_AddNumberToObject(row, "spread_error", r->quality.spread_error);
         cJSON_AddNumberToObject(row, "slope", r->quality.slope);
@@ -288,7 +294,7 @@ static tkv_status prepare(codec_run *run, tkv_error *error)
 
 int bench_codec(int argc, char **argv)
 {
-    codec_options o = {.head_dims = "128", .n_rows = 4096, .n_queries = 64, .seed = 1};
+    codec_options o = {.head_dims = "128", .n_queries = 64, .seed = 1};
     o.context.n_threads = 1;
     const option_result result = parse(argc, argv, &o);
     if (result != OPTIONS_OK) {
@@ -300,6 +306,18 @@ int bench_codec(int argc, char **argv)
         command_fail(&error);
         return EXIT_USAGE;
     }
+    if (o.device) {
+        return bench_codec_on_device(
+            &(bench_codec_device_params){.device = o.device,
+                                         .types = run.types,
+                                         .n_types = run.n_types,
+                                         .head_dims = run.head_dims,
+                                         .n_head_dims = run.n_head_dims,
+                                         .n_rows = o.n_rows ? o.n_rows : DEFAULT_DEVICE_ROWS,
+                                         .effort = o.context.effort,
+                                         .wants_json = o.wants_json});
+    }
+    o.n_rows = o.n_rows ? o.n_rows : DEFAULT_ROWS;
     tkv_status status = tkv_context_create(&o.context, &run.context, &error);
     if (status == TKV_OK) {
         status = measure(&run, &error);

@@ -2,6 +2,7 @@
 #include "cli/eval.h"
 
 #include "cli/options.h"
+#include "cli/page.h"
 #include "cli/report.h"
 #include "common/error.h"
 
@@ -57,6 +58,8 @@ static option_result parse(int argc, char **argv, eval_options *o)
          "prompts of each length (10)"},
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
+        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
+         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
         {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
          "of encoding trellis types: fast, default or best (default)"},
         {"resume", NULL, 0, OPTION_TEXT, &plan->state_path, 0, 0, "FILE",
@@ -109,6 +112,7 @@ static tkv_status check(eval_options *o, tkv_error *error)
                         "nothing to measure: expected chunks, or --needles");
     }
     plan->text_path = o->file;
+    plan->effort = o->context.effort;
     plan->text.mode = strcmp(plan->mode, "decode") == 0 ? TKV_EVAL_DECODE : TKV_EVAL_PREFILL;
     tkv_status status = policy_list_parse(o->policies, &plan->policies, error);
     plan->text.policies = plan->policies.policy;
@@ -143,14 +147,16 @@ static int show(const loaded_model *loaded, const eval_options *o, eval_results 
                 o->plan.state_path ? "; the same command goes on from here" : "");
         return EXIT_INTERRUPTED;
     }
-    if (o->report && report_write(o->report, loaded, &o->plan, results, &error) != TKV_OK) {
-        return command_fail(&error);
-    }
+    int code = EXIT_OK;
     if (o->wants_json) {
-        return command_print_json(eval_to_json(loaded, &o->plan, results));
+        code = command_print_json(eval_to_json(loaded, &o->plan, results));
+    } else {
+        eval_print(&o->plan, results);
     }
-    eval_print(&o->plan, results);
-    return EXIT_OK;
+    if (o->report && report_write(o->report, loaded, &o->plan, results, &error) != TKV_OK) {
+        code = command_fail(&error);
+    }
+    return code;
 }
 
 static int run(eval_options *o, eval_results *results)
@@ -161,6 +167,9 @@ static int run(eval_options *o, eval_results *results)
     tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
     if (status == TKV_OK) {
         status = read_tokens(&loaded, o, &tokens, &error);
+    }
+    if (status == TKV_OK && o->report) {
+        status = page_check(o->report, &error);
     }
     if (status == TKV_OK) {
         command_catch_interrupt();

@@ -27,6 +27,7 @@ typedef struct eval_plan {
     const char *model_path; /* for messages and results */
     const char *text_path;
     const char *mode;
+    tkv_effort effort;
     policy_list policies;
     tkv_eval_text_params text; /* n_chunks 0: no divergences */
     bool has_needles;

@@ -1,6 +1,7 @@
 /* The steps of an evaluation: one chunk of the text with all policies that lack it, one needle
  * prompt with one policy. Each is taken from the state file or measured and put there. */
 #include "cli/eval_state.h"
+#include "cli/eval_step.h"
 #include "cli/progress.h"
 #include "common/error.h"
 
@@ -46,65 +47,6 @@ static void name_chunk(const measurement *m, int policy, int chunk, char name[ST
     snprintf(name, STEP_NAME, "text|%s|%d", m->plan->policies.text[policy], chunk);
 }
 
-static cJSON *chunk_to_json(const tkv_eval_text_result *r)
-{
-    const tkv_divergence *d = &r->divergence;
-    cJSON *step = cJSON_CreateObject();
-    cJSON_AddItemToObject(step, "kl", cJSON_CreateDoubleArray(d->kl, (int)d->n));
-    cJSON_AddNumberToObject(step, "nll", d->nll);
-    cJSON_AddNumberToObject(step, "nll_f16", d->nll_reference);
-    cJSON_AddNumberToObject(step, "same_top", (double)d->n_same_top);
-    cJSON_AddNumberToObject(step, "kv_bytes", (double)r->kv_bytes);
-    cJSON_AddNumberToObject(step, "seconds", r->seconds);
-    cJSON_AddNumberToObject(step, "weights", (double)r->n_weights);
-    cJSON_AddNumberToObject(step, "skipped", (double)r->n_skipped);
-    return step;
-}
-
-static tkv_status damaged(const measurement *m, const char *name, tkv_error *error)
-{
-    return tkv_fail(error, TKV_ERR_FORMAT, "%s: step '%.60s' is damaged; remove the file",
-                    m->plan->state_path, name);
-}
-
-/* A number of a step; negative if it is missing. */
-static double number_of(const cJSON *step, const char *name)
-{
-    const cJSON *item = cJSON_GetObjectItem(step, name);
-    return cJSON_IsNumber(item) ? item->valuedouble : -1.0;
-}
-
-static tkv_status chunk_from_json(const measurement *m, const char *name, const cJSON *step,
-                                  tkv_eval_text_result *r, tkv_error *error)
-{
-    const cJSON *kl = cJSON_GetObjectItem(step, "kl");
-    const int n = cJSON_IsArray(kl) ? cJSON_GetArraySize(kl) : 0;
-    const double same_top = number_of(step, "same_top");
-    const double kv_bytes = number_of(step, "kv_bytes");
-    if (n < 1 || same_top < 0.0 || kv_bytes < 0.0 || number_of(step, "nll") < 0.0 ||
-        number_of(step, "nll_f16") < 0.0) {
-        return damaged(m, name, error);
-    }
-    r->divergence.kl = malloc((size_t)n * sizeof *r->divergence.kl);
-    if (!r->divergence.kl) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d divergences", n);
-    }
-    const cJSON *item;
-    cJSON_ArrayForEach(item, kl)
-    {
-        r->divergence.kl[r->divergence.n++] = item->valuedouble;
-    }
-    r->divergence.capacity = (size_t)n;
-    r->divergence.nll = number_of(step, "nll");
-    r->divergence.nll_reference = number_of(step, "nll_f16");
-    r->divergence.n_same_top = (size_t)same_top;
-    r->kv_bytes = (size_t)kv_bytes;
-    r->seconds = number_of(step, "seconds");
-    r->n_weights = (int64_t)number_of(step, "weights");
-    r->n_skipped = (int64_t)number_of(step, "skipped");
-    return TKV_OK;
-}
-
 static tkv_status merge_chunk(measurement *m, int policy, const tkv_eval_text_result *chunk,
                               tkv_error *error)
 {
@@ -133,7 +75,7 @@ static tkv_status load_chunk(measurement *m, int chunk, int missing[EVAL_MAX_POL
             continue;
         }
         tkv_eval_text_result result = {0};
-        status = chunk_from_json(m, name, step, &result, error);
+        status = eval_chunk_from_json(step, name, m->plan->state_path, &result, error);
         if (status == TKV_OK) {
             status = merge_chunk(m, i, &result, error);
             m->results->n_resumed++;
@@ -175,7 +117,7 @@ static tkv_status measure_chunk(measurement *m, int chunk, tkv_error *error)
             status = merge_chunk(m, missing[i], &results[i], error);
         }
         if (status == TKV_OK && !m->results->was_interrupted) {
-            status = eval_state_add(&m->state, name, chunk_to_json(&results[i]), error);
+            status = eval_state_add(&m->state, name, eval_chunk_to_json(&results[i]), error);
         }
         tkv_divergence_free(&results[i].divergence);
     }
@@ -203,34 +145,6 @@ static void count_prompt(measurement *m, int policy, int length_index,
     counts->bits_per_value[length_index] = bits_per_value(m, result->kv_bytes, result->n_cached);
 }
 
-static cJSON *prompt_to_json(const tkv_needles_result *result, int n_facts)
-{
-    cJSON *step = cJSON_CreateObject();
-    cJSON *found = cJSON_AddArrayToObject(step, "found");
-    for (int i = 0; i < n_facts; i++) {
-        cJSON_AddItemToArray(found, cJSON_CreateBool(result->is_found[i]));
-    }
-    cJSON_AddNumberToObject(step, "kv_bytes", (double)result->kv_bytes);
-    cJSON_AddNumberToObject(step, "cached", result->n_cached);
-    return step;
-}
-
-static tkv_status prompt_from_json(const measurement *m, const char *name, const cJSON *step,
-                                   tkv_needles_result *result, tkv_error *error)
-{
-    const cJSON *found = cJSON_GetObjectItem(step, "found");
-    if (!cJSON_IsArray(found) || cJSON_GetArraySize(found) != m->plan->n_facts ||
-        number_of(step, "kv_bytes") < 0.0 || number_of(step, "cached") < 1.0) {
-        return damaged(m, name, error);
-    }
-    for (int i = 0; i < m->plan->n_facts; i++) {
-        result->is_found[i] = cJSON_IsTrue(cJSON_GetArrayItem(found, i));
-    }
-    result->kv_bytes = (size_t)number_of(step, "kv_bytes");
-    result->n_cached = (int)number_of(step, "cached");
-    return TKV_OK;
-}
-
 static tkv_status measure_prompt(measurement *m, int policy, int length_index, int prompt,
                                  tkv_error *error)
 {
@@ -241,7 +155,8 @@ static tkv_status measure_prompt(measurement *m, int policy, int length_index, i
     const cJSON *step = eval_state_find(&m->state, name);
     tkv_status status;
     if (step) {
-        status = prompt_from_json(m, name, step, &result, error);
+        status = eval_prompt_from_json(step, name, m->plan->state_path, m->plan->n_facts, &result,
+                                       error);
         m->results->n_resumed++;
     } else {
         const tkv_needles_params params = {.filler = m->plan->text.tokens,
@@ -256,8 +171,8 @@ static tkv_status measure_prompt(measurement *m, int policy, int length_index, i
             policy < 0 ? &exact_policy : &m->plan->policies.policy[policy], &result, error);
         m->work_done += length;
         if (status == TKV_OK) {
-            status =
-                eval_state_add(&m->state, name, prompt_to_json(&result, m->plan->n_facts), error);
+            status = eval_state_add(&m->state, name, eval_prompt_to_json(&result, m->plan->n_facts),
+                                    error);
         }
     }
     if (status == TKV_OK) {

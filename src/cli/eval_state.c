@@ -66,6 +66,7 @@ static tkv_status describe(const loaded_model *loaded, const eval_plan *plan, cJ
     cJSON_AddNumberToObject(*json, "context", plan->text.n_context);
     cJSON_AddStringToObject(*json, "mode", plan->mode);
     cJSON_AddNumberToObject(*json, "batch", plan->text.n_batch);
+    cJSON_AddNumberToObject(*json, "effort", plan->effort);
     cJSON_AddNumberToObject(*json, "facts", plan->n_facts);
     return TKV_OK;
 }
@@ -115,6 +116,29 @@ static tkv_status compare(const char *path, const cJSON *saved, const cJSON *now
     return TKV_OK;
 }
 
+static tkv_status write_state(const eval_state *state, tkv_error *error)
+{
+    char *text = cJSON_PrintUnformatted(state->json);
+    const size_t size = strlen(state->path) + 5;
+    char *path = malloc(size);
+    tkv_status status = TKV_OK;
+    if (!text || !path) {
+        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to save the evaluation");
+    } else {
+        snprintf(path, size, "%s.new", state->path);
+        FILE *file = fopen(path, "wb");
+        bool is_written = file && fwrite(text, 1, strlen(text), file) == strlen(text);
+        is_written = file && fclose(file) == 0 && is_written;
+        if (!is_written || rename(path, state->path) != 0) {
+            status =
+                tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", state->path, strerror(errno));
+        }
+    }
+    free(text);
+    free(path);
+    return status;
+}
+
 tkv_status eval_state_open(const loaded_model *loaded, const eval_plan *plan, eval_state *state,
                            tkv_error *error)
 {
@@ -140,7 +164,9 @@ tkv_status eval_state_open(const loaded_model *loaded, const eval_plan *plan, ev
     if (status == TKV_OK && !state->steps) {
         status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the saved evaluation");
     }
-    return status;
+    /* At once, so that a place where nothing can be written is found before anything is measured.
+     */
+    return status == TKV_OK ? write_state(state, error) : status;
 }
 
 void eval_state_free(eval_state *state)
@@ -152,29 +178,6 @@ void eval_state_free(eval_state *state)
 const cJSON *eval_state_find(const eval_state *state, const char *name)
 {
     return state->steps ? cJSON_GetObjectItemCaseSensitive(state->steps, name) : NULL;
-}
-
-static tkv_status write_state(const eval_state *state, tkv_error *error)
-{
-    char *text = cJSON_PrintUnformatted(state->json);
-    const size_t size = strlen(state->path) + 5;
-    char *path = malloc(size);
-    tkv_status status = TKV_OK;
-    if (!text || !path) {
-        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to save the evaluation");
-    } else {
-        snprintf(path, size, "%s.new", state->path);
-        FILE *file = fopen(path, "wb");
-        bool is_written = file && fwrite(text, 1, strlen(text), file) == strlen(text);
-        is_written = file && fclose(file) == 0 && is_written;
-        if (!is_written || rename(path, state->path) != 0) {
-            status =
-                tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", state->path, strerror(errno));
-        }
-    }
-    free(text);
-    free(path);
-    return status;
 }
 
 tkv_status eval_state_add(eval_state *state, const char *name, cJSON *step, tkv_error *error)

@@ -11,6 +11,16 @@ static void show_progress(void *user, int n_done, int n_steps)
     progress_update(user, n_done, n_steps);
 }
 
+/* Of a back end that was tested: its kernels, those that are right or those that are not. */
+static void print_kernels(const tkv_gate_backend *b, bool are_right)
+{
+    for (int kind = 0; kind < TKV_KERNEL_KINDS && b->n_cases > 0; kind++) {
+        if ((b->kinds >> kind & 1u) && b->kind_passed[kind] == are_right) {
+            printf("%s ", tkv_kernel_kind_name((tkv_kernel_kind)kind));
+        }
+    }
+}
+
 static void print_backends(const tkv_gate *gate)
 {
     printf("machine: %s\n\n%-8s %-9s %-8s %14s  %s\n", gate->machine, "device", "kernels", "state",
@@ -23,11 +33,12 @@ static void print_backends(const tkv_gate *gate)
         }
         printf("%-8s %-9s %-8s %14s  %s", b->device, b->name, tkv_backend_state_name(b->state),
                answers, b->reason);
-        for (int kind = 0; kind < TKV_KERNEL_KINDS && b->n_cases > 0 && b->n_failed == 0; kind++) {
-            if (b->kinds >> kind & 1u) {
-                printf("%s ", tkv_kernel_kind_name((tkv_kernel_kind)kind));
-            }
+        if (b->n_failed > 0) {
+            printf("\n%-18s wrong: ", "");
+            print_kernels(b, false);
+            printf("right: ");
         }
+        print_kernels(b, true);
         putchar('\n');
         if (b->description[0]) {
             printf("%-18s %s\n", "", b->description);

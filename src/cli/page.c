@@ -19,6 +19,15 @@ static const char style[] =
     "svg .grid{stroke:#e3e6ec}svg circle{fill:#2b6cb0}p.note{color:#5a6272}\n"
     "svg polyline{fill:none;stroke-width:2}svg .limit{stroke:#1f2430;stroke-dasharray:6 4}\n";
 
+tkv_status page_check(const char *path, tkv_error *error)
+{
+    FILE *file = fopen(path, "a");
+    if (!file || fclose(file) != 0) {
+        return tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    }
+    return TKV_OK;
+}
+
 tkv_status page_open(const char *path, const char *title, FILE **file, tkv_error *error)
 {
     *file = fopen(path, "w");

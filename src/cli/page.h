@@ -6,6 +6,9 @@
 
 #include <stdio.h>
 
+/* Whether a file can be written there; to be asked before what it tells is measured. */
+tkv_status page_check(const char *path, tkv_error *error);
+
 /* Opens a file and writes what comes before the content. */
 tkv_status page_open(const char *path, const char *title, FILE **file, tkv_error *error);
 

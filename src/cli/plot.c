@@ -1,7 +1,7 @@
 #include "cli/plot.h"
 
 #include <math.h>
-#include <stdlib.h>
+#include <string.h>
 
 #define WIDTH 720
 #define HEIGHT 420
@@ -11,6 +11,10 @@
 #define TOP 40
 #define BOTTOM 54
 #define MAX_TICKS 12
+#define MAX_LABELS 64
+#define LABEL_CHARACTERS 26
+#define CHARACTER_WIDTH 6.6 /* about, of the labels */
+#define LINE_HEIGHT 13.0
 
 void plot_write_text(FILE *file, const char *text)
 {
@@ -133,10 +137,68 @@ static bool is_shown(const plot_axes *axes, const plot_point *point)
     return isfinite(point->x) && isfinite(point->y) && (!axes->is_y_logarithmic || point->y > 0.0);
 }
 
+/* Where the labels of points lie. */
+typedef struct label_places {
+    int n;
+    struct {
+        double left;
+        double right;
+        double y;
+    } at[MAX_LABELS];
+} label_places;
+
+static bool is_free(const label_places *places, double left, double right, double y)
+{
+    for (int i = 0; i < places->n; i++) {
+        if (left < places->at[i].right && right > places->at[i].left &&
+            fabs(y - places->at[i].y) < LINE_HEIGHT) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The height nearest to y at which a label covers no other one: y, or some lines below or above. */
+static double place_label(label_places *places, double left, double right, double y)
+{
+    double at = y;
+    for (int i = 1; i < 9 && !is_free(places, left, right, at); i++) {
+        at = y + (i % 2 ? 1 : -1) * (i + 1) / 2 * LINE_HEIGHT;
+    }
+    if (places->n < MAX_LABELS) {
+        places->at[places->n].left = left;
+        places->at[places->n].right = right;
+        places->at[places->n++].y = at;
+    }
+    return at;
+}
+
+/* A point and its label, cut to what fits; all of it shows when the mouse is on the point. */
+static void draw_point(FILE *file, double x, double y, const char *label, label_places *places)
+{
+    char text[LABEL_CHARACTERS + 8];
+    const int length = (int)strlen(label);
+    const bool is_cut = length > LABEL_CHARACTERS;
+    int n_shown = is_cut ? LABEL_CHARACTERS - 1 : length;
+    while (n_shown > 0 && ((unsigned char)label[n_shown] & 0xc0) == 0x80) {
+        n_shown--; /* not inside of a character */
+    }
+    const double width = CHARACTER_WIDTH * (is_cut ? LABEL_CHARACTERS : length);
+    const bool is_left = x + 9 + width > WIDTH;
+    const double from = is_left ? x - 9 - width : x + 9;
+    snprintf(text, sizeof text, "%.*s%s", n_shown, label, is_cut ? "\xe2\x80\xa6" : "");
+    fprintf(file, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\"><title>", x, y);
+    plot_write_text(file, label);
+    fprintf(file, "</title></circle>\n");
+    write_label(file, is_left ? x - 9 : x + 9, place_label(places, from, from + width, y + 4),
+                is_left ? "end" : "start", text);
+}
+
 void plot_scatter(FILE *file, const plot_axes *axes, const plot_point *points, int n_points)
 {
     double low[2] = {INFINITY, INFINITY};
     double high[2] = {-INFINITY, -INFINITY};
+    label_places places = {0};
     for (int i = 0; i < n_points; i++) {
         if (is_shown(axes, &points[i])) {
             low[0] = fmin(low[0], points[i].x);
@@ -156,12 +218,8 @@ void plot_scatter(FILE *file, const plot_axes *axes, const plot_point *points, i
     draw_axes(file, axes, &x, &y, NULL);
     for (int i = 0; i < n_points; i++) {
         if (is_shown(axes, &points[i])) {
-            const double at_x = x_of(&x, points[i].x);
-            const double at_y = y_of(&y, points[i].y);
-            fprintf(file, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\"/>\n", at_x, at_y);
-            const bool is_near_end = at_x > WIDTH - RIGHT - 30;
-            write_label(file, is_near_end ? at_x - 9 : at_x + 9, at_y + 4,
-                        is_near_end ? "end" : "start", points[i].label);
+            draw_point(file, x_of(&x, points[i].x), y_of(&y, points[i].y), points[i].label,
+                       &places);
         }
     }
     fprintf(file, "</svg>\n");

@@ -2,12 +2,26 @@
 
 #include "eval/clock.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #define WIDTH 30
 #define INTERVAL 0.1 /* seconds between redraws */
+
+/* "42 s", "7 min", "3 h 20 min". */
+static void format_time(double seconds, char *text, size_t size)
+{
+    const long minutes = lround(seconds / 60.0);
+    if (seconds < 100.0) {
+        snprintf(text, size, "%.0f s", seconds);
+    } else if (minutes < 100) {
+        snprintf(text, size, "%ld min", minutes);
+    } else {
+        snprintf(text, size, "%ld h %ld min", minutes / 60, minutes % 60);
+    }
+}
 
 void progress_begin(progress *bar, const char *label)
 {
@@ -28,7 +42,9 @@ void progress_update(progress *bar, double done, double total)
     memset(cells, '#', (size_t)(filled < WIDTH ? filled : WIDTH));
     cells[WIDTH] = '\0';
     const double left = share > 0.0 ? (now - bar->start) * (1.0 - share) / share : 0.0;
-    fprintf(stderr, "\r%s [%s] %3.0f %%, %.0f s left ", bar->label, cells, 100.0 * share, left);
+    char time[32];
+    format_time(left, time, sizeof time);
+    fprintf(stderr, "\r%s [%s] %3.0f %%, %s left\x1b[K", bar->label, cells, 100.0 * share, time);
     fflush(stderr);
 }
 

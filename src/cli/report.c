@@ -51,9 +51,10 @@ static void write_divergence(FILE *file, const eval_plan *plan, eval_results *re
     plot_point points[EVAL_MAX_POLICIES];
     const tkv_divergence_summary first = tkv_divergence_summarise(&results->text[0].divergence);
     fprintf(file,
-            "<h2>Divergence from f16 KV</h2>\n<p>%d chunks of %d tokens, the second half of each "
+            "<h2>Divergence from f16 KV</h2>\n<p>%d %s of %d tokens, the second half of each "
             "scored (%zu positions), %s. Perplexity with f16 KV: %.4f.</p>\n",
-            plan->text.n_chunks, plan->text.n_context, first.n,
+            plan->text.n_chunks, plan->text.n_chunks == 1 ? "chunk" : "chunks",
+            plan->text.n_context, first.n,
             plan->text.mode == TKV_EVAL_DECODE ? "token by token through the decode kernels"
                                                : "in batches, as llama-perplexity",
             first.perplexity_reference);
@@ -133,8 +134,8 @@ static void write_recall(FILE *file, const eval_plan *plan, const eval_results *
 static void write_needles(FILE *file, const eval_plan *plan, const eval_results *results)
 {
     fprintf(file,
-            "<h2>Needles</h2>\n<p>%d facts hidden in each prompt, each asked for; %d prompts of "
-            "each length; greedy answers. In brackets: share of what f16 finds.</p>\n",
+            "<h2>Needles</h2>\n<p>%d facts hidden in each prompt, each asked for; prompts of each "
+            "length: %d; greedy answers. In brackets: share of what f16 finds.</p>\n",
             plan->n_facts, plan->n_prompts);
     write_recall(file, plan, results);
     write_heat_map(file, plan, "f16", &results->needles_f16);

@@ -37,6 +37,8 @@ static option_result parse(int argc, char **argv, run_options *o)
          "first tokens that a context shift never drops; -1: the sinks (-1)"},
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
+        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
+         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
         {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N", "seed of sampling (0)"},
         {"temp", NULL, 0, OPTION_REAL, &g->sampling.temperature, 0, 100, "T",
          "temperature; 0: always the most likely token (0.8)"},
@@ -105,6 +107,7 @@ static int print_json(const loaded_model *loaded, const run_options *o, const ge
         cJSON_AddStringToObject(json, "policy", text);
     }
     cJSON_AddStringToObject(json, "kernels", tkv_context_kernels(loaded->context));
+    cJSON_AddStringToObject(json, "device", tkv_context_device(loaded->context));
     cJSON_AddNumberToObject(json, "threads", tkv_context_threads(loaded->context));
     command_add_text(json, "text", g->text, g->text_length);
     cJSON *tokens = cJSON_AddArrayToObject(json, "tokens");
@@ -147,6 +150,14 @@ static int find_prompt(run_options *o, char **text)
     return EXIT_OK;
 }
 
+/* What 'turbokv gate' found of the kernels, or of the device, that this run is on. */
+static tkv_status check_gate(const run_options *o, const tkv_context *context, tkv_error *error)
+{
+    const char *device = tkv_context_device(context);
+    return strcmp(device, "cpu") == 0 ? tkv_gate_check(tkv_context_kernels(context), error)
+                                      : tkv_gate_check_device(o->context.device, device, error);
+}
+
 static int generate(const run_options *o)
 {
     tkv_error error;
@@ -154,7 +165,7 @@ static int generate(const run_options *o)
     generation g = {0};
     tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
     if (status == TKV_OK && !o->ignores_gate) {
-        status = tkv_gate_check(tkv_context_kernels(loaded.context), &error);
+        status = check_gate(o, loaded.context, &error);
     }
     if (status == TKV_OK) {
         command_catch_interrupt();

@@ -14,6 +14,12 @@ typedef struct tkv_attention_shape {
     int n_queries; /* the last ones; 1: decode */
 } tkv_attention_shape;
 
+/* Bytes of keys and values of that context. */
+size_t tkv_attention_shape_bytes(const tkv_attention_shape *shape);
+
+/* Gaussian enough values for a benchmark. */
+void tkv_attention_fill(uint32_t *seed, size_t n, float *x);
+
 /* A cache of one layer with that context, and queries for it. */
 typedef struct tkv_attention_work tkv_attention_work;
 
@@ -23,7 +29,7 @@ tkv_status tkv_attention_work_create(tkv_context *context, const tkv_attention_s
                                      tkv_attention_work **work, tkv_error *error);
 void tkv_attention_work_free(tkv_attention_work *work);
 
-/* One call of tkv_attend; *seconds receives its time. */
+/* One call of tkv_attend; *seconds receives its time, until its device has done it. */
 tkv_status tkv_attention_work_run(tkv_attention_work *work, double *seconds, tkv_error *error);
 
 /* Output of the last call: [n_queries][n_heads][head_dim]. */

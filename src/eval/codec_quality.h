@@ -42,9 +42,9 @@ tkv_status tkv_codec_speed_measure(const tkv_context *context, tkv_type type, tk
                                    tkv_error *error);
 
 /* Expected relative error of Gaussian rows in high dimension with the type's scale: D / (1 - D) for
- * a codebook of distortion D (unbiased scale), D (pi/2 - 1) for a sketch of its residual. NAN for
- * types without a closed form. */
-double tkv_codec_expected_error(tkv_type type);
+ * a codebook of distortion D (unbiased scale), D (pi/2 - 1) for a sketch of its residual; of
+ * uniform levels, step^2 / 12 at this head_dim. NAN for types without a closed form. */
+double tkv_codec_expected_error(tkv_type type, int head_dim);
 
 /* The least relative error of Gaussian values at the type's code bits: 2^(-2 bits). */
 double tkv_codec_shannon_bound(tkv_type type);

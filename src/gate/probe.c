@@ -1,5 +1,6 @@
 #include "gate/probe.h"
 
+#include "backend/context.h"
 #include "eval/attention_speed.h"
 #include "eval/clock.h"
 

@@ -299,6 +299,14 @@ static tkv_status fail_as_recorded(const tkv_gate *gate, const tkv_gate_backend 
                     other ? other->name : "", other ? " to use those that passed; " : "");
 }
 
+/* "cuda:0" is "cuda". */
+static bool is_name_of(const tkv_gate_backend *backend, const char *name)
+{
+    const char *colon = strrchr(name, ':');
+    const size_t length = colon && strcmp(colon, ":0") == 0 ? (size_t)(colon - name) : strlen(name);
+    return strlen(backend->name) == length && strncmp(backend->name, name, length) == 0;
+}
+
 tkv_status tkv_gate_check_device(const char *device, const char *description, tkv_error *error)
 {
     tkv_gate *gate = malloc(sizeof *gate);
@@ -306,9 +314,9 @@ tkv_status tkv_gate_check_device(const char *device, const char *description, tk
     if (gate && tkv_gate_load(gate, NULL) == TKV_OK) {
         for (int i = 0; i < gate->n_backends && status == TKV_OK; i++) {
             const tkv_gate_backend *backend = &gate->backends[i];
-            if (strcmp(backend->name, device) == 0 &&
-                strcmp(backend->description, description) == 0 &&
-                backend->state == TKV_BACKEND_FAILED) {
+            const bool is_same = is_name_of(backend, device) &&
+                                 (!description || strcmp(backend->description, description) == 0);
+            if (is_same && backend->state == TKV_BACKEND_FAILED) {
                 status = fail_as_recorded(gate, backend, error);
             }
         }
@@ -319,5 +327,5 @@ tkv_status tkv_gate_check_device(const char *device, const char *description, tk
 
 tkv_status tkv_gate_check(const char *kernels, tkv_error *error)
 {
-    return tkv_gate_check_device(kernels, "", error);
+    return tkv_gate_check_device(kernels, NULL, error);
 }

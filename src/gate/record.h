@@ -25,7 +25,7 @@ tkv_status tkv_gate_load(tkv_gate *gate, tkv_error *error);
 tkv_status tkv_gate_check(const char *kernels, tkv_error *error);
 
 /* The same of a device, "cuda" or "cuda:1". What was found of another one in its place, which
- * `description` (backend/device.h) tells, counts as nothing. */
+ * `description` (backend/device.h; NULL: any) tells, counts as nothing. */
 tkv_status tkv_gate_check_device(const char *device, const char *description, tkv_error *error);
 
 #endif

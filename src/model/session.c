@@ -1,8 +1,7 @@
 #include "model/session.h"
 
-#include "backend/kernels.h"
 #include "common/error.h"
-#include "model/transformer.h"
+#include "model/runner.h"
 #include "model/weights.h"
 
 #include <stdlib.h>
@@ -11,10 +10,10 @@
 
 struct tkv_session {
     const tkv_model *model;
+    tkv_context *context;
     tkv_cache *cache;
-    tkv_workspace *workspace;
+    tkv_runner *runner;
     int n_batch;
-    tkv_threads *threads; /* of the context */
     int max_tokens;
     int length;
     float sparse_v;
@@ -100,12 +99,11 @@ tkv_status tkv_session_create(const tkv_model *model, tkv_context *context,
     created->model = model;
     created->max_tokens = params->max_tokens;
     created->n_batch = batch_size(params);
-    created->threads = context->threads;
+    created->context = context;
     created->sparse_v = params->policy.sparse_v;
     status = create_cache(model, context, params, &created->cache, error);
     if (status == TKV_OK) {
-        status = tkv_workspace_create(model, created->n_batch, created->threads,
-                                      &created->workspace, error);
+        status = tkv_runner_create(model, context, created->n_batch, &created->runner, error);
     }
     if (status != TKV_OK) {
         tkv_session_free(created);
@@ -118,7 +116,9 @@ tkv_status tkv_session_create(const tkv_model *model, tkv_context *context,
 void tkv_session_free(tkv_session *session)
 {
     if (session) {
-        tkv_workspace_free(session->workspace);
+        if (session->runner) {
+            session->runner->table->free(session->runner);
+        }
         tkv_cache_free(session->cache);
         free(session);
     }
@@ -181,7 +181,7 @@ tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_t
     const int start = session->length;
     for (int n_done = 0; n_done < n_tokens;) {
         const tkv_batch batch = next_batch(session, tokens, n_done, n_tokens, params);
-        status = tkv_forward(session->model, session->cache, session->workspace, &batch, error);
+        status = session->runner->table->forward(session->runner, session->cache, &batch, error);
         if (status != TKV_OK) {
             session->length = start;
             tkv_cache_truncate(session->cache, start, NULL);
@@ -224,13 +224,13 @@ tkv_status tkv_session_fork(const tkv_session *session, int n_tokens, tkv_sessio
     }
     *created = *session;
     created->cache = NULL;
-    created->workspace = NULL;
+    created->runner = NULL;
     created->length = n_tokens;
     created->stats = (tkv_attend_stats){0};
     tkv_status status = tkv_cache_fork(session->cache, n_tokens, &created->cache, error);
     if (status == TKV_OK) {
-        status = tkv_workspace_create(session->model, session->n_batch, session->threads,
-                                      &created->workspace, error);
+        status = tkv_runner_create(session->model, session->context, session->n_batch,
+                                   &created->runner, error);
     }
     if (status != TKV_OK) {
         tkv_session_free(created);
@@ -273,5 +273,5 @@ const tkv_attend_stats *tkv_session_attend_stats(const tkv_session *session)
 
 size_t tkv_session_workspace_bytes(const tkv_session *session)
 {
-    return tkv_workspace_bytes(session->workspace);
+    return session->runner->table->bytes(session->runner);
 }

@@ -52,6 +52,7 @@ static void policies_become_text(void **state)
         "kv 2bit",
         "k turbo4 v turbo3 sinks 4 recent 64 centre 64 boundary 2:turbo8",
         "kv 3bit layers 2-3:turbo2/f16 layers 5:turbo8 sparse-v 0.0003",
+        "sparse-v 0.01234567",
     };
     char text[1024];
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
@@ -60,6 +61,9 @@ static void policies_become_text(void **state)
         const tkv_policy again = parse(text);
         assert_memory_equal(&again, &policy, sizeof policy);
     }
+    const tkv_policy sparse = parse("sparse-v 0.01"); /* as it was written, though a float */
+    assert_ok(tkv_policy_format(&sparse, text, sizeof text, &error));
+    assert_string_equal(text, "k=f16 v=f16 sparse-v=0.01");
     const tkv_policy policy = parse("k turbo4 v turbo3 sinks 4");
     assert_ok(tkv_policy_format(&policy, text, sizeof text, &error));
     assert_string_equal(text, "k=turbo4 v=turbo3 sinks=4");

@@ -126,6 +126,8 @@ static void steps_are_kept_and_reused(void **state)
 
     assert_outcome(evaluate("-P", "turbo4", "--resume", f.state, "--mode", "decode"), 1, "",
                    "its mode is \"prefill\", expected \"decode\"");
+    assert_outcome(evaluate("-P", "turbo4", "--resume", f.state, "--effort", "best"), 1, "",
+                   "its effort is 0, expected 2");
     assert_outcome(evaluate("-P", "turbo4", "--resume", f.state, "--bytes", "900"), 1, "",
                    "its tokens_hash is");
     write_file(f.state, "[1, 2]");
@@ -134,21 +136,39 @@ static void steps_are_kept_and_reused(void **state)
     remove_files(&f);
 }
 
+/* Puts `json` in place of a member of a step. */
+static void damage(cJSON *step, const char *name, const char *json)
+{
+    cJSON_DeleteItemFromObject(step, name);
+    if (json) {
+        cJSON_AddItemToObject(step, name, cJSON_Parse(json));
+    }
+}
+
 /* A step that was damaged by hand is an error, not a wrong result. */
 static void damaged_steps_are_found(void **state)
 {
     (void)state;
+    static const struct {
+        const char *name;
+        const char *json;
+    } damages[] = {
+        {"kl", NULL},        {"kl", "[]"},          {"kl", "[0.1, \"x\"]"},  {"kl", "[0.1, -0.5]"},
+        {"same_top", "1e9"}, {"kv_bytes", "1e300"}, {"weights", "\"many\""}, {"skipped", "7"},
+        {"nll", "null"}};
     const files f = make_files();
     assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 0, "turbo4", "");
     char *text = read_file(f.state);
-    cJSON *json = cJSON_Parse(text);
-    cJSON *steps = cJSON_GetObjectItem(json, "steps");
-    cJSON_DeleteItemFromObject(cJSON_GetArrayItem(steps, 1), "kl");
-    char *damaged = cJSON_Print(json);
-    write_file(f.state, damaged);
-    assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "", "is damaged");
-    free(damaged);
-    cJSON_Delete(json);
+    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
+        cJSON *json = cJSON_Parse(text);
+        damage(cJSON_GetArrayItem(cJSON_GetObjectItem(json, "steps"), 1), damages[i].name,
+               damages[i].json);
+        char *damaged = cJSON_Print(json);
+        write_file(f.state, damaged);
+        assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "", "is damaged");
+        free(damaged);
+        cJSON_Delete(json);
+    }
     free(text);
     remove_files(&f);
 }
@@ -179,8 +199,11 @@ static void the_report_has_tables_and_plots(void **state)
     assert_null(strstr(page, "src="));
     assert_non_null(strstr(page, "</html>"));
     free(page);
-    assert_outcome(evaluate("-P", "turbo4", "--report", "/no/report.html"), 1, "",
-                   "cannot write /no/report.html");
+    outcome o = evaluate("-P", "turbo4", "--report", "/no/report.html");
+    assert_int_equal(o.status, 1);
+    assert_non_null(strstr(o.err, "cannot write /no/report.html"));
+    assert_string_equal(o.out, ""); /* said before anything is measured */
+    done(&o);
     remove_files(&f);
 }
 

@@ -4,6 +4,9 @@
 
 #include "backend/device.h"
 #include "backend/kernels.h"
+#include "codec/codec.h"
+#include "common/half.h"
+#include "support/reference_device.h"
 #include "support/support.h"
 
 #define MAX_SEQUENCES 16
@@ -12,7 +15,9 @@
 typedef struct device_under_test {
     const tkv_device_table *table;
     tkv_device *device;
-    bool is_quick; /* few and small cases: for emulations and checkers of memory */
+    bool is_quick;      /* few and small cases: for emulations and checkers of memory */
+    uint64_t workspace; /* of all calls of attend, one after the other, as a context's is */
+    size_t workspace_bytes;
 } device_under_test;
 
 /* One layer of some sequences. */
@@ -144,14 +149,15 @@ static inline float *case_rows(uint64_t *seed, int n_rows, int head_dim, int n_k
     return x;
 }
 
-static inline void case_create_block(case_memory *memory, int index, int last, uint64_t *seed,
+static inline void case_create_block(case_memory *memory, int index, uint64_t *seed,
                                      case_block *block)
 {
     const tkv_device_layer *layer = &memory->params->layer;
     const int n_tokens = case_block_start(layer, index + 1) - case_block_start(layer, index);
     const bool is_sink = index < case_sink_blocks(layer);
-    (void)last;
-    block->entry.is_exact = is_sink || random_below(seed, 4) < memory->params->exact_share;
+    const bool is_all_exact = layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16;
+    block->entry.is_exact =
+        is_sink || is_all_exact || random_below(seed, 4) < memory->params->exact_share;
     block->entry.n_slots = (n_tokens + 15) / 16 * 16;
     block->bytes = (size_t)layer->n_kv_heads * (case_page_bytes(layer, block, TKV_ORDER_KEY) +
                                                 case_page_bytes(layer, block, TKV_ORDER_VALUE));
@@ -171,7 +177,7 @@ static inline void case_create_sequence(case_memory *memory, int n_tokens, uint6
     tkv_device_block *table = allocate((size_t)n_blocks * sizeof *table);
     sequence->blocks = allocate((size_t)n_blocks * sizeof *sequence->blocks);
     for (int b = 0; b < n_blocks; b++) {
-        case_create_block(memory, b, n_blocks - 1, seed, &sequence->blocks[b]);
+        case_create_block(memory, b, seed, &sequence->blocks[b]);
         table[b] = sequence->blocks[b].entry;
     }
     sequence->entry.blocks = device_put(memory->dut, table, (size_t)n_blocks * sizeof *table);
@@ -274,6 +280,24 @@ static inline void case_store_row(case_memory *memory, int sequence, int token, 
     case_kernels()->encode(&span, x, (size_t)head_dim, case_page(layer, block, head, order));
 }
 
+/* Puts all tokens where they belong, on the host, and copies the pages to the device. */
+static inline void case_fill(case_memory *memory)
+{
+    const device_under_test *dut = memory->dut;
+    const int n_kv_heads = memory->params->layer.n_kv_heads;
+    for (int s = 0; s < memory->params->n_sequences; s++) {
+        const case_sequence *sequence = &memory->sequences[s];
+        for (int i = 0; i < sequence->entry.n_tokens * n_kv_heads * 2; i++) {
+            case_store_row(memory, s, i / 2 / n_kv_heads, i / 2 % n_kv_heads, i % 2);
+        }
+        for (int b = 0; b < sequence->entry.n_blocks; b++) {
+            const case_block *block = &sequence->blocks[b];
+            assert_ok(dut->table->upload(dut->device, block->entry.pages, block->pages,
+                                         block->bytes, &error));
+        }
+    }
+}
+
 /* What a token decodes to, mean added: x [head_dim]. */
 static inline void case_load_row(const case_memory *memory, int sequence, int token, int head,
                                  int order, float *x)
@@ -293,6 +317,64 @@ static inline void case_load_row(const case_memory *memory, int sequence, int to
     for (int j = 0; mean && j < head_dim; j++) {
         x[j] += mean[j];
     }
+}
+
+#define GUARD_FLOATS 64
+#define GUARD_VALUE 12345.0f
+
+static inline void describe(const device_case *c, char *text, size_t size)
+{
+    snprintf(text, size,
+             "types %d/%d, head_dim %d/%d, %d KV heads, %d sinks, effort %d, %d sequences of %d.. "
+             "tokens, centred %d, exact share %d, %d kinds of rows, seed %llu",
+             c->layer.type_k, c->layer.type_v, c->layer.head_dim_k, c->layer.head_dim_v,
+             c->layer.n_kv_heads, c->layer.n_sinks, c->layer.effort, c->n_sequences, c->n_tokens[0],
+             c->is_centred, c->exact_share, c->n_kinds, (unsigned long long)c->seed);
+}
+
+static inline void fail_case(const device_case *c, const char *what)
+{
+    char text[400];
+    describe(c, text, sizeof text);
+    fail_msg("%s: %s", what, text);
+}
+
+/* The tuned ones first. */
+static const int case_head_dims[] = {128, 64,  256, 32,  80,  1024,   48,
+                                     96,  112, 192, 576, 512, 16 * 61};
+enum { N_CASE_HEAD_DIMS = sizeof case_head_dims / sizeof *case_head_dims };
+
+typedef void (*device_test)(device_under_test *dut);
+
+static inline void on_device(const tkv_device_table *table, int index, bool is_quick,
+                             device_test test)
+{
+    device_under_test dut = {.table = table, .is_quick = is_quick};
+    assert_ok(table->open(index, NULL, &dut.device, &error));
+    test(&dut);
+    if (dut.workspace) {
+        table->release(dut.device, dut.workspace);
+    }
+    table->close(dut.device);
+}
+
+/* Runs a test on every device of every table, and on the reference device, which shows that it is
+ * right. */
+static inline void on_every_device(device_test test)
+{
+    const char *quick = getenv("TKV_TEST_QUICK");
+    const tkv_device_table *table;
+    for (int t = 0; (table = tkv_device_tables(t)) != NULL; t++) {
+        char reason[200] = "";
+        const int n = table->count(reason, sizeof reason);
+        if (n == 0) {
+            print_message("%s: skipped, no device: %s\n", table->name, reason);
+        }
+        for (int i = 0; i < n; i++) {
+            on_device(table, i, quick && *quick == '1', test);
+        }
+    }
+    on_device(&reference_device_table, 0, true, test);
 }
 
 #endif

@@ -1,28 +1,7 @@
-/* Every device table of this build, on every device that it finds, against the CPU reference.
- * TKV_TEST_QUICK=1 takes few and small cases: for emulated devices and memory checkers. */
-#include "codec/codec.h"
-#include "common/half.h"
+/* Rotation, storing and loading of every device table of this build, on every device that it finds,
+ * against the CPU reference to the bit. TKV_TEST_QUICK=1 takes few and small cases: for emulated
+ * devices and memory checkers. */
 #include "conformance/device_case.h"
-
-#define GUARD_FLOATS 64
-#define GUARD_VALUE 12345.0f
-
-static void describe(const device_case *c, char *text, size_t size)
-{
-    snprintf(text, size,
-             "types %d/%d, head_dim %d/%d, %d KV heads, %d sinks, effort %d, %d sequences of %d.. "
-             "tokens, centred %d, exact share %d, %d kinds of rows, seed %llu",
-             c->layer.type_k, c->layer.type_v, c->layer.head_dim_k, c->layer.head_dim_v,
-             c->layer.n_kv_heads, c->layer.n_sinks, c->layer.effort, c->n_sequences, c->n_tokens[0],
-             c->is_centred, c->exact_share, c->n_kinds, (unsigned long long)c->seed);
-}
-
-static void fail_case(const device_case *c, const char *what)
-{
-    char text[400];
-    describe(c, text, sizeof text);
-    fail_msg("%s: %s", what, text);
-}
 
 /* The format says that a row decodes to NaN, not to which. */
 static void unify_nan(size_t n, float *x)
@@ -64,7 +43,7 @@ static void check_rotation(const device_under_test *dut, int head_dim, int n_row
     free(actual);
 }
 
-static void rotation_is_equal_to_the_bit(const device_under_test *dut)
+static void rotation_is_equal_to_the_bit(device_under_test *dut)
 {
     for (int head_dim = 32; head_dim <= TKV_MAX_HEAD_DIM; head_dim += dut->is_quick ? 176 : 16) {
         check_rotation(dut, head_dim, 1 + head_dim / 16 % 37, (uint64_t)head_dim);
@@ -169,6 +148,50 @@ static void check_load(const case_memory *memory, int sequence, int first, int n
     }
 }
 
+/* Keys and values as halves. */
+static void check_load_half(const case_memory *memory, int sequence, int first, int n_tokens)
+{
+    const device_under_test *dut = memory->dut;
+    const device_case *c = memory->params;
+    const tkv_device_table *table = dut->table;
+    uint64_t addresses[2];
+    if (!table->load_half) {
+        return;
+    }
+    for (int order = 0; order < 2; order++) {
+        const int n = n_tokens * c->layer.n_kv_heads * case_head_dim(&c->layer, order);
+        addresses[order] = device_allocate(dut, ((size_t)n + GUARD_FLOATS) * sizeof(uint16_t));
+    }
+    assert_ok(table->load_half(dut->device, &c->layer,
+                               memory->address + (uint64_t)sequence * sizeof(tkv_device_sequence),
+                               first, n_tokens, addresses[0], addresses[1], &error));
+    for (int order = 0; order < 2; order++) {
+        const int head_dim = case_head_dim(&c->layer, order);
+        const int n = n_tokens * c->layer.n_kv_heads * head_dim;
+        uint16_t *actual = allocate(((size_t)n + GUARD_FLOATS) * sizeof *actual);
+        float x[TKV_MAX_HEAD_DIM];
+        assert_ok(table->download(dut->device, actual, addresses[order],
+                                  ((size_t)n + GUARD_FLOATS) * sizeof *actual, &error));
+        for (int i = 0; i < n; i++) {
+            const int row = i / head_dim;
+            if (i % head_dim == 0) {
+                case_load_row(memory, sequence, first + row / c->layer.n_kv_heads,
+                              row % c->layer.n_kv_heads, order, x);
+            }
+            const float value = x[i % head_dim];
+            if (isnan(value) ? !isnan(tkv_half_to_float(actual[i]))
+                             : actual[i] != tkv_float_to_finite_half(value)) {
+                fail_case(c, "loaded halves are not those of the reference");
+            }
+        }
+        for (int i = 0; i < GUARD_FLOATS; i++) {
+            assert_int_equal(actual[n + i], 0);
+        }
+        free(actual);
+        table->release(dut->device, addresses[order]);
+    }
+}
+
 /* A prefill chunk, a second one, then tokens one by one; then all sequences' tails at once. */
 static void check_storing(const device_under_test *dut, const device_case *c)
 {
@@ -193,31 +216,30 @@ static void check_storing(const device_under_test *dut, const device_case *c)
         const int first = chunk / 3;
         check_load(&memory, s, first, c->n_tokens[s] - first, 2);
         check_load(&memory, s, c->n_tokens[s] - 1, 1, s % 2);
+        check_load_half(&memory, s, first, c->n_tokens[s] - first);
     }
     case_free(&memory);
 }
 
-static const int head_dims[] = {128, 64, 256, 32, 80, 1024, 48, 96, 112, 192, 576, 512, 16 * 61};
-
-static void pages_are_equal_to_the_bit(const device_under_test *dut)
+static void pages_are_equal_to_the_bit(device_under_test *dut)
 {
-    const int n_head_dims = dut->is_quick ? 5 : (int)(sizeof head_dims / sizeof *head_dims);
+    const int n_head_dims = dut->is_quick ? 5 : (int)N_CASE_HEAD_DIMS;
     for (int d = 0; d < n_head_dims; d++) {
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
             uint64_t seed = (uint64_t)(100 * d + type);
-            device_case c = {
-                .layer = {.type_k = type,
-                          .type_v = (type + d) % TKV_TYPE_COUNT,
-                          .n_kv_heads = 1 + (d + type) % 3,
-                          .head_dim_k = head_dims[d],
-                          .head_dim_v = type % 4 == 3 ? head_dims[(d + 3) % 7] : head_dims[d],
-                          .n_sinks = type % 3 == 0 ? 0 : 1 + random_below(&seed, 100),
-                          .effort = (d + type) % TKV_EFFORT_COUNT},
-                .n_sequences = 1 + type % 3,
-                .is_centred = (d + type) % 2,
-                .exact_share = type % 4 == 1,
-                .n_kinds = type % 2 == d % 2 ? N_KINDS : 1,
-                .seed = seed};
+            device_case c = {.layer = {.type_k = type,
+                                       .type_v = (type + d) % TKV_TYPE_COUNT,
+                                       .n_kv_heads = 1 + (d + type) % 3,
+                                       .head_dim_k = case_head_dims[d],
+                                       .head_dim_v = type % 4 == 3 ? case_head_dims[(d + 3) % 7]
+                                                                   : case_head_dims[d],
+                                       .n_sinks = type % 3 == 0 ? 0 : 1 + random_below(&seed, 100),
+                                       .effort = (d + type) % TKV_EFFORT_COUNT},
+                             .n_sequences = 1 + type % 3,
+                             .is_centred = (d + type) % 2,
+                             .exact_share = type % 4 == 1,
+                             .n_kinds = type % 2 == d % 2 ? N_KINDS : 1,
+                             .seed = seed};
             for (int s = 0; s < c.n_sequences; s++) {
                 c.n_tokens[s] = 1 + random_below(&seed, dut->is_quick ? 70 : 300);
             }
@@ -227,7 +249,7 @@ static void pages_are_equal_to_the_bit(const device_under_test *dut)
 }
 
 /* Every type in both orders, at the lengths around a page's edges. */
-static void page_edges_are_equal_to_the_bit(const device_under_test *dut)
+static void page_edges_are_equal_to_the_bit(device_under_test *dut)
 {
     const int lengths[] = {1, 31, 32, 33, 63, 64, 65, 127, 128, 129};
     for (int type = 0; type < TKV_TYPE_COUNT; type++) {
@@ -245,35 +267,6 @@ static void page_edges_are_equal_to_the_bit(const device_under_test *dut)
                                    .seed = (uint64_t)(10 * type + i)};
             check_storing(dut, &c);
         }
-    }
-}
-
-/* ---- The devices of this build -------------------------------------------------------------- */
-
-typedef void (*device_test)(const device_under_test *dut);
-
-/* Runs a test on every device of every table; skips if there is none. */
-static void on_every_device(device_test test)
-{
-    int n_devices = 0;
-    const char *quick = getenv("TKV_TEST_QUICK");
-    const tkv_device_table *table;
-    for (int t = 0; (table = tkv_device_tables(t)) != NULL; t++) {
-        char reason[200] = "";
-        const int n = table->count(reason, sizeof reason);
-        if (n == 0) {
-            print_message("%s: no device: %s\n", table->name, reason);
-        }
-        for (int i = 0; i < n; i++, n_devices++) {
-            device_under_test dut = {.table = table, .is_quick = quick && *quick == '1'};
-            assert_ok(table->open(i, NULL, &dut.device, &error));
-            test(&dut);
-            table->close(dut.device);
-        }
-    }
-    if (n_devices == 0) {
-        print_message("skipped: this build has no back end with a device of this machine\n");
-        skip();
     }
 }
 
@@ -295,12 +288,16 @@ static void test_page_edges(void **state)
     on_every_device(page_edges_are_equal_to_the_bit);
 }
 
-int main(void)
+/* An argument chooses tests by pattern: "test_page*". */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_pages),
         cmocka_unit_test(test_page_edges),
     };
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -309,6 +309,8 @@ static void results_are_kept(void **state)
     assert_ok(tkv_gate_check("unheard-of", &error));
     assert_fails(tkv_gate_check("fast", &error), TKV_ERR_DEVICE, "set TKV_CPU=scalar");
     assert_ok(tkv_gate_check_device("fast", "another device in its place", &error));
+    assert_fails(tkv_gate_check_device("fast:0", "", &error), TKV_ERR_DEVICE, "'fast' failed");
+    assert_ok(tkv_gate_check_device("fast:1", "", &error));
 
     /* What cannot be read does no harm. */
     write_text(path, "{\"version\": \"0.0.1\", \"back_ends\": [{}]}");

@@ -1,5 +1,6 @@
 /* The forward pass and sessions, on small random models, against a double-precision forward pass.
  */
+#include "support/reference_device.h"
 #include "support/support.h"
 
 #include <unistd.h>
@@ -13,9 +14,11 @@
 #define N_TOKENS 37
 #define MAX_TOKENS 64
 /* Logits are of the order of 5; the f16 cache rounds keys and values by 2^-11 of their size. */
-#define TOLERANCE 0.02
+#define TOLERANCE (0.02 * ROUNDING)
 /* Between batch sizes only float sums differ. */
-#define BATCH_TOLERANCE 0.005
+#define BATCH_TOLERANCE (0.005 * ROUNDING)
+/* Devices multiply in halves. */
+#define ROUNDING (test_device() ? 4.0 : 1.0)
 
 static const toy_shape llama_shape = {
     .architecture = "llama",
@@ -48,7 +51,8 @@ static void open_fixture(fixture *f)
     toy_model_write(&f->toy, f->path);
     assert_ok(tkv_gguf_open(f->path, &f->gguf, &error));
     assert_ok(tkv_model_create(f->gguf, &f->model, &error));
-    assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 2}, &f->context, &error));
+    const tkv_context_params params = {.n_threads = 2, .device = test_device()};
+    assert_ok(tkv_context_create(&params, &f->context, &error));
 }
 
 static void make_fixture(fixture *f, const toy_shape *shape)
@@ -284,6 +288,15 @@ static void test_wrong_arguments(void **state)
         assert_null(session);
     }
     close_fixture(&f);
+
+    /* A model whose heads no KV type takes. */
+    toy_shape odd = llama_shape;
+    odd.head_dim_k = odd.head_dim_v = odd.rope_dim = 40;
+    make_fixture(&f, &odd);
+    const tkv_session_params coded = {.max_tokens = 8, .policy = {.type_k = TKV_TYPE_TURBO4}};
+    assert_fails(tkv_session_create(f.model, f.context, &coded, &session, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "head_dim 40: expected a multiple of 16");
+    close_fixture(&f);
 }
 
 typedef struct progress_log {
@@ -300,6 +313,41 @@ static bool log_progress(void *user, int n_done, int n_total)
     log->last_done = n_done;
     log->last_total = n_total;
     return n_done < log->stop_at;
+}
+
+/* The reference device has caches and no forward pass: the other layers run on the host. */
+static void test_model_beside_device(void **state)
+{
+    (void)state;
+    fixture f;
+    make_fixture(&f, &llama_shape);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    float *expected = allocate(N_TOKENS * VOCABULARY * sizeof *expected);
+    float *found = allocate(N_TOKENS * VOCABULARY * sizeof *found);
+    tkv_context *context = create_reference_context();
+    const tkv_session_params params = {
+        .max_tokens = MAX_TOKENS, .n_batch = 16, .policy = {.sparse_v = 1e-6f}};
+    tkv_session *session = NULL;
+    assert_ok(tkv_session_create(f.model, f.context, &params, &session, &error));
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, expected, &error));
+    const tkv_attend_stats counted = *tkv_session_attend_stats(session);
+    tkv_session_free(session);
+    assert_ok(tkv_session_create(f.model, context, &params, &session, &error));
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
+    for (int i = 0; i < N_TOKENS * VOCABULARY; i++) {
+        assert_true(fabs(found[i] - expected[i]) <= BATCH_TOLERANCE);
+    }
+    assert_int_equal(tkv_session_attend_stats(session)->n_weights, counted.n_weights);
+    reference_device_fail(0, true);
+    assert_true(eval(session, tokens, 1, TKV_LOGITS_ALL, found, NULL) != TKV_OK);
+    assert_true(reference_device_recover());
+    tkv_session_free(session);
+    tkv_context_free(context);
+    assert_int_equal(reference_device_bytes(), 0);
+    free(expected);
+    free(found);
+    close_fixture(&f);
 }
 
 static void test_progress_and_cancel(void **state)
@@ -433,7 +481,7 @@ static void test_shift_equals_recomputation(void **state)
     toy_shape shape = llama_shape;
     shape.n_layers = 1;
     make_fixture(&f, &shape);
-    static const struct {
+    const struct {
         tkv_policy policy;
         double tolerance;
     } cases[] = {
@@ -511,6 +559,9 @@ static void test_forks_go_their_own_ways(void **state)
 
 int main(void)
 {
+    if (test_device_is_missing()) {
+        return EXIT_SKIPPED;
+    }
     print_message("seed %u\n", SEED);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_llama),
@@ -523,6 +574,7 @@ int main(void)
         cmocka_unit_test(test_truncate_goes_back),
         cmocka_unit_test(test_context_overflow),
         cmocka_unit_test(test_wrong_arguments),
+        cmocka_unit_test(test_model_beside_device),
         cmocka_unit_test(test_progress_and_cancel),
         cmocka_unit_test(test_failed_step_restores),
         cmocka_unit_test(test_buffers_do_not_grow_with_context),

@@ -58,6 +58,27 @@ static inline void *allocate(size_t bytes)
     return buffer;
 }
 
+/* The device that a test's contexts are on: what TKV_TEST_DEVICE names; NULL: the CPU. */
+static inline const char *test_device(void)
+{
+    return getenv("TKV_TEST_DEVICE");
+}
+
+/* Whether it is not there; says why. A test then ends with EXIT_SKIPPED. */
+enum { EXIT_SKIPPED = 77 };
+static inline bool test_device_is_missing(void)
+{
+    const tkv_context_params params = {.device = test_device()};
+    tkv_context *context = NULL;
+    tkv_error error;
+    if (tkv_context_create(&params, &context, &error) == TKV_OK) {
+        tkv_context_free(context);
+        return false;
+    }
+    print_message("skipped: %s\n", error.message);
+    return true;
+}
+
 /* |a - b| / |b| over n values. */
 static inline double relative_error(size_t n, const float *a, const float *b)
 {

@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(N_THREADS, D <= 128 ? 2 : 1)
         state.maximum[h] = -INFINITY;
     }
     BlockWalk walk;
-    walk.begin(sequence, block_range(plan, sequence, blockIdx.x, 0, 1), 1);
+    walk.begin(sequence, block_range(plan, sequence, blockIdx.x, 0, 1), 1, !plan.has_coded);
     // Exact blocks lie together, so that splits take them in turn.
     walk.skip(split);
     // Every warp walks alike; block [s] is the one in stage s.

@@ -332,7 +332,7 @@ __device__ void produce_keys(const Plan &plan, const tkv_device_sequence &sequen
     const bool natural = is_natural(layer.type_v);
     const int thread = threadIdx.x % WARPGROUP;
     PageFetch<D> fetch = {{}, &layer, kv_head, {0, 0}};
-    fetch.walk.begin(sequence, range, 0);
+    fetch.walk.begin(sequence, range, 0, false);
     for (int i = 0; thread < 32 && i < ring.n_raw; i++) {
         fetch.issue(ring, shared);
     }

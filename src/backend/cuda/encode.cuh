@@ -37,14 +37,14 @@ template <int N> struct row_codes {
 template <int N> __device__ void prepare_row(const row_shape<N> &shape, row_input<N> *in)
 {
     bool is_finite = true;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         is_finite = is_finite && isfinite(in->y[i]);
     }
     in->is_finite = row_ballot(!is_finite) == 0;
     in->is_huge = max_magnitude(shape, in->y) > huge_row;
     const float factor = in->is_huge ? huge_factor : 1.0f;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         in->y[i] *= factor;
     }
@@ -78,7 +78,7 @@ __device__ void quantise_uniform(const row_shape<N> &shape, const row_input<N> &
 {
     float levels[row_shape<N>::capacity];
     const float factor = __fdiv_rn(127.0f, in.maximum);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         levels[i] = rintf(in.y[i] * factor);
         out->codes[i] = (uint32_t)(int)levels[i] & 0xffu;
@@ -93,7 +93,7 @@ __device__ float choose_codes(const row_shape<N> &shape, const row_input<N> &in,
                               float *levels)
 {
     float z[row_shape<N>::capacity];
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         z[i] = in.y[i] * in.to_unit;
         out->codes[i] = nearest_code<BITS>(z[i]);
@@ -123,13 +123,13 @@ __device__ void quantise_sketch(const row_shape<N> &shape, const row_input<N> &i
         __fdiv_rn(__fdiv_rn(dot, in.to_unit), dot_row(shape, levels, levels)) * TKV_LEVEL_UNIT;
     out->side[0] = to_half(fminf(scale, half_max));
     const float stored = from_half(out->side[0]) / TKV_LEVEL_UNIT;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         residual[i] = in.y[i] - stored * levels[i];
     }
     const float norm2 = dot_row(shape, residual, residual);
     mix(shape, sketch_signs, residual);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         out->codes[i] |= (uint32_t)(residual[i] < 0.0f) << BITS;
     }
@@ -151,7 +151,7 @@ __device__ void finish_row(const row_shape<N> &shape, const row_input<N> &in,
     if (!in.is_finite || in.is_zero) {
         out->side[0] = in.is_finite ? 0 : half_nan;
         out->side[1] = 0;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             out->codes[i] = 0;
         }

@@ -39,11 +39,11 @@ __device__ void write_costs(const row_shape<N> &shape, const row_input<N> &in, f
 {
     const int lane = lane_of_row();
     const int row = threadIdx.x / half_warp % 2;
-    uint2 *costs = scratch.costs + row * shape.head_dim;
-    uint32_t *block_cost = scratch.block_cost + row * (shape.head_dim / 4);
+    uint2 *costs = in_shared<uint2>(scratch.costs) + row * shape.head_dim;
+    uint32_t *block_cost = in_shared<uint32_t>(scratch.block_cost) + row * (shape.head_dim / 4);
     const nearest_table<FREE_BITS> &table = nearest_levels<FREE_BITS>();
     __syncwarp();
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         const uint32_t *entry = table.costs[target_index(in.y[i] * in.to_unit, unit)];
         const uint2 cost = make_uint2(entry[0], entry[1]);
@@ -66,7 +66,7 @@ __device__ void read_path(const row_shape<N> &shape, const row_input<N> &in, flo
     const int lane = lane_of_row();
     const nearest_table<FREE_BITS> &table = nearest_levels<FREE_BITS>();
     uint32_t window = trellis_start_word(start);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         window |= (uint32_t)path[i] << 16;
         const uint32_t subset = trellis_subset(window, lane);
@@ -80,7 +80,7 @@ __device__ void read_path(const row_shape<N> &shape, const row_input<N> &in, flo
 
 // Encodes the rows of a warp that are in in->y.
 template <int N, int TYPE>
-__device__ void encode_trellis_row(const row_shape<N> &shape, int effort, bool is_used,
+__device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
                                    const search_scratch &scratch, row_input<N> *in,
                                    row_codes<N> *out)
 {
@@ -89,32 +89,27 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort, bool i
     const int d = shape.head_dim;
     const int own_row = threadIdx.x / half_warp % 2;
     prepare_row(shape, in);
-    const uint32_t wanted = __ballot_sync(full_warp, is_used && in->is_finite && !in->is_zero);
     float best = -1.0f;
     const int n_gains = effort == TKV_EFFORT_BEST ? 3 : 1;
 #pragma unroll 1
     for (int g = 0; g < n_gains; g++) {
         const float scaled_unit = unit * search_gains[g];
         write_costs<N, free_bits>(shape, *in, scaled_unit, scratch);
-#pragma unroll 1
-        for (int row = 0; row < 2; row++) {
-            if (!(wanted >> 16 * row & 1u)) {
-                continue;
-            }
-            if (effort == TKV_EFFORT_FAST) {
-                search_survivors(d, row, scratch);
-            } else {
-                search_all_states(d, row, scratch);
-            }
+        if (effort != TKV_EFFORT_FAST) {
+            search_all_states(scratch);
+        } else {
+            search_survivors(scratch, 0);
+            search_survivors(scratch, 1);
         }
         __syncwarp();
         uint32_t codes[row_shape<N>::capacity];
         float levels[row_shape<N>::capacity];
         float z[row_shape<N>::capacity];
-        const uint32_t start = scratch.start[own_row];
-        read_path<N, free_bits>(shape, *in, scaled_unit, scratch.path + own_row * (d / half_warp),
+        const uint32_t start = in_shared<uint32_t>(scratch.start)[own_row];
+        read_path<N, free_bits>(shape, *in, scaled_unit,
+                                in_shared<uint16_t>(scratch.path) + own_row * (d / half_warp),
                                 start, codes, levels);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             z[i] = in->y[i] * in->to_unit;
         }
@@ -124,7 +119,7 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort, bool i
             best = correlation;
             out->side[0] =
                 trellis_field(unbiased_scale(in->norm2, __fdiv_rn(dot, in->to_unit)), start);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
             for (int i = 0; i < shape.n(); i++) {
                 out->codes[i] = codes[i];
             }

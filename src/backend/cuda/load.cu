@@ -1,5 +1,5 @@
-// Decoding tokens of a sequence into rows of floats. A thread block copies a page into shared
-// memory; its half-warps decode one row each.
+// Decoding tokens of a sequence into rows of floats or halves. A thread block copies a page into
+// shared memory; its half-warps decode one row each.
 #include "backend/cuda/kernels_cuda.h"
 #include "backend/cuda/levels.cuh"
 #include "backend/cuda/pack.cuh"
@@ -16,8 +16,9 @@ struct load_params {
     const tkv_device_sequence *sequence;
     int first;
     int n_tokens;
-    float *k;
-    float *v;
+    void *k;
+    void *v;
+    bool is_half;    // the rows are halves
     int first_order; // of the thread blocks with blockIdx.y = 0
     int n_orders;
 };
@@ -27,10 +28,21 @@ struct page_rows {
     int order;
     int head_dim;
     slot_range range;
-    float *rows; // that of slot 0, were it there
-    size_t stride;
+    void *rows;
+    bool is_half;
+    ptrdiff_t first; // value of slot 0, were it there
+    ptrdiff_t stride;
     page_place place;
 };
+
+__device__ inline void put_value(const page_rows &job, ptrdiff_t at, float value)
+{
+    if (job.is_half) {
+        static_cast<uint16_t *>(job.rows)[at] = (uint16_t)to_finite_half(value);
+    } else {
+        static_cast<float *>(job.rows)[at] = value;
+    }
+}
 
 // Copies a page into an image like that of pack.cuh: all threads of the block.
 template <int TYPE>
@@ -135,7 +147,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     const float scale = from_half(traits::is_trellis ? field & 0x7fffu : field) / TKV_LEVEL_UNIT;
     if constexpr (traits::is_trellis) {
         uint32_t path = trellis_start_word((field & 31u) | field >> 15 << 5);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             const uint32_t code = read_code<TYPE>(order, d, slot, i, image);
             path |= row_ballot(code >> traits::free_bits) << 16;
@@ -148,7 +160,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     }
     const float step = traits::is_sketch ? from_half(side[page_tokens + slot]) : 0.0f;
     float signs[traits::is_sketch ? row_shape<N>::capacity : 1];
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         const uint32_t code = read_code<TYPE>(order, d, slot, i, image);
         y[i] = level_of<TYPE>(code) * scale;
@@ -158,7 +170,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     }
     if constexpr (traits::is_sketch) {
         unmix(shape, sketch_signs, signs);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             y[i] += signs[i];
         }
@@ -181,12 +193,12 @@ template <int N, int TYPE> __device__ void decode_page(const page_rows &job, uin
         float y[row_shape<N>::capacity];
         dequantise_row<N, TYPE>(shape, job.order, slot, image, side, y);
         unrotate_row(shape, y);
-        float *row = job.rows + slot * (ptrdiff_t)job.stride + lane;
-#pragma unroll
+        const ptrdiff_t row = job.first + slot * job.stride + lane;
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             const float mean = job.place.mean ? job.place.mean[i * half_warp + lane] : 0.0f;
             if (is_used) {
-                row[i * half_warp] = job.place.mean ? y[i] + mean : y[i];
+                put_value(job, row + i * half_warp, job.place.mean ? y[i] + mean : y[i]);
             }
         }
     }
@@ -199,10 +211,10 @@ __device__ void load_exact(const page_rows &job)
     const uint32_t *page =
         reinterpret_cast<const uint32_t *>(job.place.page) + job.range.first * pairs;
     for (int i = threadIdx.x; i < n_rows * pairs; i += n_threads) {
-        float *to =
-            job.rows + (job.range.first + i / pairs) * (ptrdiff_t)job.stride + 2 * (i % pairs);
-        to[0] = from_half(page[i] & 0xffffu);
-        to[1] = from_half(page[i] >> 16);
+        const ptrdiff_t at =
+            job.first + (job.range.first + i / pairs) * job.stride + 2 * (i % pairs);
+        put_value(job, at, from_half(page[i] & 0xffffu));
+        put_value(job, at + 1, from_half(page[i] >> 16));
     }
 }
 
@@ -224,9 +236,10 @@ template <int N> __global__ void __launch_bounds__(n_threads) load_pages(const l
     job.head_dim = layer_head_dim(layer, order);
     job.range.first = max(params.first - start, 0);
     job.range.end = end - start;
-    job.stride = (size_t)layer.n_kv_heads * job.head_dim;
-    job.rows = (order == TKV_ORDER_KEY ? params.k : params.v) +
-               (start - params.first) * (ptrdiff_t)job.stride + (ptrdiff_t)head * job.head_dim;
+    job.stride = (ptrdiff_t)layer.n_kv_heads * job.head_dim;
+    job.is_half = params.is_half;
+    job.rows = order == TKV_ORDER_KEY ? params.k : params.v;
+    job.first = (start - params.first) * job.stride + (ptrdiff_t)head * job.head_dim;
     job.place = place_page(layer, sequence, block, head, order);
     switch (job.place.type) {
     case TKV_TYPE_TURBO8: decode_page<N, TKV_TYPE_TURBO8>(job, image); break;
@@ -270,6 +283,22 @@ cudaError_t launch(const load_params &params, cudaStream_t stream)
     }
 }
 
+cudaError_t load(const tkv_device_layer &layer, const tkv_device_sequence *sequence, int first,
+                 int n_tokens, void *k, void *v, bool is_half, cudaStream_t stream)
+{
+    if (n_tokens == 0) {
+        return cudaSuccess;
+    }
+    load_params params = {layer, sequence, first, n_tokens, k, v, is_half, TKV_ORDER_KEY, 2};
+    if (k && v && layer.head_dim_k == layer.head_dim_v) {
+        return launch(params, stream);
+    }
+    params.n_orders = 1;
+    cudaError_t error = k ? launch(params, stream) : cudaSuccess;
+    params.first_order = TKV_ORDER_VALUE;
+    return error == cudaSuccess && v ? launch(params, stream) : error;
+}
+
 } // namespace
 } // namespace tkv_cuda
 
@@ -277,16 +306,13 @@ extern "C" cudaError_t tkv_cuda_load(const tkv_device_layer *layer,
                                      const tkv_device_sequence *sequence, int first, int n_tokens,
                                      float *k, float *v, cudaStream_t stream)
 {
-    using namespace tkv_cuda;
-    if (n_tokens == 0) {
-        return cudaSuccess;
-    }
-    load_params params = {*layer, sequence, first, n_tokens, k, v, TKV_ORDER_KEY, 2};
-    if (k && v && layer->head_dim_k == layer->head_dim_v) {
-        return launch(params, stream);
-    }
-    params.n_orders = 1;
-    cudaError_t error = k ? launch(params, stream) : cudaSuccess;
-    params.first_order = TKV_ORDER_VALUE;
-    return error == cudaSuccess && v ? launch(params, stream) : error;
+    return tkv_cuda::load(*layer, sequence, first, n_tokens, k, v, false, stream);
+}
+
+extern "C" cudaError_t tkv_cuda_load_half(const tkv_device_layer *layer,
+                                          const tkv_device_sequence *sequence, int first,
+                                          int n_tokens, uint16_t *k, uint16_t *v,
+                                          cudaStream_t stream)
+{
+    return tkv_cuda::load(*layer, sequence, first, n_tokens, k, v, true, stream);
 }

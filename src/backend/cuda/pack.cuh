@@ -108,7 +108,7 @@ __device__ void pack_key_plane(const row_shape<N> &shape, int slot, bool is_used
 {
     const int lane = lane_of_row();
     const uint32_t mask = (1u << BITS) - 1;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i + 1 < shape.n(); i += 2) {
         const uint32_t word =
             gather_word<BITS>(codes[i] >> shift & mask, codes[i + 1] >> shift & mask);
@@ -141,7 +141,7 @@ __device__ void pack_key_bytes(const row_shape<N> &shape, int slot, bool is_used
                                const uint32_t *codes, uint32_t *image)
 {
     const int lane = lane_of_row();
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         const uint32_t word = or_lanes<3>(codes[i] << 8 * (lane % 4));
         if (is_used && lane % 4 == 0) {
@@ -177,7 +177,7 @@ template <int N, int TYPE>
 __device__ void add_value(const row_shape<N> &shape, int slot, int n, bool is_used,
                           const uint32_t *codes, uint32_t *sums, uint32_t *image)
 {
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         if (TYPE != TKV_TYPE_TURBO8) {
             sums[i] |= is_used ? codes[i] << 4 * n : 0;
@@ -200,7 +200,7 @@ __device__ void pack_values(const row_shape<N> &shape, int group, int r, const u
         const int bits = traits::plane_bits(p);
         const uint32_t mask = 0x11111111u * ((1u << bits) - 1);
         const int row = group * bits + r * bits / 4;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             const uint32_t word = (sums[i] >> traits::low_bit(p) & mask) << r * bits % 4;
             atomicOr(&image[row * shape.head_dim + i * half_warp + lane_of_row()], word);

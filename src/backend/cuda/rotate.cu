@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(n_threads) rotate_rows(int head_dim, size_t n_
     const bool is_used = row < n_rows;
     float *values = x + (is_used ? row : 0) * head_dim + lane_of_row();
     float v[row_shape<N>::capacity];
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         v[i] = is_used ? values[i * half_warp] : 0.0f;
     }
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(n_threads) rotate_rows(int head_dim, size_t n_
     } else {
         rotate_row(shape, v);
     }
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         if (is_used) {
             values[i * half_warp] = v[i];

@@ -21,6 +21,7 @@ __constant__ const uint32_t sketch_signs[TKV_MAX_HEAD_DIM / 32] = TKV_SKETCH_SIG
 
 template <int N> struct row_shape {
     static constexpr int capacity = N ? N : TKV_MAX_HEAD_DIM / half_warp;
+    static constexpr int unroll = N ? N : 1; // of loops over values: registers, or little code
     int head_dim;
 
     // Values a lane.
@@ -49,7 +50,7 @@ template <int N> __device__ void transform(int first, int count, float *v)
 #pragma unroll
     for (int half = 1; half < half_warp; half *= 2) {
         const float sign = lane & half ? -1.0f : 1.0f;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < (N ? N : count); i++) {
             if (i < count) {
                 // The product is exact: one rounding.
@@ -58,9 +59,9 @@ template <int N> __device__ void transform(int first, int count, float *v)
             }
         }
     }
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int half = 1; half < (N ? N : count); half *= 2) {
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < (N ? N : count); i++) {
             if (half < count && i < count && !(i & half)) {
                 const float a = v[first + i];
@@ -74,7 +75,7 @@ template <int N> __device__ void transform(int first, int count, float *v)
     const int log2_count = 31 - __clz(count);
     const float norm = __uint_as_float((uint32_t)(125 - log2_count / 2) << 23) *
                        (log2_count % 2 ? 0.707106781f : 1.0f);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < (N ? N : count); i++) {
         if (i < count) {
             v[first + i] *= norm;
@@ -85,7 +86,7 @@ template <int N> __device__ void transform(int first, int count, float *v)
 template <int N> __device__ void flip_signs(int first, int count, const uint32_t *signs, float *v)
 {
     const int lane = lane_of_row();
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < (N ? N : count); i++) {
         if (i < count) {
             const int at = first + i;
@@ -146,7 +147,7 @@ __device__ inline float fold_lanes(float sum)
 template <int N> __device__ float dot_row(const row_shape<N> &shape, const float *a, const float *b)
 {
     float sum = a[0] * b[0];
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 1; i < shape.n(); i++) {
         sum += a[i] * b[i];
     }
@@ -156,7 +157,7 @@ template <int N> __device__ float dot_row(const row_shape<N> &shape, const float
 template <int N> __device__ float max_magnitude(const row_shape<N> &shape, const float *v)
 {
     float maximum = 0.0f;
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         maximum = fmaxf(maximum, fabsf(v[i]));
     }

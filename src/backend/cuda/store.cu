@@ -41,77 +41,88 @@ __device__ void load_row(const row_shape<N> &shape, const page_rows &job, int sl
 {
     const float *row = job.rows + (is_used ? slot : job.range.first) * (ptrdiff_t)job.stride;
     const int lane = lane_of_row();
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         v[i] = row[i * half_warp + lane];
     }
     if (job.place.mean) {
         // As if the row had waited in an exact block.
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             v[i] = from_half(to_finite_half(v[i])) - job.place.mean[i * half_warp + lane];
         }
     }
 }
 
-template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uint32_t *image)
+// The codes of a slot; its side fields go to `side`.
+template <int N, int TYPE>
+__device__ void encode_slot(const page_rows &job, int slot, bool is_used,
+                            const search_scratch &scratch, uint16_t *side, row_codes<N> *out)
+{
+    const row_shape<N> shape = {job.head_dim};
+    row_input<N> in;
+    load_row(shape, job, slot, is_used, in.y);
+    if constexpr (type_traits<TYPE>::is_trellis) {
+        encode_trellis_row<N, TYPE>(shape, job.effort, scratch, &in, out);
+    } else {
+        encode_row<N, TYPE>(shape, &in, out);
+    }
+    if (is_used && lane_of_row() == 0) {
+        side[slot] = (uint16_t)out->side[0];
+        if (type_traits<TYPE>::is_sketch) {
+            side[page_tokens + slot] = (uint16_t)out->side[1];
+        }
+    }
+}
+
+// The slots 4 n + r of a group: one half-warp, with another r in the other half of the warp.
+template <int N, int TYPE>
+__device__ void encode_unit(const page_rows &job, int group, int r, const search_scratch &scratch,
+                            uint32_t *image)
 {
     const row_shape<N> shape = {job.head_dim};
     const bool is_key = job.order == TKV_ORDER_KEY;
     uint16_t *side = image_side<TYPE>(job.order, job.head_dim, image);
-    const search_scratch scratch =
-        place_scratch(reinterpret_cast<uint8_t *>(image) + job.image_bytes +
-                          threadIdx.x / 32 * search_scratch_bytes(job.head_dim),
-                      job.head_dim);
-    if (!is_key && TYPE != TKV_TYPE_TURBO8) {
-        for (int i = threadIdx.x; i < image_words<TYPE>(job.order, job.head_dim);
-             i += (int)blockDim.x) {
+    uint32_t sums[row_shape<N>::capacity];
+#pragma unroll(row_shape <N>::unroll)
+    for (int i = 0; i < shape.n(); i++) {
+        sums[i] = 0;
+    }
+#pragma unroll 1
+    for (int n = 0; n < slots_per_unit; n++) {
+        const int slot = group_tokens * group + 4 * n + r;
+        const bool is_used = job.range.holds(slot);
+        if (!__any_sync(full_warp, is_used)) {
+            continue;
+        }
+        row_codes<N> out;
+        encode_slot<N, TYPE>(job, slot, is_used, scratch, side, &out);
+        if (is_key) {
+            pack_key<N, TYPE>(shape, slot, is_used, out.codes, image);
+        } else {
+            add_value<N, TYPE>(shape, slot, n, is_used, out.codes, sums, image);
+        }
+    }
+    if (TYPE != TKV_TYPE_TURBO8 && !is_key) {
+        pack_values<N, TYPE>(shape, group, r, sums, image);
+    }
+}
+
+template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uint32_t *image)
+{
+    const uint32_t warp_offset =
+        job.image_bytes + threadIdx.x / 32 * (uint32_t)search_scratch_bytes(job.head_dim);
+    const search_scratch scratch = place_scratch(warp_offset, job.head_dim);
+    if (TYPE != TKV_TYPE_TURBO8 && job.order == TKV_ORDER_VALUE) {
+        const int n_words = image_words<TYPE>(job.order, job.head_dim);
+        for (int i = threadIdx.x; i < n_words; i += (int)blockDim.x) {
             image[i] = 0;
         }
         __syncthreads();
     }
     for (int unit = threadIdx.x / half_warp; unit < page_tokens / slots_per_unit;
          unit += (int)blockDim.x / half_warp) {
-        const int group = unit / 4;
-        const int r = unit % 4;
-        uint32_t sums[row_shape<N>::capacity];
-#pragma unroll
-        for (int i = 0; i < shape.n(); i++) {
-            sums[i] = 0;
-        }
-#pragma unroll 1
-        for (int n = 0; n < slots_per_unit; n++) {
-            const int slot = group_tokens * group + 4 * n + r;
-            const bool is_used = job.range.holds(slot);
-            if (!__any_sync(full_warp, is_used)) {
-                continue;
-            }
-            row_input<N> in;
-            row_codes<N> out;
-            load_row(shape, job, slot, is_used, in.y);
-            if constexpr (type_traits<TYPE>::is_trellis) {
-                encode_trellis_row<N, TYPE>(shape, job.effort, is_used, scratch, &in, &out);
-            } else {
-                encode_row<N, TYPE>(shape, &in, &out);
-            }
-            if (is_used && lane_of_row() == 0) {
-                side[slot] = (uint16_t)out.side[0];
-                if (type_traits<TYPE>::is_sketch) {
-                    side[page_tokens + slot] = (uint16_t)out.side[1];
-                }
-            }
-            if (is_key) {
-                pack_key<N, TYPE>(shape, slot, is_used, out.codes, image);
-            } else {
-                add_value<N, TYPE>(shape, slot, n, is_used, out.codes, sums, image);
-            }
-        }
-        if constexpr (TYPE != TKV_TYPE_TURBO8) {
-            if (is_key) {
-                continue;
-            }
-            pack_values<N, TYPE>(shape, group, r, sums, image);
-        }
+        encode_unit<N, TYPE>(job, unit / 4, unit % 4, scratch, image);
     }
     __syncthreads();
     write_image<TYPE>(job.order, job.head_dim, job.range, image, job.place.page);
@@ -130,10 +141,10 @@ __device__ void store_exact(const page_rows &job)
 }
 
 template <int N, bool WITH_TRELLIS>
-__global__ void __launch_bounds__(max_threads, N &&N <= 8 ? 4 : 1)
+__global__ void __launch_bounds__(max_threads, N == 4 || N == 8 ? 4 : 1)
     store_pages(const store_params params)
 {
-    extern __shared__ __align__(16) uint32_t image[];
+    uint32_t *image = in_shared<uint32_t>(0);
     const tkv_device_layer &layer = params.layer;
     const tkv_device_sequence sequence = params.sequences[blockIdx.z];
     const int first = params.first >= 0 ? params.first : sequence.n_tokens - params.n_tokens;
@@ -157,6 +168,8 @@ __global__ void __launch_bounds__(max_threads, N &&N <= 8 ? 4 : 1)
     job.place = place_page(layer, sequence, block, head, order);
     job.effort = layer.effort;
     job.image_bytes = params.image_bytes;
+    // Beside a search the time of other types does not matter, but that of compiling does.
+    constexpr int M = WITH_TRELLIS ? 0 : N;
     if constexpr (WITH_TRELLIS) {
         switch (job.place.type) {
         case TKV_TYPE_TRELLIS3: encode_page<N, TKV_TYPE_TRELLIS3>(job, image); return;
@@ -165,12 +178,12 @@ __global__ void __launch_bounds__(max_threads, N &&N <= 8 ? 4 : 1)
         }
     }
     switch (job.place.type) {
-    case TKV_TYPE_TURBO8: encode_page<N, TKV_TYPE_TURBO8>(job, image); break;
-    case TKV_TYPE_TURBO4: encode_page<N, TKV_TYPE_TURBO4>(job, image); break;
-    case TKV_TYPE_TURBO3: encode_page<N, TKV_TYPE_TURBO3>(job, image); break;
-    case TKV_TYPE_TURBO2: encode_page<N, TKV_TYPE_TURBO2>(job, image); break;
-    case TKV_TYPE_TURBO4Q: encode_page<N, TKV_TYPE_TURBO4Q>(job, image); break;
-    case TKV_TYPE_TURBO3Q: encode_page<N, TKV_TYPE_TURBO3Q>(job, image); break;
+    case TKV_TYPE_TURBO8: encode_page<M, TKV_TYPE_TURBO8>(job, image); break;
+    case TKV_TYPE_TURBO4: encode_page<M, TKV_TYPE_TURBO4>(job, image); break;
+    case TKV_TYPE_TURBO3: encode_page<M, TKV_TYPE_TURBO3>(job, image); break;
+    case TKV_TYPE_TURBO2: encode_page<M, TKV_TYPE_TURBO2>(job, image); break;
+    case TKV_TYPE_TURBO4Q: encode_page<M, TKV_TYPE_TURBO4Q>(job, image); break;
+    case TKV_TYPE_TURBO3Q: encode_page<M, TKV_TYPE_TURBO3Q>(job, image); break;
     default: store_exact(job); break;
     }
 }

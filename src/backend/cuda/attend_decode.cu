@@ -1,0 +1,100 @@
+/* Launches of decode attention: which kernel, how many splits, where the workspace lies. */
+#include "backend/cuda/attend_decode_launch.cuh"
+#include "backend/cuda/decode_merge.cuh"
+#include "backend/cuda/kernels_cuda.h"
+
+namespace tkv_cuda
+{
+
+constexpr size_t ALIGNMENT = 256;
+
+static size_t align_up(size_t bytes)
+{
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static decode_kernel find_kernel(const tkv_device_attend &params)
+{
+    const tkv_device_layer &layer = params.layer;
+    const decode_kernel kernel =
+        find_paged_kernel(layer, params.n_queries * (params.n_heads / layer.n_kv_heads));
+    return kernel.launch ? kernel : find_any_kernel(layer);
+}
+
+/* Hopper and newer can launch a kernel before the one before it has ended. */
+static bool has_early_launches()
+{
+    int device = 0;
+    int major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+               cudaSuccess &&
+           major >= 9;
+}
+
+/* Splits cost a beginning and an end each, worth some pages a warp; whole waves of CTAs count. */
+static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
+{
+    const int overhead = 3;
+    int best = 1;
+    double best_cost = 1e300;
+    for (int splits = 1;
+         splits <= MAX_SPLITS && (splits == 1 || splits * n_warps < n_blocks + n_warps); splits++) {
+        const double waves = ((double)n_units * splits + n_slots - 1) / n_slots;
+        const int pages = (n_blocks + splits * n_warps - 1) / (splits * n_warps);
+        const double cost = (double)(int)waves * (pages + overhead) + 0.02 * splits;
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = splits;
+        }
+    }
+    return best;
+}
+
+static decode_job plan_job(const tkv_device_attend &params, const decode_kernel &kernel,
+                           int n_multiprocessors, size_t *bytes)
+{
+    const tkv_device_layer &layer = params.layer;
+    const int n_rows = params.n_queries * (params.n_heads / layer.n_kv_heads);
+    decode_job job = {};
+    job.params = params;
+    if (params.scale == 0.0f) {
+        job.params.scale = 1.0f / sqrtf((float)layer.head_dim_k);
+    }
+    job.n_tiles = (n_rows + kernel.n_rows - 1) / kernel.n_rows;
+    job.blocks_a_split = kernel.n_warps;
+    job.is_early = has_early_launches();
+    const int n_units = params.n_sequences * layer.n_kv_heads * job.n_tiles;
+    const int n_blocks = (params.max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS + 1;
+    job.n_splits =
+        choose_splits(n_units, n_blocks, kernel.n_warps, kernel.n_ctas * n_multiprocessors);
+    if ((size_t)n_units * sizeof(unit_counters) > TKV_CUDA_ATTEND_COUNTER_BYTES) {
+        job.n_splits = 1; /* so many units fill the device, and need no counters */
+    }
+    const size_t n_parts = (size_t)n_units * job.n_splits * kernel.n_rows;
+    const size_t sums_at = align_up(n_parts * sizeof(row_sums));
+    *bytes = sums_at + align_up(n_parts * layer.head_dim_v * sizeof(float));
+    job.stats = (float *)params.workspace;
+    job.sums = (float *)(params.workspace + sums_at);
+    return job;
+}
+
+} // namespace tkv_cuda
+
+size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_multiprocessors)
+{
+    size_t bytes;
+    tkv_cuda::plan_job(*params, tkv_cuda::find_kernel(*params), n_multiprocessors, &bytes);
+    return bytes;
+}
+
+cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
+                                   void *counters, cudaStream_t stream)
+{
+    size_t bytes;
+    const tkv_cuda::decode_kernel kernel = tkv_cuda::find_kernel(*params);
+    tkv_cuda::decode_job job = tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
+    job.counters = (tkv_cuda::unit_counters *)counters;
+    const dim3 grid(job.n_splits, params->layer.n_kv_heads * job.n_tiles, params->n_sequences);
+    return kernel.launch(job, grid, stream);
+}

@@ -1,0 +1,400 @@
+/* The decode attention kernel proper. */
+#ifndef TKV_BACKEND_CUDA_ATTEND_DECODE_KERNEL_CUH
+#define TKV_BACKEND_CUDA_ATTEND_DECODE_KERNEL_CUH
+
+#include "backend/cuda/attend_decode.cuh"
+#include "backend/cuda/decode_merge.cuh"
+#include "backend/cuda/decode_tokens.cuh"
+
+namespace tkv_cuda
+{
+
+/* Which blocks a warp takes: its first ones are fixed, so that nothing waits for them; the others
+ * go to whoever is ready, since multiprocessors do not get the same share of the memory. */
+constexpr int FIXED_BLOCKS = 2;
+
+/* The accumulators hold 65536 tokens without overflow. */
+constexpr unsigned PAGES_A_FLUSH = 256;
+
+struct block_entry {
+    uint64_t pages;
+    int block; /* the end if there is no more */
+    int is_exact;
+};
+
+__device__ __forceinline__ block_entry load_entry(const decode_work &work, int block,
+                                                  int pair_bytes)
+{
+    if (block >= work.end) {
+        return {0, work.end, 0};
+    }
+    const uint4 entry = __ldg((const uint4 *)work.sequence.blocks + block);
+    const uint64_t pages = (uint64_t)entry.y << 32 | entry.x;
+    return {pages + (uint64_t)work.kv_head * pair_bytes, block, (int)entry.z};
+}
+
+template <typename Layout>
+__device__ __forceinline__ void copy_entry(uint32_t stage, const decode_work &work,
+                                           const block_entry &entry)
+{
+    if (entry.block < work.end && !entry.is_exact) {
+        copy_pair<Layout>(stage, entry.pages);
+    }
+    close_copies();
+}
+
+/* One page pair of the warp, from its stage. `between` is called when half of the work is done. */
+template <int KeyType, int ValueType, int HeadDim, int RowTiles, typename Between>
+__device__ __forceinline__ void
+attend_pair(const decode_job &job, const decode_work &work, int block, bool is_first,
+            uint8_t *stage, Between between, const lane_constants<KeyType, ValueType> &lane,
+            const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
+            row_state<HeadDim, RowTiles> &state, sparse_state (&sparse)[RowTiles])
+{
+    using layout = pair_layout<KeyType, ValueType, HeadDim>;
+    const int t = threadIdx.x & 3;
+    place_start_bits<layout>(stage);
+    int query_sums[RowTiles][2];
+    int score[RowTiles][8];
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+        query_sums[i][0] = coding<KeyType>::n_tables == 2 ? terms[i].sums[0] : 0;
+        query_sums[i][1] = coding<KeyType>::n_tables == 2 ? terms[i].sums[1] : 0;
+    }
+    compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums, score);
+
+    between();
+    float key_scale[8];
+    float value_scale[8];
+    load_scales<KeyType, ValueType>(stage + lane.key_scales, key_scale);
+    load_scales<ValueType, ValueType>(stage + lane.value_scales, value_scale);
+    uint32_t columns[RowTiles][4];
+    bool is_any_left = true;
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+        const int start = block_start(job.params.layer, block);
+        const bool is_masked = start + PAGE_TOKENS > work.whole_end || job.params.window ||
+                               block < sink_blocks(job.params.layer);
+        row_span span = {};
+        if (is_masked) {
+            span = span_of_row(job, work, 4 * i + t, block);
+        }
+        float logit[8];
+        float weight[8];
+        float integer[8];
+        compute_logits<ValueType>(job, terms[i], key_scale, score[i], is_masked, span, logit);
+        float sum = compute_weights(state.maximum[i], logit, value_scale, weight, integer);
+        if (!__all_sync(ALL_LANES, fit_16_bits(integer, sum))) {
+            const float maximum = find_maximum(state.maximum[i], logit, value_scale);
+            if (!is_first) {
+                const float factor = exp2_fast(state.maximum[i] - maximum);
+                flush_sums<ValueType>(i, factor, state);
+                state.sum[i] *= factor;
+            }
+            state.maximum[i] = maximum;
+            sum = compute_weights(maximum, logit, value_scale, weight, integer);
+            bool is_bad = false;
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                is_bad |= integer[k] != integer[k];
+            }
+            /* A value that is not finite makes the whole row so. */
+            if (__ballot_sync(ALL_LANES, is_bad) & 0x11111111u << t) {
+                state.total[i][0][0] = CUDART_NAN_F;
+                state.sum[i] = CUDART_NAN_F;
+            }
+        }
+        state.sum[i] += sum;
+        if (job.params.sparse_v > 0.0f) {
+            drop_small_weights(job.params.sparse_v, logit, integer, sparse[i]);
+            bool is_left = false;
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                is_left |= integer[k] != INTEGER_BASE;
+            }
+            is_any_left = __any_sync(ALL_LANES, is_left) || (i > 0 && is_any_left);
+        }
+        if constexpr (coding<ValueType>::n_tables == 2) {
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                state.weight_sum[i] += __float_as_uint(integer[k]) & 0xffffu;
+            }
+        }
+        pack_weights<ValueType>(integer, columns[i]);
+    }
+    if (is_any_left) {
+        add_values<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, columns, state.sums);
+    }
+}
+
+/* Joins the warps' rows in shared memory and writes the CTA's part to the workspace. */
+template <int HeadDim, int RowTiles, int Warps>
+__device__ __forceinline__ void write_part(const decode_job &job, const decode_work &work,
+                                           row_state<HeadDim, RowTiles> &state, float *shared)
+{
+    constexpr int n_rows = 4 * RowTiles;
+    __shared__ float2 warp_rows[Warps][n_rows];
+    const int warp = threadIdx.x / 32;
+    const int g = threadIdx.x % 32 >> 2;
+    const int t = threadIdx.x & 3;
+    const size_t part = (size_t)work.unit * job.n_splits + blockIdx.x;
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+#pragma unroll
+        for (int mask = 4; mask < 32; mask *= 2) {
+            state.sum[i] += __shfl_xor_sync(ALL_LANES, state.sum[i], mask);
+        }
+        if (g == 0) {
+            warp_rows[warp][4 * i + t] = make_float2(state.maximum[i], state.sum[i]);
+        }
+    }
+    __syncthreads(); /* also: nobody reads its stages any more */
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+        const int r = 4 * i + t;
+        float maximum = NO_MAXIMUM;
+        for (int w = 0; w < Warps; w++) {
+            maximum = fmaxf(maximum, warp_rows[w][r].x);
+        }
+        const float factor = exp2_fast(state.maximum[i] - maximum);
+        float *row = shared + (warp * n_rows + r) * HeadDim;
+#pragma unroll
+        for (int block = 0; block < HeadDim / 32; block++) {
+            float4 four;
+            four.x = state.total[i][block][0] * factor;
+            four.y = state.total[i][block][1] * factor;
+            four.z = state.total[i][block][2] * factor;
+            four.w = state.total[i][block][3] * factor;
+            *(float4 *)(row + 32 * block + 4 * g) = four;
+        }
+        if (warp == 0 && g == 0) {
+            float sum = 0.0f;
+            for (int w = 0; w < Warps; w++) {
+                sum += exp2_fast(warp_rows[w][r].x - maximum) * warp_rows[w][r].y;
+            }
+            *(row_sums *)(job.stats + (part * n_rows + r) * 4) = {maximum, sum, sum, 0.0f};
+        }
+    }
+    __syncthreads();
+    for (int at = threadIdx.x; at < n_rows * HeadDim / 4; at += Warps * 32) {
+        float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int w = 0; w < Warps; w++) {
+            const float4 four = ((const float4 *)shared)[w * (n_rows * HeadDim / 4) + at];
+            sum.x += four.x;
+            sum.y += four.y;
+            sum.z += four.z;
+            sum.w += four.w;
+        }
+        ((float4 *)job.sums)[part * (n_rows * HeadDim / 4) + at] = sum;
+    }
+}
+
+/* Exact blocks are shared out beforehand, whatever becomes of the coded ones. */
+__device__ __forceinline__ bool has_exact_block(const decode_work &work)
+{
+    bool has = false;
+    for (int block = work.begin + blockIdx.x + threadIdx.x * work.n_active; block < work.end;
+         block += blockDim.x * work.n_active) {
+        has |= ((const tkv_device_block *)work.sequence.blocks)[block].is_exact != 0;
+    }
+    return has;
+}
+
+/* Shared memory for the exact blocks of 4 rows. */
+template <int HeadDim, int Warps> struct exact_scratch {
+    float queries[TOKEN_ROWS][HeadDim];
+    float sums[TOKEN_ROWS][HeadDim];
+    joined_row halves[2 * Warps * TOKEN_ROWS];
+    joined_row rows[TOKEN_ROWS];
+};
+
+/* Adds the CTA's exact blocks to its part, in the domain of the codes, for rows 4 * tile and on. */
+template <int HeadDim, int Warps>
+__device__ __noinline__ void add_exact_blocks(const decode_job &job, const decode_work &work,
+                                              int tile, row_sums *stats, float *sums,
+                                              exact_scratch<HeadDim, Warps> &scratch)
+{
+    constexpr int N = HeadDim / half_warp;
+    const row_shape<N> shape = {HeadDim};
+    const int first_row = TOKEN_ROWS * tile;
+    for (int i = threadIdx.x; i < TOKEN_ROWS * HeadDim; i += Warps * 32) {
+        const int r = first_row + i / HeadDim;
+        scratch.queries[i / HeadDim][i % HeadDim] =
+            r < work.n_rows ? query_of_row(job, work, r)[i % HeadDim] : 0.0f;
+    }
+    __syncthreads();
+    const token_queries queries = {scratch.queries[0], nullptr, first_row};
+    token_state<N, 1> state;
+    clear_tokens(shape, state);
+    for (int block = work.begin + blockIdx.x; block < work.end; block += work.n_active) {
+        const tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
+        if (entry.is_exact) {
+            attend_exact_block<N, true>(shape, shape, job, work, queries, block, entry, state);
+        }
+    }
+    join_tokens<N, true>(shape, state, scratch.halves, scratch.rows, scratch.sums[0]);
+    if (lane_of_row() == 0) {
+        add_stats(job, state.n_weights, state.n_skipped);
+    }
+    for (int r = threadIdx.x / 32; r < TOKEN_ROWS; r += Warps) {
+        float x[HeadDim / 32];
+        load_row(scratch.sums[r], x);
+        rotate_lanes(x);
+        const row_sums coded = stats[r];
+        const joined_row exact = scratch.rows[r];
+        const float maximum = fmaxf(coded.maximum, exact.maximum);
+        const float of_coded = exp2_fast(coded.maximum - maximum);
+        const float of_exact = exp2_fast(exact.maximum - maximum);
+        float *row = sums + r * HeadDim + threadIdx.x % 32 * (HeadDim / 32);
+#pragma unroll
+        for (int j = 0; j < HeadDim / 32; j++) {
+            row[j] = fmaf(row[j], of_coded, x[j] * of_exact * TKV_LEVEL_UNIT);
+        }
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+            stats[r] = {maximum, coded.sum * of_coded + exact.sum * of_exact, coded.sum * of_coded,
+                        0.0f};
+        }
+    }
+    __syncthreads();
+}
+
+template <int KeyType, int ValueType, int HeadDim, int RowTiles>
+__global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps * 32,
+                                  decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_ctas)
+    attend_decode(const __grid_constant__ decode_job job)
+{
+    using shape = decode_shape<KeyType, ValueType, HeadDim, RowTiles>;
+    using layout = typename shape::layout;
+    extern __shared__ __align__(128) uint8_t shared[];
+    uint32_t *fragments = (uint32_t *)shared;
+    row_terms *all_terms = (row_terms *)(fragments + RowTiles * shape::fragment_words);
+    uint8_t *stages = shared + shape::query_bytes;
+
+    const int lane = threadIdx.x % 32;
+    const int warp = threadIdx.x / 32;
+    await_launch();
+    decode_work work = name_work(job, shape::n_rows);
+    float query[HeadDim / 32];
+    load_query(job, work, warp, query); /* before the pages, or it would come after them */
+    plan_work(job, work);
+    if (blockIdx.x >= work.n_active) {
+        return;
+    }
+    uint8_t *stage = stages + warp * N_STAGES * layout::bytes;
+    const uint32_t stage_address = (uint32_t)__cvta_generic_to_shared(stage);
+    const int stride = work.n_active * shape::n_warps;
+    const int first = work.begin + blockIdx.x * shape::n_warps + warp;
+    block_entry entry = load_entry(work, first, layout::page_bytes);
+    block_entry next = load_entry(work, first + stride, layout::page_bytes);
+    const bool has_own_exact = has_exact_block(work);
+    /* From here on whatever is loaded comes after the pages, which fill the memory's queues. */
+    copy_entry<layout>(stage_address, work, entry);
+
+    __shared__ unsigned own_drawn; /* a CTA that is alone needs no counter of the unit */
+    unsigned *counter = work.n_active == 1 ? &own_drawn : &job.counters[work.unit].drawn;
+    if (threadIdx.x == 0) {
+        own_drawn = 0;
+    }
+    __shared__ hidden_tables<KeyType, ValueType> hidden[2];
+    if (threadIdx.x < 2) {
+        hidden[threadIdx.x] = {make_level_tables<KeyType>(), make_level_tables<ValueType>()};
+    }
+    for (int r = warp; r < shape::n_rows; r += shape::n_warps) {
+        if (r != warp) {
+            load_query(job, work, r, query);
+        }
+        prepare_row<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
+    }
+    const bool has_exact = __syncthreads_or(has_own_exact);
+    const lane_constants<KeyType, ValueType> lane_of =
+        make_lane_constants<layout, KeyType, ValueType>(hidden);
+    uint32_t queries[RowTiles][HeadDim / 16];
+    row_terms terms[RowTiles];
+    row_state<HeadDim, RowTiles> state;
+    sparse_state sparse[RowTiles];
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+#pragma unroll
+        for (int w = 0; w < HeadDim / 16; w++) {
+            queries[i][w] = fragments[i * shape::fragment_words + w * 32 + lane];
+        }
+        terms[i] = all_terms[4 * i + (lane & 3)];
+        state.maximum[i] = NO_MAXIMUM;
+        state.sum[i] = 0.0f;
+        state.weight_sum[i] = 0;
+        sparse[i] = {-CUDART_INF_F, 0, 0};
+#pragma unroll
+        for (int j = 0; j < HeadDim / 8; j++) {
+            state.total[i][j / 4][j % 4] = 0.0f;
+            state.sums[i][j / 2][j % 2 * 2] = state.sums[i][j / 2][j % 2 * 2 + 1] = 0;
+        }
+    }
+
+    /* The pages of `next` are asked for while those of `entry` are worked on; the number of the one
+     * after that is drawn meanwhile and looked up in the table halfway. */
+    unsigned drawn = 0;
+    bool is_first = true;
+    for (unsigned n_done = 0; entry.block < work.end; n_done++) {
+        copy_entry<layout>(stage_address + (n_done + 1) % N_STAGES * layout::bytes, work, next);
+        if (lane == 0 && next.block < work.end) {
+            drawn = atomicAdd(counter, 1);
+        }
+        block_entry after;
+        const auto look_up_after = [&]() {
+            const int block =
+                work.begin + FIXED_BLOCKS * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
+            after = load_entry(work, next.block < work.end ? block : work.end, layout::page_bytes);
+        };
+        wait_copies<1>();
+        __syncwarp();
+        if (!entry.is_exact) {
+            attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
+                job, work, entry.block, is_first, stage + n_done % N_STAGES * layout::bytes,
+                look_up_after, lane_of, queries, terms, state, sparse);
+            is_first = false;
+        } else {
+            look_up_after();
+        }
+        if (n_done % PAGES_A_FLUSH == PAGES_A_FLUSH - 1) {
+#pragma unroll
+            for (int i = 0; i < RowTiles; i++) {
+                flush_sums<ValueType>(i, 1.0f, state);
+            }
+        }
+        __syncwarp();
+        entry = next;
+        next = after;
+    }
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+        flush_sums<ValueType>(i, 1.0f, state);
+    }
+    wait_copies<0>();
+#pragma unroll
+    for (int i = 0; i < RowTiles; i++) {
+        if (4 * i + (lane & 3) < work.n_rows) {
+            add_stats(job, sparse[i].n_weights, sparse[i].n_skipped);
+        }
+    }
+
+    write_part<HeadDim, RowTiles, shape::n_warps>(job, work, state, (float *)stages);
+    if (has_exact) {
+        const size_t rows = ((size_t)work.unit * job.n_splits + blockIdx.x) * shape::n_rows;
+        auto &scratch = *(exact_scratch<HeadDim, shape::n_warps> *)stages;
+        __syncthreads();
+        for (int i = 0; i < RowTiles; i++) {
+            const size_t row = rows + TOKEN_ROWS * i;
+            add_exact_blocks(job, work, i, (row_sums *)job.stats + row, job.sums + row * HeadDim,
+                             scratch);
+        }
+    }
+    if (is_last_part(job, work)) {
+        merge_parts<HeadDim, RowTiles, shape::n_warps>(job, work, (float *)stages);
+    }
+}
+
+} // namespace tkv_cuda
+
+#endif

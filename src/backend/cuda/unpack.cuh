@@ -1,0 +1,361 @@
+/* From the words of coded pages to levels, four signed bytes a register: operands of the integer
+ * tensor cores. Works on the host too, where a test holds it against the reference.
+ *
+ * docs/FORMAT.md section 6 in short: 32 codes lie in w words a plane, code 4n + r in nibble n, and
+ * (r, w) choose the word and the bits within the nibble. So four shifts and masks make of a group's
+ * words four registers of nibbles, selector(r), whose nibble n is the whole code 4n + r: exactly
+ * what the byte-permute instruction wants to look up four levels at once. What comes out is
+ *
+ *     quad (r, half) = levels of the codes r + 4n, n = 4*half .. 4*half+3
+ *
+ * A lane takes a whole group (8 quads) or, where 4 lanes share 2 groups, the half of it with r = 2i
+ * and 2i+1 (4 quads). In turbo8 quad (s, half) is simply word 2s + half. The order in which codes
+ * come does not matter to a product as long as both factors have the same. */
+#ifndef TKV_BACKEND_CUDA_UNPACK_CUH
+#define TKV_BACKEND_CUDA_UNPACK_CUH
+
+#include "codec/constants.h"
+#include "turbokv.h"
+
+#include <cstdint>
+
+namespace tkv_cuda
+{
+
+#define TKV_HOST_DEVICE __host__ __device__ __forceinline__
+
+/* The instructions that have no C operator, with a fallback for the host. */
+
+TKV_HOST_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t result; /* __byte_perm would mask bit 3 of the selectors */
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
+    return result;
+#else
+    const uint64_t table = (uint64_t)high << 32 | low;
+    uint32_t result = 0;
+    for (int k = 0; k < 4; k++) {
+        const uint32_t nibble = selector >> (4 * k) & 15u;
+        uint32_t byte = (uint32_t)(table >> (8 * (nibble & 7u))) & 255u;
+        if (nibble & 8u) {
+            byte = byte & 128u ? 255u : 0u;
+        }
+        result |= byte << (8 * k);
+    }
+    return result;
+#endif
+}
+
+/* `word` shifted left by n (1 to 31), filled up from the top of `before`. */
+TKV_HOST_DEVICE uint32_t shift_in(uint32_t before, uint32_t word, int n)
+{
+#ifdef __CUDA_ARCH__
+    return __funnelshift_l(before, word, n);
+#else
+    return word << n | before >> (32 - n);
+#endif
+}
+
+/* What a type's pages are made of, as templates need it. */
+template <int Type> struct coding;
+
+template <int Bits0, int Bits1, int Tables, bool IsTrellis> struct coding_base {
+    static constexpr int n_planes = Bits1 ? 2 : 1;
+    static constexpr int bits0 = Bits0; /* of plane 0, per code */
+    static constexpr int bits1 = Bits1;
+    static constexpr int bits = Bits0 + Bits1;
+    /* A table of 16 levels is two of 8: a quad is then the sum of two registers, less one (below).
+     */
+    static constexpr int n_tables = Tables;
+    static constexpr bool is_trellis = IsTrellis;
+    static constexpr bool is_bytes = Bits0 == 8;
+};
+
+template <> struct coding<TKV_TYPE_TURBO8> : coding_base<8, 0, 1, false> {
+};
+template <> struct coding<TKV_TYPE_TURBO4> : coding_base<4, 0, 2, false> {
+};
+template <> struct coding<TKV_TYPE_TURBO3> : coding_base<2, 1, 1, false> {
+};
+template <> struct coding<TKV_TYPE_TURBO2> : coding_base<2, 0, 1, false> {
+};
+template <> struct coding<TKV_TYPE_TRELLIS3> : coding_base<2, 1, 2, true> {
+};
+template <> struct coding<TKV_TYPE_TRELLIS2> : coding_base<1, 1, 1, true> {
+};
+
+template <int N> struct level_list {
+    int level[N];
+};
+
+template <int N>
+TKV_HOST_DEVICE constexpr uint32_t pack_levels(const level_list<N> &list, int first, int offset)
+{
+    uint32_t word = 0;
+    for (int k = 0; k < 4; k++) {
+        word |= ((uint32_t)(list.level[first + k] + offset) & 255u) << (8 * k);
+    }
+    return word;
+}
+
+/* Bytes for permute_bytes to look into: low and high half of 8 entries.
+ *
+ * permute_bytes has 8 entries; where bit 3 of the selector is set it gives the sign of the entry
+ * instead, 0 or -1. So a table of 16 ascending levels L, the lower 8 of them negative, splits into
+ *     below(c) = c < 8 ? L(c) - 1 : -1       entries L - 1 >= -128, all negative
+ *     above(c) = c < 8 ? 0        : L(c)     entries positive, selector with bit 3 flipped
+ * and L = below + above + 1 for every code. Both registers go through the tensor core; the sum of
+ * the other factor, which the + 1 stands for, is added once. */
+template <int Type> struct level_tables {
+    uint32_t half[coding<Type>::n_tables][2];
+};
+
+template <int Type> TKV_HOST_DEVICE constexpr level_tables<Type> make_level_tables()
+{
+    if constexpr (coding<Type>::n_tables == 2) {
+        constexpr level_list<16> turbo = {TKV_CODEBOOK_LEVELS_4};
+        constexpr level_list<16> trellis = {TKV_TRELLIS_LEVELS_16};
+        constexpr level_list<16> list = Type == TKV_TYPE_TURBO4 ? turbo : trellis;
+        return {{{pack_levels(list, 0, -1), pack_levels(list, 4, -1)},
+                 {pack_levels(list, 8, 0), pack_levels(list, 12, 0)}}};
+    } else if constexpr (Type == TKV_TYPE_TURBO2) {
+        constexpr level_list<4> list = {TKV_CODEBOOK_LEVELS_2};
+        return {{{pack_levels(list, 0, 0), 0}}};
+    } else if constexpr (Type == TKV_TYPE_TURBO8) {
+        return {};
+    } else {
+        constexpr level_list<8> turbo = {TKV_CODEBOOK_LEVELS_3};
+        constexpr level_list<8> trellis = {TKV_TRELLIS_LEVELS_8};
+        constexpr level_list<8> list = Type == TKV_TYPE_TURBO3 ? turbo : trellis;
+        return {{{pack_levels(list, 0, 0), pack_levels(list, 4, 0)}}};
+    }
+}
+
+/* Bits where `mask` is set from a, elsewhere from b: one instruction, which the compiler would
+ * otherwise rearrange into more. */
+TKV_HOST_DEVICE uint32_t merge_bits(uint32_t mask, uint32_t a, uint32_t b)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(result) : "r"(a), "r"(b), "r"(mask));
+    return result;
+#else
+    return (a & mask) | (b & ~mask);
+#endif
+}
+
+/* a & mask, likewise kept as it is. */
+TKV_HOST_DEVICE uint32_t take_bits(uint32_t mask, uint32_t a)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t result;
+    asm("and.b32 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(mask));
+    return result;
+#else
+    return a & mask;
+#endif
+}
+
+constexpr uint32_t NIBBLE_LOW_BITS = 0x33333333u;
+constexpr uint32_t NIBBLE_BIT_2 = 0x44444444u;
+constexpr uint32_t NIBBLE_BIT_3 = 0x88888888u;
+constexpr uint32_t EVEN_BITS = 0x55555555u;
+
+/* The two low bits of a trellis code's table index, for 32 codes a word (FORMAT.md 5.3). `u` are
+ * the path bits, u<k> those of the codes k before. */
+struct trellis_bits {
+    uint32_t z1, z0;
+};
+
+TKV_HOST_DEVICE trellis_bits trellis_taps(uint32_t u, uint32_t u1, uint32_t u2, uint32_t u3,
+                                          uint32_t u6, uint32_t u7, uint32_t u8)
+{
+    return {u ^ u3 ^ u6 ^ u8, u1 ^ u2 ^ u7};
+}
+
+/* Keys: the codes before are in the bits below, and in `before`, the word of the group before. */
+TKV_HOST_DEVICE trellis_bits trellis_key_bits(uint32_t before, uint32_t u)
+{
+    return trellis_taps(u, shift_in(before, u, 1), shift_in(before, u, 2), shift_in(before, u, 3),
+                        shift_in(before, u, 6), shift_in(before, u, 7), shift_in(before, u, 8));
+}
+
+/* The word before the first group of a key: the start bits of its scale field, newest on top. */
+TKV_HOST_DEVICE uint32_t trellis_word_before(uint32_t field)
+{
+    const uint32_t start = (field & 31u) | (field >> 15 & 1u) << 5;
+#ifdef __CUDA_ARCH__
+    return __brev(start);
+#else
+    uint32_t word = 0;
+    for (int k = 0; k < 6; k++) {
+        word |= (start >> k & 1u) << (31 - k);
+    }
+    return word;
+#endif
+}
+
+/* The index bits side by side: code r = 0 and 2 of each nibble in `even`, 1 and 3 in `odd`. */
+struct trellis_pairs {
+    uint32_t even, odd;
+};
+
+TKV_HOST_DEVICE trellis_pairs trellis_pair_up(trellis_bits z)
+{
+    return {merge_bits(EVEN_BITS, z.z0, z.z1 << 1), merge_bits(EVEN_BITS, z.z0 >> 1, z.z1)};
+}
+
+/* Selectors r = 0 .. 3 of a whole group from the words of its planes in order; the path words of a
+ * trellis type are in z instead. */
+template <int Type>
+TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_bits z, uint32_t selectors[4])
+{
+    if constexpr (Type == TKV_TYPE_TURBO4) {
+        for (int r = 0; r < 4; r++) {
+            selectors[r] = words[r];
+        }
+    } else if constexpr (Type == TKV_TYPE_TURBO2) {
+        for (int r = 0; r < 4; r++) {
+            selectors[r] = words[r / 2] >> (2 * (r & 1)) & NIBBLE_LOW_BITS;
+        }
+    } else if constexpr (Type == TKV_TYPE_TRELLIS3) {
+        const trellis_pairs pairs = trellis_pair_up(z);
+        selectors[0] = merge_bits(NIBBLE_LOW_BITS, pairs.even, words[0] << 2);
+        selectors[1] = merge_bits(NIBBLE_LOW_BITS, pairs.odd, words[0]);
+        selectors[2] = merge_bits(NIBBLE_LOW_BITS, pairs.even >> 2, words[1] << 2);
+        selectors[3] = merge_bits(NIBBLE_LOW_BITS, pairs.odd >> 2, words[1]);
+    } else {
+        uint32_t low[4];
+        if constexpr (Type == TKV_TYPE_TRELLIS2) {
+            const trellis_pairs pairs = trellis_pair_up(z);
+            low[0] = pairs.even;
+            low[1] = pairs.odd;
+            low[2] = pairs.even >> 2;
+            low[3] = pairs.odd >> 2;
+        } else {
+            low[0] = words[0];
+            low[1] = words[0] >> 2;
+            low[2] = words[1];
+            low[3] = words[1] >> 2;
+        }
+        /* With every other bit gone, bit 3 of the nibbles stays clear below. */
+        const uint32_t high = words[Type == TKV_TYPE_TRELLIS2 ? 0 : 2];
+        const uint32_t even = take_bits(EVEN_BITS, high);
+        const uint32_t odd = take_bits(~EVEN_BITS, high);
+        selectors[0] = merge_bits(NIBBLE_LOW_BITS, low[0], even << 2);
+        selectors[1] = merge_bits(NIBBLE_LOW_BITS, low[1], odd << 1);
+        selectors[2] = merge_bits(NIBBLE_LOW_BITS, low[2], even);
+        selectors[3] = merge_bits(NIBBLE_LOW_BITS, low[3], odd >> 1);
+    }
+}
+
+/* Selectors 2i and 2i+1 from the lane's share of the group's words: of a plane of 2 or more bits
+ * the i-th half of the words, of a plane of one bit its only word. */
+template <int Type>
+TKV_HOST_DEVICE void half_selectors(const uint32_t *words, trellis_bits z, int i,
+                                    uint32_t selectors[2])
+{
+    if constexpr (Type == TKV_TYPE_TURBO4) {
+        selectors[0] = words[0];
+        selectors[1] = words[1];
+    } else if constexpr (Type == TKV_TYPE_TURBO2) {
+        selectors[0] = words[0] & NIBBLE_LOW_BITS;
+        selectors[1] = words[0] >> 2 & NIBBLE_LOW_BITS;
+    } else if constexpr (Type == TKV_TYPE_TRELLIS3) {
+        const trellis_pairs pairs = trellis_pair_up(z);
+        selectors[0] = merge_bits(NIBBLE_LOW_BITS, pairs.even >> (2 * i), words[0] << 2);
+        selectors[1] = merge_bits(NIBBLE_LOW_BITS, pairs.odd >> (2 * i), words[0]);
+    } else {
+        uint32_t low[2];
+        uint32_t high;
+        if constexpr (Type == TKV_TYPE_TRELLIS2) {
+            const trellis_pairs pairs = trellis_pair_up(z);
+            low[0] = pairs.even >> (2 * i);
+            low[1] = pairs.odd >> (2 * i);
+            high = words[0] << (2 - 2 * i);
+        } else {
+            low[0] = words[0];
+            low[1] = words[0] >> 2;
+            high = words[1] << (2 - 2 * i);
+        }
+        selectors[0] = (low[0] & NIBBLE_LOW_BITS) | (high & NIBBLE_BIT_2);
+        selectors[1] = (low[1] & NIBBLE_LOW_BITS) | (high >> 1 & NIBBLE_BIT_2);
+    }
+}
+
+/* Quads (r, 0) and (r, 1) of one selector. */
+template <int Type>
+TKV_HOST_DEVICE void look_up_quads(const level_tables<Type> &tables, int table, uint32_t selector,
+                                   uint32_t quads[2])
+{
+    const uint32_t *half = tables.half[table];
+    const uint32_t side = table == 0 ? selector : selector ^ NIBBLE_BIT_3;
+    quads[0] = permute_bytes(half[0], half[1], side);
+    quads[1] = permute_bytes(half[0], half[1], side >> 16);
+}
+
+/* Words of the planes that a lane reads for a group or for half a group, the path word of a
+ * trellis type, which comes as z, left out. */
+template <int Type> struct lane_words {
+    using c = coding<Type>;
+    static constexpr int whole = c::is_trellis ? c::bits0 : c::bits;
+    static constexpr int half0 = c::bits0 == 1 ? 1 : c::bits0 / 2;
+    static constexpr int half = half0 + (c::is_trellis ? 0 : c::bits1);
+};
+
+/* A whole group: quads[table][2 * r + half]. */
+template <int Type>
+TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32_t *words,
+                                  trellis_bits z, uint32_t quads[coding<Type>::n_tables][8])
+{
+    if constexpr (coding<Type>::is_bytes) {
+        for (int k = 0; k < 8; k++) {
+            quads[0][k] = words[k];
+        }
+    } else {
+        uint32_t selectors[4];
+        group_selectors<Type>(words, z, selectors);
+        for (int r = 0; r < 4; r++) {
+            for (int table = 0; table < coding<Type>::n_tables; table++) {
+                look_up_quads<Type>(tables, table, selectors[r], &quads[table][2 * r]);
+            }
+        }
+    }
+}
+
+/* Half a group: quads[table][2 * s + half] with r = 2i + s. */
+template <int Type>
+TKV_HOST_DEVICE void unpack_half(const level_tables<Type> &tables, const uint32_t *words,
+                                 trellis_bits z, int i, uint32_t quads[coding<Type>::n_tables][4])
+{
+    if constexpr (coding<Type>::is_bytes) {
+        for (int k = 0; k < 4; k++) {
+            quads[0][k] = words[k];
+        }
+    } else {
+        uint32_t selectors[2];
+        half_selectors<Type>(words, z, i, selectors);
+        for (int s = 0; s < 2; s++) {
+            for (int table = 0; table < coding<Type>::n_tables; table++) {
+                look_up_quads<Type>(tables, table, selectors[s], &quads[table][2 * s]);
+            }
+        }
+    }
+}
+
+/* Which code of its group byte n of quad `quad` of a whole group is. */
+template <int Type> TKV_HOST_DEVICE constexpr int code_of_quad(int quad, int n)
+{
+    return coding<Type>::is_bytes ? 4 * quad + n : 16 * (quad & 1) + 4 * n + (quad >> 1);
+}
+
+/* The same of half group i. */
+template <int Type> TKV_HOST_DEVICE constexpr int code_of_half_quad(int i, int quad, int n)
+{
+    return code_of_quad<Type>(4 * i + quad, n);
+}
+
+} // namespace tkv_cuda
+
+#endif

@@ -1,0 +1,34 @@
+/* Small uploads: the bytes travel with the launch, so that nobody waits and the host's memory is
+ * free at once. */
+#include "backend/cuda/kernels_cuda.h"
+
+#include <string.h>
+
+#define CHUNK_BYTES 2048
+#define N_THREADS 256
+
+typedef struct write_chunk {
+    uint8_t bytes[CHUNK_BYTES];
+} write_chunk;
+
+__global__ static void write_bytes(uint8_t *to, write_chunk chunk, int n_bytes)
+{
+    for (int i = threadIdx.x; i < n_bytes; i += N_THREADS) {
+        to[i] = chunk.bytes[i];
+    }
+}
+
+cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStream_t stream)
+{
+    for (size_t done = 0; done < n_bytes; done += CHUNK_BYTES) {
+        const size_t n = n_bytes - done < CHUNK_BYTES ? n_bytes - done : CHUNK_BYTES;
+        write_chunk chunk;
+        memcpy(chunk.bytes, (const uint8_t *)from + done, n);
+        write_bytes<<<1, N_THREADS, 0, stream>>>((uint8_t *)to + done, chunk, (int)n);
+        const cudaError_t result = cudaGetLastError();
+        if (result != cudaSuccess) {
+            return result;
+        }
+    }
+    return cudaSuccess;
+}

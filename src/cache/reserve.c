@@ -1,0 +1,92 @@
+/* Steps that a graph can be captured from: what changes the cache's memory comes before, what
+ * changes its bookkeeping after. */
+#include "cache/cache.h"
+#include "common/error.h"
+
+static tkv_status check_reserve(const tkv_cache *cache, int n_tokens, int max_length,
+                                tkv_error *error)
+{
+    if (!cache || n_tokens < 1 || max_length < 0) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "reservation of %d tokens up to a length of %d: expected a cache, at least "
+                        "one token and a length of at least 0",
+                        n_tokens, max_length);
+    }
+    if (!cache->context->device) {
+        return tkv_fail(error, TKV_ERR_UNSUPPORTED,
+                        "reservation in a cache on the CPU: expected one on a device");
+    }
+    if (cache->n_reserved > 0) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "%d tokens are reserved: expected a commit first", cache->n_reserved);
+    }
+    const int length = cache->layers[0].n_tokens;
+    for (int i = 1; i < cache->n_layers; i++) {
+        if (cache->layers[i].n_tokens != length) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "layer %d holds %d tokens, layer 0 %d: expected equal lengths", i,
+                            cache->layers[i].n_tokens, length);
+        }
+    }
+    const int limit = max_length ? max_length : cache->max_tokens;
+    if (limit > cache->max_tokens || n_tokens > limit - length) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "%d tokens after %d up to a length of %d: expected room for them and no "
+                        "more than the cache's maximum of %d",
+                        n_tokens, length, limit, cache->max_tokens);
+    }
+    return TKV_OK;
+}
+
+static void give_back(tkv_cache *cache)
+{
+    for (int i = 0; i < cache->n_layers; i++) {
+        tkv_cache_layer *layer = &cache->layers[i];
+        const int n_tokens = layer->n_tokens;
+        tkv_layer_drop_blocks(layer, n_tokens ? tkv_block_of(cache, n_tokens - 1) + 1 : 0);
+    }
+}
+
+tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_length, tkv_error *error)
+{
+    tkv_status status = check_reserve(cache, n_tokens, max_length, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
+        tkv_cache_layer *layer = &cache->layers[i];
+        /* What the coming queries must find coded. */
+        tkv_layer_settle(cache, layer, layer->n_tokens);
+        const int before = layer->n_blocks;
+        status = tkv_layer_add_blocks(cache, layer, layer->n_tokens + n_tokens, error);
+        if (status == TKV_OK) {
+            status = tkv_layer_publish_blocks(cache, layer, before, layer->n_blocks, error);
+        }
+    }
+    if (status == TKV_OK) {
+        status = tkv_cache_publish_descriptors(cache, n_tokens, error);
+    }
+    if (status != TKV_OK) {
+        give_back(cache);
+        return status;
+    }
+    cache->n_reserved = n_tokens;
+    cache->max_length = max_length ? max_length : cache->max_tokens;
+    return TKV_OK;
+}
+
+tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error)
+{
+    if (!cache || cache->n_reserved == 0) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "commit: expected a cache with tokens reserved");
+    }
+    for (int i = 0; i < cache->n_layers; i++) {
+        tkv_cache_layer *layer = &cache->layers[i];
+        const int first = layer->n_tokens;
+        layer->n_tokens += cache->n_reserved;
+        tkv_layer_settle(cache, layer, first);
+    }
+    cache->n_reserved = 0;
+    return TKV_OK;
+}
