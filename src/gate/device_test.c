@@ -26,6 +26,9 @@ enum {
 /* Of attention, relative to the norm of its output. */
 static const double FLOAT_BOUND = 2e-5;
 
+/* Of queries and weights on f16 pages: a device may use them in the precision of these. */
+static const double HALF_ROUNDING = 0x1p-11;
+
 typedef struct bench {
     const tkv_device_table *table;
     tkv_device *device;
@@ -249,8 +252,8 @@ static double attention_bound(const tkv_device_table *table, tkv_type type)
 {
     const float query =
         type == TKV_TYPE_TURBO8 ? table->query_rounding_turbo8 : table->query_rounding;
-    const float rounding = type == TKV_TYPE_F16 ? 0.0f : fmaxf(table->weight_rounding, query);
-    return FLOAT_BOUND + 10.0 * (double)rounding;
+    const double coded = type == TKV_TYPE_F16 ? 0.0 : (double)fmaxf(table->weight_rounding, query);
+    return FLOAT_BOUND + 10.0 * fmax(coded, HALF_ROUNDING);
 }
 
 /* Of the outputs of all rows, relative to their norm. */

@@ -472,6 +472,12 @@ int main(int argc, char **argv)
         checks.push_back({t, TKV_TYPE_TURBO2, 128, 2, 4, 1, 500, 1, 0, 0, 0, false, true, 0, 4});
         checks.push_back({TKV_TYPE_TURBO4, t, 112, 2, 4, 1, 500, 1, 64, 0, 0, false, true, 0, 4});
     }
+    for (tkv_type t : {TKV_TYPE_TURBO4, TKV_TYPE_TURBO3, TKV_TYPE_TURBO2, TKV_TYPE_TRELLIS3,
+                       TKV_TYPE_TRELLIS2}) {
+        for (tkv_type k : {TKV_TYPE_TURBO8, TKV_TYPE_TURBO4, TKV_TYPE_TRELLIS3}) {
+            checks.push_back({k, t, 128, 2, 4, 1, 700, 2, 0, 0, 0, false, true, 4, 5});
+        }
+    }
     for (const shape &s : checks) {
         problem p = {};
         make(p, s, 0, n_sm);

@@ -7,18 +7,32 @@ namespace tkv_cuda
 {
 
 constexpr size_t ALIGNMENT = 256;
+/* Of a kernel, beside what it asks for at its launch: no more than this. */
+constexpr int STATIC_SHARED_BYTES = 1024;
 
 static size_t align_up(size_t bytes)
 {
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
+/* Whether the device has the shared memory; sm_86 and its like have less than half of Hopper's. */
+static bool fits(const decode_kernel &kernel)
+{
+    int device = 0;
+    int bytes = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+               cudaSuccess &&
+           kernel.shared_bytes + STATIC_SHARED_BYTES <= bytes;
+}
+
 static decode_kernel find_kernel(const tkv_device_attend &params)
 {
     const tkv_device_layer &layer = params.layer;
+    const int n_rows = params.n_queries * (params.n_heads / layer.n_kv_heads);
     const decode_kernel kernel =
-        find_paged_kernel(layer, params.n_queries * (params.n_heads / layer.n_kv_heads));
-    return kernel.launch ? kernel : find_any_kernel(layer);
+        layer.type_k == layer.type_v ? find_paged_kernel(layer, n_rows) : find_mixed_kernel(layer);
+    return kernel.launch && fits(kernel) ? kernel : find_any_kernel(layer);
 }
 
 /* Hopper and newer can launch a kernel before the one before it has ended. */

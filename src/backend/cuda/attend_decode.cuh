@@ -241,10 +241,11 @@ __device__ __forceinline__ float find_maximum(float maximum, float (&logit)[8],
     float top = -CUDART_INF_F;
 #pragma unroll
     for (int k = 0; k < 8; k++) {
-        if (logit[k] != -CUDART_INF_F) {
-            logit[k] = fmaxf(-LOGIT_LIMIT, fminf(logit[k], LOGIT_LIMIT));
-            top = fmaxf(top, logit[k] + fmaxf(__log2f(value_scale[k]), -VALUELESS_BITS));
-        }
+        const bool is_seen = logit[k] != -CUDART_INF_F;
+        const float limited = fmaxf(-LOGIT_LIMIT, fminf(logit[k], LOGIT_LIMIT));
+        const float value = limited + fmaxf(log2_fast(value_scale[k]), -VALUELESS_BITS);
+        logit[k] = is_seen ? limited : logit[k];
+        top = is_seen ? fmaxf(top, value) : top;
     }
 #pragma unroll
     for (int mask = 4; mask < 32; mask *= 2) {

@@ -55,42 +55,45 @@ __device__ void decode_row(const row_shape<N> &shape, const side_pages &side, in
         dequantise_row<N, TYPE>(shape, side.order, slot, side.image, fields, y);
     });
     if (!is_coded) {
-        load_half_row<N, false>(shape, side.page, slot, y);
+        const __half *row = (const __half *)side.page + (size_t)slot * shape.head_dim;
+        for (int i = 0; i < shape.n(); i++) {
+            y[i] = __half2float(row[coordinate<N, false>(i)]);
+        }
     }
 }
 
-/* All tokens of a block that is not exact. Every thread of the CTA takes part. */
+/* The tile's queries in shared memory. */
+struct token_queries {
+    const float *rows; /* [2][TOKEN_ROWS][head_dim_k]: plain, rotated */
+    const float *bias; /* [TOKEN_ROWS] what the keys' mean adds to the product of a coded key */
+};
+
+/* All tokens of a block. Every thread of the CTA takes part. */
 template <int N>
-__device__ void attend_coded_block(const row_shape<N> &keys, const row_shape<N> &values,
-                                   const decode_job &job, const decode_work &work,
-                                   const token_queries &queries, int block, const side_pages &key,
-                                   const side_pages &value, token_state<N, 2> &state)
+__device__ void
+attend_block(const row_shape<N> &keys, const row_shape<N> &values, const decode_job &job,
+             const decode_work &work, const token_queries &queries, int block, int n_tokens,
+             const side_pages &key, const side_pages &value, token_state<N, 2> &state)
 {
-    const tkv_device_layer &layer = job.params.layer;
-    const int start = block_start(layer, block);
-    const int n_tokens = min(block_start(layer, block + 1), work.some_end) - start;
     const bool is_coded_key = key.type != TKV_TYPE_F16;
     const bool is_coded_value = value.type != TKV_TYPE_F16;
     const float *rows = queries.rows + (is_coded_key ? TOKEN_ROWS * keys.head_dim : 0);
+    const float bias = is_coded_key ? queries.bias[row_of_lane()] : 0.0f;
+    const token_span span = span_of_lane(job, work, 0, block);
     __syncthreads(); /* the images are no longer read */
     read_side(key, keys.head_dim);
     read_side(value, values.head_dim);
     __syncthreads();
     for (int base = threadIdx.x / 32 * 2; base < n_tokens; base += 2 * N_WARPS) {
-        const int slot = base + threadIdx.x / half_warp % 2;
-        const int read = min(slot, n_tokens - 1);
+        const int at = base + threadIdx.x / half_warp % 2;
+        const int read = min(at, n_tokens - 1);
+        const int slot[1] = {at < n_tokens ? at : PAGE_TOKENS};
         float y[row_shape<N>::capacity];
-        float score[TOKEN_ROWS];
         decode_row(keys, key, read, y);
-        score_token<N, false>(keys, rows, y, score);
-#pragma unroll
-        for (int r = 0; r < TOKEN_ROWS; r++) {
-            score[r] += is_coded_key ? queries.bias[r] : 0.0f;
-        }
-        weigh_token(values, job, work, block, slot < n_tokens ? slot : PAGE_TOKENS, 0,
-                    is_coded_value, score, state);
+        float score[1] = {score_token<N, false>(keys, rows, y) + bias};
+        weigh_tokens(values, job, span, slot, is_coded_value, score, state);
         decode_row(values, value, read, y);
-        add_token(values, score, y, state.values[is_coded_value ? DOMAIN_CODED : DOMAIN_PLAIN]);
+        add_token(values, score[0], y, state.values[is_coded_value ? DOMAIN_CODED : DOMAIN_PLAIN]);
     }
 }
 
@@ -192,29 +195,30 @@ __global__ void __launch_bounds__(N_WARPS * 32)
     float *query_rows = (float *)(shared + at.queries);
     load_queries(keys, job, work, query_rows, bias);
     __syncthreads();
-    const token_queries queries = {query_rows, bias, 0};
+    const token_queries queries = {query_rows, bias};
     token_state<N, 2> state;
     clear_tokens(values, state);
     for (int block = work.begin + blockIdx.x; block < work.end; block += work.n_active) {
         const tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
-        if (entry.is_exact) {
-            attend_exact_block<N, false>(keys, values, job, work, queries, block, entry, state);
-            continue;
-        }
-        const size_t key_bytes = page_bytes(layer.type_k, layer.head_dim_k, PAGE_TOKENS);
-        const size_t value_bytes = page_bytes(layer.type_v, layer.head_dim_v, PAGE_TOKENS);
+        const int type_k = entry.is_exact ? TKV_TYPE_F16 : layer.type_k;
+        const int type_v = entry.is_exact ? TKV_TYPE_F16 : layer.type_v;
+        const int n_slots = entry.is_exact ? entry.n_slots : PAGE_TOKENS;
+        const int n_seen =
+            min(block_start(layer, block + 1), work.some_end) - block_start(layer, block);
+        const size_t key_bytes = page_bytes(type_k, layer.head_dim_k, n_slots);
+        const size_t value_bytes = page_bytes(type_v, layer.head_dim_v, n_slots);
         const uint8_t *pages =
             (const uint8_t *)entry.pages + work.kv_head * (key_bytes + value_bytes);
-        const side_pages key = {layer.type_k, TKV_ORDER_KEY, pages,
-                                (uint32_t *)(shared + at.key_image)};
-        const side_pages value = {layer.type_v, TKV_ORDER_VALUE, pages + key_bytes,
+        const side_pages key = {type_k, TKV_ORDER_KEY, pages, (uint32_t *)(shared + at.key_image)};
+        const side_pages value = {type_v, TKV_ORDER_VALUE, pages + key_bytes,
                                   (uint32_t *)(shared + at.value_image)};
-        attend_coded_block(keys, values, job, work, queries, block, key, value, state);
+        attend_block(keys, values, job, work, queries, block, min(n_seen, n_slots), key, value,
+                     state);
     }
     __syncthreads();
     float *sums = (float *)(shared + at.sums);
     join_tokens<N, false>(values, state, scratch, rows, sums);
-    if (lane_of_row() == 0) {
+    if (lane_of_row() % 4 == 0) {
         add_stats(job, state.n_weights, state.n_skipped);
     }
     write_rows(values, job, work, rows, sums);
@@ -243,16 +247,15 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
         query_rows[i] = i / d < work.n_rows ? query_of_row(job, work, i / d)[i % d] : 0.0f;
     }
     __syncthreads();
-    const token_queries queries = {query_rows, nullptr, 0};
     token_state<N, 1> state;
     clear_tokens(shape, state);
     for (int block = work.begin + blockIdx.x; block < work.end; block += work.n_active) {
         tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
         entry.n_slots = entry.is_exact ? entry.n_slots : PAGE_TOKENS;
-        attend_exact_block<N, true>(shape, shape, job, work, queries, block, entry, state);
+        attend_exact_runs<N, N == 16 ? 1 : 4>(job, work, query_rows, 0, block, entry, state);
     }
     join_tokens<N, true>(shape, state, scratch, rows, sums);
-    if (lane_of_row() == 0) {
+    if (lane_of_row() % 4 == 0) {
         add_stats(job, state.n_weights, state.n_skipped);
     }
     const size_t part = (size_t)work.unit * job.n_splits + blockIdx.x;

@@ -33,14 +33,17 @@ __device__ __forceinline__ block_entry load_entry(const decode_work &work, int b
     return {pages + (uint64_t)work.kv_head * pair_bytes, block, (int)entry.z};
 }
 
+/* Two groups of copies, even if there is nothing to copy. */
 template <typename Layout>
 __device__ __forceinline__ void copy_entry(uint32_t stage, const decode_work &work,
                                            const block_entry &entry)
 {
     if (entry.block < work.end && !entry.is_exact) {
         copy_pair<Layout>(stage, entry.pages);
+    } else {
+        close_copies();
+        close_copies();
     }
-    close_copies();
 }
 
 /* One page pair of the warp, from its stage. `between` is called when half of the work is done. */
@@ -122,15 +125,19 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         }
         pack_weights<ValueType>(integer, columns[i]);
     }
+    wait_copies<2>(); /* all but the next page: these values are there */
+    __syncwarp();
     if (is_any_left) {
         add_values<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, columns, state.sums);
     }
 }
 
-/* Joins the warps' rows in shared memory and writes the CTA's part to the workspace. */
+/* Joins the warps' rows and writes the CTA's part to the workspace. Each warp leaves its sums in
+ * its own stages, `stride` floats from those of the next, so that there is one barrier only. */
 template <int HeadDim, int RowTiles, int Warps>
 __device__ __forceinline__ void write_part(const decode_job &job, const decode_work &work,
-                                           row_state<HeadDim, RowTiles> &state, float *shared)
+                                           row_state<HeadDim, RowTiles> &state, float *stages,
+                                           int stride)
 {
     constexpr int n_rows = 4 * RowTiles;
     __shared__ float2 warp_rows[Warps][n_rows];
@@ -138,6 +145,7 @@ __device__ __forceinline__ void write_part(const decode_job &job, const decode_w
     const int g = threadIdx.x % 32 >> 2;
     const int t = threadIdx.x & 3;
     const size_t part = (size_t)work.unit * job.n_splits + blockIdx.x;
+    __syncwarp();
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
 #pragma unroll
@@ -147,46 +155,38 @@ __device__ __forceinline__ void write_part(const decode_job &job, const decode_w
         if (g == 0) {
             warp_rows[warp][4 * i + t] = make_float2(state.maximum[i], state.sum[i]);
         }
-    }
-    __syncthreads(); /* also: nobody reads its stages any more */
-#pragma unroll
-    for (int i = 0; i < RowTiles; i++) {
-        const int r = 4 * i + t;
-        float maximum = NO_MAXIMUM;
-        for (int w = 0; w < Warps; w++) {
-            maximum = fmaxf(maximum, warp_rows[w][r].x);
-        }
-        const float factor = exp2_fast(state.maximum[i] - maximum);
-        float *row = shared + (warp * n_rows + r) * HeadDim;
+        float *row = stages + warp * stride + (4 * i + t) * HeadDim + 4 * g;
 #pragma unroll
         for (int block = 0; block < HeadDim / 32; block++) {
-            float4 four;
-            four.x = state.total[i][block][0] * factor;
-            four.y = state.total[i][block][1] * factor;
-            four.z = state.total[i][block][2] * factor;
-            four.w = state.total[i][block][3] * factor;
-            *(float4 *)(row + 32 * block + 4 * g) = four;
-        }
-        if (warp == 0 && g == 0) {
-            float sum = 0.0f;
-            for (int w = 0; w < Warps; w++) {
-                sum += exp2_fast(warp_rows[w][r].x - maximum) * warp_rows[w][r].y;
-            }
-            *(row_sums *)(job.stats + (part * n_rows + r) * 4) = {maximum, sum, sum, 0.0f};
+            const float *four = state.total[i][block];
+            *(float4 *)(row + 32 * block) = make_float4(four[0], four[1], four[2], four[3]);
         }
     }
     __syncthreads();
     for (int at = threadIdx.x; at < n_rows * HeadDim / 4; at += Warps * 32) {
-        float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+        const int r = at / (HeadDim / 4);
+        float maximum = NO_MAXIMUM;
 #pragma unroll
         for (int w = 0; w < Warps; w++) {
-            const float4 four = ((const float4 *)shared)[w * (n_rows * HeadDim / 4) + at];
-            sum.x += four.x;
-            sum.y += four.y;
-            sum.z += four.z;
-            sum.w += four.w;
+            maximum = fmaxf(maximum, warp_rows[w][r].x);
         }
-        ((float4 *)job.sums)[part * (n_rows * HeadDim / 4) + at] = sum;
+        float4 sums = {0.0f, 0.0f, 0.0f, 0.0f};
+        float sum = 0.0f;
+#pragma unroll
+        for (int w = 0; w < Warps; w++) {
+            const float2 row = warp_rows[w][r];
+            const float factor = exp2_fast(row.x - maximum);
+            const float4 four = *(const float4 *)(stages + w * stride + 4 * at);
+            sums.x = fmaf(factor, four.x, sums.x);
+            sums.y = fmaf(factor, four.y, sums.y);
+            sums.z = fmaf(factor, four.z, sums.z);
+            sums.w = fmaf(factor, four.w, sums.w);
+            sum = fmaf(factor, row.y, sum);
+        }
+        ((float4 *)job.sums)[part * (n_rows * HeadDim / 4) + at] = sums;
+        if (at % (HeadDim / 4) == 0) {
+            *(row_sums *)(job.stats + (part * n_rows + r) * 4) = {maximum, sum, sum, 0.0f};
+        }
     }
 }
 
@@ -224,17 +224,16 @@ __device__ __noinline__ void add_exact_blocks(const decode_job &job, const decod
             r < work.n_rows ? query_of_row(job, work, r)[i % HeadDim] : 0.0f;
     }
     __syncthreads();
-    const token_queries queries = {scratch.queries[0], nullptr, first_row};
     token_state<N, 1> state;
     clear_tokens(shape, state);
     for (int block = work.begin + blockIdx.x; block < work.end; block += work.n_active) {
         const tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
         if (entry.is_exact) {
-            attend_exact_block<N, true>(shape, shape, job, work, queries, block, entry, state);
+            attend_exact_runs<N, 2>(job, work, scratch.queries[0], first_row, block, entry, state);
         }
     }
     join_tokens<N, true>(shape, state, scratch.halves, scratch.rows, scratch.sums[0]);
-    if (lane_of_row() == 0) {
+    if (lane_of_row() % 4 == 0) {
         add_stats(job, state.n_weights, state.n_skipped);
     }
     for (int r = threadIdx.x / 32; r < TOKEN_ROWS; r += Warps) {
@@ -274,6 +273,8 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
 
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
+    /* What the first loads will want, on its way before there is anything to wait for. */
+    prefetch((const tkv_device_sequence *)job.params.sequences + blockIdx.z);
     await_launch();
     decode_work work = name_work(job, shape::n_rows);
     float query[HeadDim / 32];
@@ -337,6 +338,10 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     unsigned drawn = 0;
     bool is_first = true;
     for (unsigned n_done = 0; entry.block < work.end; n_done++) {
+        /* The keys are there. Only now the next page is asked for: if all pages were on their way
+         * at once, all would arrive at the end. */
+        wait_copies<1>();
+        __syncwarp();
         copy_entry<layout>(stage_address + (n_done + 1) % N_STAGES * layout::bytes, work, next);
         if (lane == 0 && next.block < work.end) {
             drawn = atomicAdd(counter, 1);
@@ -347,8 +352,6 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
                 work.begin + FIXED_BLOCKS * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
             after = load_entry(work, next.block < work.end ? block : work.end, layout::page_bytes);
         };
-        wait_copies<1>();
-        __syncwarp();
         if (!entry.is_exact) {
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
                 job, work, entry.block, is_first, stage + n_done % N_STAGES * layout::bytes,
@@ -379,7 +382,8 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         }
     }
 
-    write_part<HeadDim, RowTiles, shape::n_warps>(job, work, state, (float *)stages);
+    write_part<HeadDim, RowTiles, shape::n_warps>(job, work, state, (float *)stages,
+                                                  N_STAGES * layout::bytes / 4);
     if (has_exact) {
         const size_t rows = ((size_t)work.unit * job.n_splits + blockIdx.x) * shape::n_rows;
         auto &scratch = *(exact_scratch<HeadDim, shape::n_warps> *)stages;

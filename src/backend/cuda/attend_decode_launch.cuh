@@ -13,10 +13,14 @@ struct decode_kernel {
     int n_rows;  /* of a tile */
     int n_warps; /* of a CTA that take blocks on their own */
     int n_ctas;  /* a multiprocessor */
+    int shared_bytes;
 };
 
 /* For pages of one type and a head_dim of 64, 128 or 256; launch is NULL if there is none. */
 decode_kernel find_paged_kernel(const tkv_device_layer &layer, int n_rows);
+
+/* For head_dim 128 and values of fewer bits than the keys have. */
+decode_kernel find_mixed_kernel(const tkv_device_layer &layer);
 
 /* For everything. */
 decode_kernel find_any_kernel(const tkv_device_layer &layer);

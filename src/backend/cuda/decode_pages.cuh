@@ -99,6 +99,13 @@ __device__ __forceinline__ float exp2_fast(float x)
     return y;
 }
 
+__device__ __forceinline__ float log2_fast(float x)
+{
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 __device__ __forceinline__ void copy_chunk(uint32_t to, const uint8_t *from)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
@@ -129,19 +136,23 @@ __device__ __forceinline__ void copy_codes(uint32_t to, const uint8_t *page)
     }
 }
 
+/* Asks for a page pair in two groups, first the keys with the scales of both, then the values: work
+ * on the keys can begin when half of the bytes are there. */
 template <typename Layout> __device__ __forceinline__ void copy_pair(uint32_t to, uint64_t pages)
 {
     const int lane = threadIdx.x % 32;
     const uint8_t *keys = (const uint8_t *)pages;
     const uint8_t *values = keys + Layout::keys::page_bytes;
-    copy_codes<typename Layout::keys>(to, keys);
-    copy_codes<typename Layout::values>(to + Layout::values_at, values);
     const int side_chunks = SIDE_BYTES / CHUNK_BYTES;
+    copy_codes<typename Layout::keys>(to, keys);
     if (lane < 2 * side_chunks) {
         const uint8_t *from = lane < side_chunks ? keys + Layout::keys::code_bytes
                                                  : values + Layout::values::code_bytes - SIDE_BYTES;
         copy_chunk(to + Layout::key_scales_at + lane * CHUNK_BYTES, from + lane * CHUNK_BYTES);
     }
+    close_copies();
+    copy_codes<typename Layout::values>(to + Layout::values_at, values);
+    close_copies();
 }
 
 /* Puts the start bits of all slots before the path planes: FORMAT.md 5.3. */

@@ -36,6 +36,11 @@ struct decode_job {
     float *sums;             /* [n_units][n_splits][rows][head_dim] */
 };
 
+__device__ __forceinline__ void prefetch(const void *address)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
 /* A launch may come before the kernel before it has ended; from here on it has. The next one may
  * come at once: it waits here for this one. */
 __device__ __forceinline__ void await_launch()

@@ -141,7 +141,9 @@ __device__ void store_exact(const page_rows &job)
 }
 
 template <int N, bool WITH_TRELLIS>
-__global__ void __launch_bounds__(max_threads, N == 4 || N == 8 ? 4 : 1)
+__global__ void __launch_bounds__(max_threads, N != 4 && N != 8 ? 1
+                                               : WITH_TRELLIS   ? 4
+                                                                : 5)
     store_pages(const store_params params)
 {
     uint32_t *image = in_shared<uint32_t>(0);
