@@ -18,6 +18,7 @@ typedef struct tkv_device_workspace {
 typedef enum tkv_workspace_use {
     TKV_WORKSPACE_ATTEND, /* of the table's attend, which may keep something there */
     TKV_WORKSPACE_ROWS,
+    TKV_WORKSPACE_SEQUENCES, /* descriptors of a batch, side by side */
     TKV_WORKSPACE_USES
 } tkv_workspace_use;
 

@@ -41,6 +41,10 @@ struct tkv_device_table {
                            tkv_error *error); /* waits */
     tkv_status (*copy)(tkv_device *device, uint64_t to, uint64_t from, size_t bytes,
                        tkv_error *error);
+    /* Copies 32 bytes (a tkv_device_sequence) from each of n addresses to `to` and on. NULL: the
+     * back end has only `copy`. */
+    tkv_status (*gather)(tkv_device *device, uint64_t to, const uint64_t *from, int n,
+                         tkv_error *error);
     tkv_status (*wait)(tkv_device *device, tkv_error *error); /* until all calls are done */
 
     /* tkv_rotate and tkv_unrotate on rows [n_rows][head_dim] in the device's memory. */

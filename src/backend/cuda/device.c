@@ -291,6 +291,14 @@ static tkv_status copy(tkv_device *base, uint64_t to, uint64_t from, size_t byte
                   "copying", error);
 }
 
+static tkv_status gather(tkv_device *base, uint64_t to, const uint64_t *from, int n,
+                         tkv_error *error)
+{
+    const tkv_cuda_current current = tkv_cuda_enter(base);
+    return finish(current, tkv_cuda_gather(pointer_to(to), from, n, ((cuda_device *)base)->stream),
+                  "gathering descriptors", error);
+}
+
 static tkv_status wait_for_device(tkv_device *base, tkv_error *error)
 {
     const tkv_cuda_current current = tkv_cuda_enter(base);
@@ -375,6 +383,7 @@ const tkv_device_table tkv_device_table_cuda = {
     .upload = upload,
     .download = download,
     .copy = copy,
+    .gather = gather,
     .wait = wait_for_device,
     .rotate = rotate,
     .store = store,

@@ -23,6 +23,10 @@ extern "C" {
 /* Writes n_bytes of the host's memory, which is free when the call returns. For few KiB. */
 cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStream_t stream);
 
+/* sequences[i] := *from[i], the addresses being on the host and free when the call returns. */
+cudaError_t tkv_cuda_gather(tkv_device_sequence *sequences, const uint64_t *from, int n,
+                            cudaStream_t stream);
+
 /* x [n_rows][head_dim] in place. */
 cudaError_t tkv_cuda_rotate(int head_dim, size_t n_rows, float *x, bool is_inverse,
                             cudaStream_t stream);
