@@ -365,10 +365,10 @@ __device__ void produce_keys(const Plan &plan, const tkv_device_sequence &sequen
     }
 }
 
-// Scales of a tile's values, so that the largest is 255, and their start bits. Slots that no token
-// has filled may hold what truncated ones left.
+// Scales of a tile's values, so that the largest is 255, and their start bits. Slots from position
+// `end` on hold what dropped tokens have left.
 template <int D>
-__device__ void scale_values(const tkv_device_layer &layer, const Ring &ring, int n_tokens,
+__device__ void scale_values(const tkv_device_layer &layer, int end, const Ring &ring,
                              const Progress<D> &progress, Shared<D> &shared)
 {
     constexpr int PAGES = Shape<D>::PAGES;
@@ -378,7 +378,7 @@ __device__ void scale_values(const tkv_device_layer &layer, const Ring &ring, in
     unsigned field = 0;
 #pragma unroll
     for (int i = 0; i < PAGES; i++) {
-        if (i == p && token % PAGE < n_tokens - progress.starts[i]) { // false where it is UNSEEN
+        if (i == p && progress.starts[i] != UNSEEN && progress.starts[i] + token % PAGE < end) {
             field = fields_of(ring.values(progress.places[i]), ring.value_bytes)[token % PAGE];
         }
     }
@@ -417,13 +417,15 @@ __device__ void scale_values(const tkv_device_layer &layer, const Ring &ring, in
 }
 
 template <int D>
-__device__ void produce_values(const Plan &plan, int n_tokens, const Ring &ring, Shared<D> &shared)
+__device__ void produce_values(const Plan &plan, const tkv_device_sequence &sequence,
+                               const Ring &ring, Shared<D> &shared)
 {
     const tkv_device_layer &layer = plan.a.layer;
+    const int end = first_position(plan, sequence) + plan.a.n_queries;
     Progress<D> progress = {};
     for (bool is_any = true; is_any;) {
         is_any = progress.wait(shared, ring);
-        scale_values<D>(layer, ring, n_tokens, progress, shared);
+        scale_values<D>(layer, end, ring, progress, shared);
 #pragma unroll
         for (int p = 0; p < Shape<D>::PAGES; p++) {
             if (progress.starts[p] != UNSEEN) {
