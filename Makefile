@@ -57,6 +57,14 @@ sanitize: dependencies
 	cmake --build $(BUILD)-sanitize --parallel $(JOBS)
 	cd $(BUILD)-sanitize && ctest --output-on-failure --parallel $(JOBS)
 
+# The tests that use several threads, under ThreadSanitizer.
+THREAD_TESTS = threads attend cache model_dequantise model_session
+sanitize-threads: dependencies
+	cmake -S . -B $(BUILD)-threads -DTKV_SANITIZE=thread $(CMAKE_FLAGS)
+	cmake --build $(BUILD)-threads --parallel $(JOBS) --target $(THREAD_TESTS:%=test_%)
+	cd $(BUILD)-threads && ctest --output-on-failure --parallel $(JOBS) \
+	    --tests-regex '^($(subst $(eval) ,|,$(strip $(THREAD_TESTS))))$$'
+
 install: build
 	cmake --install $(BUILD)
 
