@@ -6,8 +6,8 @@
 // An item's results: for each row the maximum, the sum, the weights seen and skipped; and sums
 // [tile_rows][sum_floats] in the domain of the codes, of which the second half is the sketch's.
 
-constant float no_logit =
-    -3.0e38f; // below all logits, and finite, for no kernel relies on infinity
+// Below all logits, and finite, for no kernel relies on infinity.
+constant float no_logit = -3.0e38f;
 constant float logit_limit = 1267650600228229401496703205376.0f; // 2^100
 
 // The part of the work of one item.
