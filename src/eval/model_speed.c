@@ -112,13 +112,21 @@ static tkv_status pass(const tkv_model_work *work, int n_tokens, int n_at_once, 
     return status;
 }
 
-tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error)
+static tkv_status extend(tkv_model_work *work, int depth, tkv_error *error)
 {
     const int length = tkv_session_length(work->session);
     const tkv_eval_params params = {.logits_mode = TKV_LOGITS_NONE};
     return depth > length ? tkv_session_eval(work->session, work->tokens + length, depth - length,
                                              &params, error)
                           : TKV_OK;
+}
+
+/* The last token comes by itself: a policy with a recent window keeps a batch exact until the next
+ * one comes. */
+tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error)
+{
+    const tkv_status status = extend(work, depth - 1, error);
+    return status == TKV_OK ? extend(work, depth, error) : status;
 }
 
 tkv_status tkv_model_work_prefill(const tkv_model_work *work, int n_tokens, double *seconds,

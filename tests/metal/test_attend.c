@@ -245,7 +245,7 @@ static attend_case make_case(int type_k, int type_v, int head_dim, int n_queries
                                              .head_dim_k = head_dim,
                                              .head_dim_v = head_dim,
                                              .n_sinks = 4,
-                                             .effort = TKV_EFFORT_FAST},
+                                             .effort = type_k % TKV_EFFORT_COUNT},
                                    .n_sequences = 1,
                                    .n_tokens = {150},
                                    .exact_share = 1,

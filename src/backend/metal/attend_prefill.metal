@@ -306,6 +306,7 @@ struct prefill_sums {
     simdgroup_float8x8 signs[max_sum_tiles]; // of the sketch
 };
 
+// One page. Its first barrier, in score_page, parts it from the one before.
 inline void attend_page(constant tkv_metal_attend &p, thread const attend_work &work,
                         tkv_device_block block, int index, thread const prefill_memory &memory,
                         thread_place at, thread row_softmax *softmax, thread prefill_sums &sums)
@@ -330,7 +331,6 @@ inline void attend_page(constant tkv_metal_attend &p, thread const attend_work &
             accumulate_page(values, n_tokens, true, memory, at, sums.signs);
         }
     }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
 inline void begin_tiles(thread simdgroup_float8x8 *sums)
@@ -374,7 +374,6 @@ tkv_attend_prefill(constant tkv_metal_attend &p [[buffer(0)]],
     for (int i = int(thread_index); i < 4 * 64; i += prefill_threads) {
         rescale[i] = 0.0f;
     }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
     const attend_work work = work_of_item(p, unit, tile, split);
     row_softmax softmax[max_prefill_rows / TKV_METAL_SIMDGROUPS];
     for (int k = 0; k < tile_rows / TKV_METAL_SIMDGROUPS; k++) {
