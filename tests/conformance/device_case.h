@@ -26,8 +26,9 @@ typedef struct device_case {
     int n_sequences;
     int n_tokens[MAX_SEQUENCES];
     bool is_centred;
-    int exact_share; /* of 4 blocks after the sinks so many are exact, chosen at random */
-    int n_kinds;     /* of rows: 1: all Gaussian */
+    int exact_share;   /* of 4 blocks after the sinks so many are exact, chosen at random */
+    int n_kinds;       /* of rows: 1: all Gaussian */
+    int n_value_kinds; /* of values, if not 0 */
     uint64_t seed;
 } device_case;
 
@@ -118,7 +119,7 @@ static inline uint64_t device_put(const device_under_test *dut, const void *from
 /* One coordinate of a row: Gaussian, a spike, zero, tiny, huge, constant, on a grid, denormal, near
  * the largest float, with an outlier, nearly all in a run of coordinates of the rotated row (for
  * the trellis: the costs of which its search's metrics saturate), not finite. */
-enum { KIND_ROTATED_RUN = 10, N_KINDS = 12 };
+enum { KIND_ROTATED_RUN = 10, N_FINITE_KINDS = 11, N_KINDS = 12 };
 
 static inline float case_value(int kind, float gauss, bool is_spike)
 {
@@ -202,8 +203,10 @@ static inline void case_create_sequence(case_memory *memory, int n_tokens, uint6
     free(table);
     for (int order = 0; order < 2; order++) {
         const int head_dim = case_head_dim(layer, order);
-        sequence->rows[order] =
-            case_rows(seed, n_tokens * layer->n_kv_heads, head_dim, memory->params->n_kinds);
+        const int n_kinds = order == TKV_ORDER_VALUE && memory->params->n_value_kinds
+                                ? memory->params->n_value_kinds
+                                : memory->params->n_kinds;
+        sequence->rows[order] = case_rows(seed, n_tokens * layer->n_kv_heads, head_dim, n_kinds);
         if (memory->params->is_centred) {
             uint64_t *address = order ? &sequence->entry.mean_v : &sequence->entry.mean_k;
             const size_t bytes = (size_t)(layer->n_kv_heads * head_dim) * sizeof(float);

@@ -365,6 +365,21 @@ static void attention_of_batches(device_under_test *dut)
     }
 }
 
+/* Values of every kind that is finite: zero, tiny, huge, with outliers. */
+static void attention_to_odd_values(device_under_test *dut)
+{
+    for (int type = 0; type < TKV_TYPE_COUNT; type++) {
+        for (int i = 0; i < 4; i += dut->is_quick ? 3 : 1) {
+            attend_case c = base_case(type, i % 2 ? TKV_TYPE_TURBO3 : type, i == 2 ? 80 : 128,
+                                      (uint64_t)(2500 + 10 * type + i));
+            c.data.n_value_kinds = N_FINITE_KINDS;
+            c.data.exact_share = i / 2;
+            c.n_queries = i == 3 ? 9 : 1;
+            check_attention(dut, &c);
+        }
+    }
+}
+
 static void test_attention_types(void **state)
 {
     (void)state;
@@ -395,13 +410,19 @@ static void test_attention_batches(void **state)
     on_every_device(attention_of_batches);
 }
 
+static void test_attention_odd_values(void **state)
+{
+    (void)state;
+    on_every_device(attention_to_odd_values);
+}
+
 /* An argument chooses tests by pattern: "test_page*". */
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention_types),   cmocka_unit_test(test_attention_lengths),
         cmocka_unit_test(test_attention_groups),  cmocka_unit_test(test_attention_options),
-        cmocka_unit_test(test_attention_batches),
+        cmocka_unit_test(test_attention_batches), cmocka_unit_test(test_attention_odd_values),
     };
     if (argc > 1) {
         cmocka_set_test_filter(argv[1]);
