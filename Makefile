@@ -47,7 +47,7 @@ endif
 test-metal-%:
 	@scripts/install-dependencies metal
 	cmake -C cmake/fake-metal.cmake -S . -B $(BUILD)-metal-$* $(CMAKE_FLAGS) \
-	    -DTKV_SANITIZE=$(filter-out plain,$*)
+	    -DTKV_SANITIZE=$(filter-out plain,$*) -DTKV_COMMAND=$(if $(filter plain,$*),ON,OFF)
 	cmake --build $(BUILD)-metal-$* --parallel $(JOBS)
 	cd $(BUILD)-metal-$* && ctest --output-on-failure --parallel $(JOBS) -L metal
 

@@ -7,3 +7,4 @@ set(TKV_FAKE_METAL ON CACHE BOOL "")
 set(TKV_COMMAND OFF CACHE BOOL "")
 # One thread, for ThreadSanitizer knows nothing of OpenMP's locks.
 set(CMAKE_DISABLE_FIND_PACKAGE_OpenMP ON CACHE BOOL "")
+set(TKV_CUDA OFF CACHE STRING "")

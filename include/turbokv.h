@@ -374,6 +374,23 @@ typedef struct tkv_attend_params {
 TKV_API tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params *params,
                               const float *q, float *out, tkv_error *error);
 
+/* ---- Batches: one layer of several sequences ---------------------------------------------- */
+
+/* tkv_cache_append to n_caches caches of one context, with the same shape, types and sinks: k
+ * [n_caches][n_tokens][n_kv_heads][head_dim_k], v likewise. On error, caches before the one that
+ * failed may have taken their tokens: their lengths tell. */
+TKV_API tkv_status tkv_cache_append_batch(tkv_cache *const *caches, int n_caches, int layer,
+                                          int n_tokens, const float *k, const float *v,
+                                          tkv_error *error);
+
+/* tkv_attend over each of n_caches such caches, whose lengths may differ, with their last n_queries
+ * tokens as queries (params->first_position is not looked at): q [n_caches][n_queries][n_heads]
+ * [head_dim_k], out likewise. On a device one call for all. Both functions can be captured as part
+ * of a step for which every cache has its reservation (tkv_cache_reserve). */
+TKV_API tkv_status tkv_attend_batch(const tkv_cache *const *caches, int n_caches, int layer,
+                                    const tkv_attend_params *params, const float *q, float *out,
+                                    tkv_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -71,8 +71,8 @@ typedef struct attend_work {
     int end;
 } attend_work;
 
-static tkv_status check_params(const tkv_cache *cache, int layer, const tkv_attend_params *params,
-                               const float *q, const float *out, tkv_error *error)
+tkv_status tkv_check_attend(const tkv_cache *cache, int layer, const tkv_attend_params *params,
+                            const float *q, const float *out, tkv_error *error)
 {
     if (!cache || !params || !q || !out) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "cache, params, q or out is NULL");
@@ -520,7 +520,7 @@ static void run_plan(attend_plan *plan)
 tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params *params,
                       const float *q, float *out, tkv_error *error)
 {
-    tkv_status status = check_params(cache, layer, params, q, out, error);
+    tkv_status status = tkv_check_attend(cache, layer, params, q, out, error);
     if (status == TKV_OK && cache->context->device) {
         return tkv_attend_on_device(cache, layer, params, q, out, error);
     }

@@ -8,4 +8,13 @@
 tkv_status tkv_attend_on_device(const tkv_cache *cache, int layer, const tkv_attend_params *params,
                                 const float *q, float *out, tkv_error *error);
 
+/* tkv_attend_batch likewise. */
+tkv_status tkv_attend_batch_on_device(const tkv_cache *const *caches, int n_caches, int layer,
+                                      const tkv_attend_params *params, const float *q, float *out,
+                                      tkv_error *error);
+
+/* The arguments of tkv_attend that do not depend on where it runs. */
+tkv_status tkv_check_attend(const tkv_cache *cache, int layer, const tkv_attend_params *params,
+                            const float *q, const float *out, tkv_error *error);
+
 #endif

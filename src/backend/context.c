@@ -127,8 +127,11 @@ void tkv_context_free(tkv_context *context)
         return;
     }
     if (context->device) {
-        for (int i = 0; i < context->n_workspaces; i++) {
-            context->device->table->release(context->device, context->workspaces[i]);
+        for (int use = 0; use < TKV_WORKSPACE_USES; use++) {
+            for (int i = 0; i < context->workspaces[use].n; i++) {
+                context->device->table->release(context->device,
+                                                context->workspaces[use].addresses[i]);
+            }
         }
         context->device->table->close(context->device);
     }
@@ -151,11 +154,12 @@ int tkv_context_threads(const tkv_context *context)
     return context->n_threads;
 }
 
-tkv_status tkv_context_workspace(tkv_context *context, size_t bytes, uint64_t *address,
-                                 tkv_error *error)
+tkv_status tkv_context_workspace(tkv_context *context, tkv_workspace_use use, size_t bytes,
+                                 uint64_t *address, tkv_error *error)
 {
-    if (context->n_workspaces == 0 || bytes > context->workspace_bytes) {
-        const size_t doubled = context->n_workspaces ? 2 * context->workspace_bytes : MIN_WORKSPACE;
+    tkv_device_workspace *workspace = &context->workspaces[use];
+    if (workspace->n == 0 || bytes > workspace->bytes) {
+        const size_t doubled = workspace->n ? 2 * workspace->bytes : MIN_WORKSPACE;
         const size_t wanted = bytes > doubled ? bytes : doubled;
         uint64_t memory = 0;
         const tkv_status status =
@@ -163,9 +167,9 @@ tkv_status tkv_context_workspace(tkv_context *context, size_t bytes, uint64_t *a
         if (status != TKV_OK) {
             return status;
         }
-        context->workspaces[context->n_workspaces++] = memory;
-        context->workspace_bytes = wanted;
+        workspace->addresses[workspace->n++] = memory;
+        workspace->bytes = wanted;
     }
-    *address = context->workspaces[context->n_workspaces - 1];
+    *address = workspace->addresses[workspace->n - 1];
     return TKV_OK;
 }

@@ -41,6 +41,10 @@ struct tkv_device_table {
                            tkv_error *error); /* waits */
     tkv_status (*copy)(tkv_device *device, uint64_t to, uint64_t from, size_t bytes,
                        tkv_error *error);
+    /* Copies 32 bytes (a tkv_device_sequence) from each of n addresses to `to` and on. NULL: the
+     * back end has only `copy`. */
+    tkv_status (*gather)(tkv_device *device, uint64_t to, const uint64_t *from, int n,
+                         tkv_error *error);
     tkv_status (*wait)(tkv_device *device, tkv_error *error); /* until all calls are done */
 
     /* tkv_rotate and tkv_unrotate on rows [n_rows][head_dim] in the device's memory. */
@@ -65,7 +69,8 @@ struct tkv_device_table {
     tkv_status (*load_half)(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
                             int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
 
-    /* As tkv_attend; the error bounds are the table's. */
+    /* As tkv_attend; the error bounds are the table's. The workspace is zeroed when it is allocated
+     * and then used by attend alone. */
     size_t (*attend_workspace_bytes)(const tkv_device *device, const tkv_device_attend *params);
     tkv_status (*attend)(tkv_device *device, const tkv_device_attend *params, tkv_error *error);
 
@@ -73,6 +78,7 @@ struct tkv_device_table {
     float weight_rounding;
     float query_rounding;
     float query_rounding_turbo8;
+    float exact_rounding; /* of weights and queries on exact pages, each by itself */
 };
 
 /* Tables of this build by index from 0; NULL beyond the last. A table may find no device. */

@@ -45,15 +45,32 @@ static bool has_avx512(void)
 #endif
 
 #ifdef TKV_HAVE_ARM64_KERNELS
+#ifdef __APPLE__
+static bool has_feature(const char *name)
+{
+    int is_present = 0;
+    size_t size = sizeof is_present;
+    return sysctlbyname(name, &is_present, &size, NULL, 0) == 0 && is_present;
+}
+#endif
+
 static bool has_dotprod(void)
 {
 #if defined(__linux__)
     return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #elif defined(__APPLE__)
-    int is_present = 0;
-    size_t size = sizeof is_present;
-    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &is_present, &size, NULL, 0) == 0 &&
-           is_present;
+    return has_feature("hw.optional.arm.FEAT_DotProd");
+#else
+    return false;
+#endif
+}
+
+static bool has_i8mm(void)
+{
+#if defined(__linux__)
+    return has_dotprod() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#elif defined(__APPLE__)
+    return has_dotprod() && has_feature("hw.optional.arm.FEAT_I8MM");
 #else
     return false;
 #endif
@@ -73,6 +90,7 @@ static const candidate candidates[] = {
 #endif
 #ifdef TKV_HAVE_ARM64_KERNELS
     {&tkv_kernels_neon, always},   {&tkv_kernels_dotprod, has_dotprod},
+    {&tkv_kernels_i8mm, has_i8mm},
 #endif
 };
 

@@ -112,6 +112,7 @@ extern const tkv_kernels tkv_kernels_avx512;
 #if defined(TKV_HAVE_ARM64_KERNELS)
 extern const tkv_kernels tkv_kernels_neon;
 extern const tkv_kernels tkv_kernels_dotprod;
+extern const tkv_kernels tkv_kernels_i8mm;
 #endif
 
 /* Tables of this build, by index from 0, the reference first and the best last; NULL beyond the

@@ -310,7 +310,7 @@ static void store_on_cpu(const tkv_cache *cache, const tkv_cache_layer *layer, i
     tkv_threads_run(cache->context->threads, n_threads, n_items, store_page, &job);
 }
 
-static tkv_status store(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
+static tkv_status store(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
                         const float *k, const float *v, tkv_error *error)
 {
     if (!cache->context->device) {
@@ -336,6 +336,7 @@ tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int 
     status = store(cache, layer, n_tokens, k, v, error);
     if (status != TKV_OK) {
         tkv_layer_drop_blocks(layer, n_blocks);
+        layer->is_stale = true;
         return status;
     }
     layer->n_tokens += n_tokens;
@@ -373,6 +374,7 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
             tkv_layer_clear(cache, layer);
         } else if (left < layer->n_tokens || cache->n_reserved > 0) {
             layer->n_tokens = left;
+            layer->is_stale = true;
             tkv_layer_drop_blocks(layer, tkv_block_of(cache, left - 1) + 1);
         }
     }

@@ -34,6 +34,7 @@ typedef struct tkv_cache_layer {
 
     /* On a device: what the kernels read, as this struct and its blocks say it. */
     uint64_t descriptor; /* tkv_device_sequence, within the cache's */
+    bool is_stale;       /* it may have more tokens than there are */
     uint64_t entries;    /* tkv_device_block [entry_capacity] */
     int entry_capacity;
     uint64_t means; /* those of the keys, then of the values */
@@ -182,12 +183,16 @@ tkv_status tkv_layer_publish_blocks(const tkv_cache *cache, const tkv_cache_laye
 
 /* The same from first_block on, and the layer's descriptor, with n_tokens tokens. Nothing to do on
  * the CPU. */
-tkv_status tkv_layer_publish(const tkv_cache *cache, const tkv_cache_layer *layer, int first_block,
+tkv_status tkv_layer_publish(const tkv_cache *cache, tkv_cache_layer *layer, int first_block,
                              int n_tokens, tkv_error *error);
 
 /* The descriptors of all layers, each with n_more tokens than it holds. Nothing to do on the CPU.
  */
 tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv_error *error);
+
+/* Brings the descriptors of one layer of several caches side by side; *sequences is where. */
+tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, int layer,
+                                uint64_t *sequences, tkv_error *error);
 
 /* Copies the means of a layer to the device. Nothing to do on the CPU. */
 tkv_status tkv_layer_publish_means(const tkv_cache *cache, const tkv_cache_layer *layer,
@@ -217,6 +222,10 @@ void tkv_layer_code_on_device(const tkv_cache *cache, tkv_cache_layer *layer, in
 
 /* Bytes of the device's memory beside the pages. */
 size_t tkv_layer_device_bytes(const tkv_cache *cache, const tkv_cache_layer *layer);
+
+/* Whether caches can be one batch: checked for both functions of turbokv.h. */
+tkv_status tkv_check_batch(const tkv_cache *const *caches, int n_caches, int layer,
+                           tkv_error *error);
 
 /* Bytes that one layer of a cache with this policy holds at n_tokens (>= 1) of these types.
  * head_dim_v may be 0: there are no values. */

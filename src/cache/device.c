@@ -132,7 +132,7 @@ tkv_status tkv_layer_publish_blocks(const tkv_cache *cache, const tkv_cache_laye
     return status;
 }
 
-tkv_status tkv_layer_publish(const tkv_cache *cache, const tkv_cache_layer *layer, int first_block,
+tkv_status tkv_layer_publish(const tkv_cache *cache, tkv_cache_layer *layer, int first_block,
                              int n_tokens, tkv_error *error)
 {
     tkv_device *device = cache->context->device;
@@ -145,7 +145,11 @@ tkv_status tkv_layer_publish(const tkv_cache *cache, const tkv_cache_layer *laye
         return status;
     }
     const tkv_device_sequence sequence = tkv_describe_sequence(cache, layer, n_tokens);
-    return device->table->upload(device, layer->descriptor, &sequence, sizeof sequence, error);
+    layer->is_stale = true;
+    const tkv_status uploaded =
+        device->table->upload(device, layer->descriptor, &sequence, sizeof sequence, error);
+    layer->is_stale = uploaded != TKV_OK;
+    return uploaded;
 }
 
 tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv_error *error)
@@ -153,15 +157,20 @@ tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv
     tkv_device *device = cache->context->device;
     tkv_device_sequence sequences[DESCRIPTORS_A_CALL];
     tkv_status status = TKV_OK;
-    for (int i = 0; device && status == TKV_OK && i < cache->n_layers;) {
+    for (int i = 0; device && i < cache->n_layers;) {
         const int first = i;
         for (; i < cache->n_layers && i - first < DESCRIPTORS_A_CALL; i++) {
             const tkv_cache_layer *layer = &cache->layers[i];
             sequences[i - first] = tkv_describe_sequence(cache, layer, layer->n_tokens + n_more);
         }
-        status =
-            device->table->upload(device, cache->descriptors + (uint64_t)first * sizeof *sequences,
-                                  sequences, (size_t)(i - first) * sizeof *sequences, error);
+        if (status == TKV_OK) {
+            status = device->table->upload(
+                device, cache->descriptors + (uint64_t)first * sizeof *sequences, sequences,
+                (size_t)(i - first) * sizeof *sequences, error);
+        }
+        for (int l = first; l < i; l++) {
+            cache->layers[l].is_stale = status != TKV_OK;
+        }
     }
     return status;
 }
@@ -236,7 +245,8 @@ static tkv_status row_buffers(const tkv_cache *cache, int n_tokens, uint64_t *k,
     const size_t rows = (size_t)n_tokens * (size_t)cache->n_kv_heads;
     const size_t k_bytes = rows * (size_t)cache->head_dim_k * sizeof(float);
     const size_t v_bytes = rows * (size_t)cache->head_dim_v * sizeof(float);
-    const tkv_status status = tkv_context_workspace(cache->context, k_bytes + v_bytes, k, error);
+    const tkv_status status =
+        tkv_context_workspace(cache->context, TKV_WORKSPACE_ROWS, k_bytes + v_bytes, k, error);
     *v = *k + k_bytes;
     return status;
 }
@@ -310,7 +320,8 @@ static tkv_status place_code_buffers(const tkv_cache *cache, code_buffers *buffe
     const size_t v_bytes = rows * (size_t)cache->head_dim_v * sizeof(float);
     const size_t bytes =
         k_bytes + v_bytes + DESCRIPTOR_ROOM + BLOCKS_A_CALL * sizeof(tkv_device_block);
-    const tkv_status status = tkv_context_workspace(cache->context, bytes, &buffers->k, NULL);
+    const tkv_status status =
+        tkv_context_workspace(cache->context, TKV_WORKSPACE_ROWS, bytes, &buffers->k, NULL);
     buffers->v = buffers->k + k_bytes;
     buffers->sequence = buffers->v + v_bytes;
     buffers->entries = buffers->sequence + DESCRIPTOR_ROOM;

@@ -42,6 +42,7 @@ static void give_back(tkv_cache *cache)
 {
     for (int i = 0; i < cache->n_layers; i++) {
         tkv_cache_layer *layer = &cache->layers[i];
+        layer->is_stale = true;
         const int n_tokens = layer->n_tokens;
         tkv_layer_drop_blocks(layer, n_tokens ? tkv_block_of(cache, n_tokens - 1) + 1 : 0);
     }

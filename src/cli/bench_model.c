@@ -67,6 +67,8 @@ static option_result parse(int argc, char **argv, model_options *o)
          "of each, the types in turns (3)"},
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
+        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
+         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
         {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
          "of encoding trellis types: fast, default or best (default)"},
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
@@ -220,9 +222,11 @@ static token_speed speed_of(const model_run *run, const double *seconds, int n_t
 static void print_table(const model_run *run)
 {
     const model_options *o = run->options;
-    printf("%s: %s kernels, %d threads; prefill of %d tokens, decode of %d; medians of %d (best)\n",
-           tkv_gguf_path(run->loaded.gguf), tkv_context_kernels(run->loaded.context),
-           tkv_context_threads(run->loaded.context), o->n_prompt, o->n_decode, o->n_repetitions);
+    printf("%s: %s, %s kernels, %d threads; prefill of %d tokens, decode of %d; medians of %d "
+           "(best)\n",
+           tkv_gguf_path(run->loaded.gguf), tkv_context_device(run->loaded.context),
+           tkv_context_kernels(run->loaded.context), tkv_context_threads(run->loaded.context),
+           o->n_prompt, o->n_decode, o->n_repetitions);
     printf("%-17s %8s %9s %7s %22s %22s\n", "type", "depth", "KV MB", "bits", "prefill, tokens/s",
            "decode, tokens/s");
     for (int i = 0; i < run->n_depths * run->n_policies; i++) {
@@ -242,6 +246,7 @@ static cJSON *to_json(const model_run *run)
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "model", tkv_gguf_path(run->loaded.gguf));
     cJSON_AddStringToObject(json, "kernels", tkv_context_kernels(run->loaded.context));
+    cJSON_AddStringToObject(json, "device", tkv_context_device(run->loaded.context));
     cJSON_AddNumberToObject(json, "threads", tkv_context_threads(run->loaded.context));
     cJSON_AddNumberToObject(json, "prefill_tokens", o->n_prompt);
     cJSON_AddNumberToObject(json, "decoded_tokens", o->n_decode);

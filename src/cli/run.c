@@ -38,7 +38,7 @@ static option_result parse(int argc, char **argv, run_options *o)
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
         {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, cuda or cuda:N (cpu)"},
+         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
         {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N", "seed of sampling (0)"},
         {"temp", NULL, 0, OPTION_REAL, &g->sampling.temperature, 0, 100, "T",
          "temperature; 0: always the most likely token (0.8)"},
@@ -150,6 +150,14 @@ static int find_prompt(run_options *o, char **text)
     return EXIT_OK;
 }
 
+/* What 'turbokv gate' found of the kernels, or of the device, that this run is on. */
+static tkv_status check_gate(const run_options *o, const tkv_context *context, tkv_error *error)
+{
+    const char *device = tkv_context_device(context);
+    return strcmp(device, "cpu") == 0 ? tkv_gate_check(tkv_context_kernels(context), error)
+                                      : tkv_gate_check_device(o->context.device, device, error);
+}
+
 static int generate(const run_options *o)
 {
     tkv_error error;
@@ -157,7 +165,7 @@ static int generate(const run_options *o)
     generation g = {0};
     tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
     if (status == TKV_OK && !o->ignores_gate) {
-        status = tkv_gate_check(tkv_context_kernels(loaded.context), &error);
+        status = check_gate(o, loaded.context, &error);
     }
     if (status == TKV_OK) {
         command_catch_interrupt();

@@ -3,6 +3,15 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* Texts from files may hold line ends and what a terminal obeys. */
+static void replace_controls(char *message)
+{
+    for (; *message; message++) {
+        const unsigned char c = (unsigned char)*message;
+        *message = c < 0x20 || c == 0x7f ? '?' : *message;
+    }
+}
+
 tkv_status tkv_fail(tkv_error *error, tkv_status status, const char *format, ...)
 {
     if (error) {
@@ -11,6 +20,7 @@ tkv_status tkv_fail(tkv_error *error, tkv_status status, const char *format, ...
         error->status = status;
         vsnprintf(error->message, sizeof error->message, format, args);
         va_end(args);
+        replace_controls(error->message);
     }
     return status;
 }

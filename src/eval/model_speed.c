@@ -68,40 +68,65 @@ void tkv_model_work_free(tkv_model_work *work)
     }
 }
 
-/* Passes n_tokens after the sequence through the model, n_at_once at a time, in a copy of it that
- * shares its pages. */
+/* Passes n_tokens after a session's through the model, n_at_once at a time. */
+static tkv_status eval(const tkv_model_work *work, tkv_session *session, int n_tokens,
+                       int n_at_once, tkv_error *error)
+{
+    const int length = tkv_session_length(session);
+    const tkv_eval_params params = {.logits_mode = TKV_LOGITS_LAST, .logits = work->logits};
+    tkv_status status = TKV_OK;
+    for (int done = 0; done < n_tokens && status == TKV_OK; done += n_at_once) {
+        const int left = n_tokens - done;
+        status = tkv_session_eval(session, work->tokens + length + done,
+                                  left < n_at_once ? left : n_at_once, &params, error);
+    }
+    return status;
+}
+
+/* Lets a session do what it does once: on a device it captures its step. */
+static tkv_status warm_up(const tkv_model_work *work, tkv_session *session, tkv_error *error)
+{
+    const int length = tkv_session_length(session);
+    const int room = work->n_tokens - length;
+    const tkv_status status =
+        eval(work, session, room < WARM_UP_TOKENS ? room : WARM_UP_TOKENS, 1, error);
+    return status == TKV_OK ? tkv_session_truncate(session, length, error) : status;
+}
+
+/* Times a pass in a copy of the sequence that shares its pages. */
 static tkv_status pass(const tkv_model_work *work, int n_tokens, int n_at_once, double *seconds,
                        tkv_error *error)
 {
-    const int length = tkv_session_length(work->session);
-    const tkv_eval_params params = {.logits_mode = TKV_LOGITS_LAST, .logits = work->logits};
     tkv_session *copy = NULL;
-    tkv_status status = tkv_session_fork(work->session, length, &copy, error);
+    tkv_status status =
+        tkv_session_fork(work->session, tkv_session_length(work->session), &copy, error);
+    if (status == TKV_OK) {
+        status = warm_up(work, copy, error);
+    }
     const double start = tkv_clock();
-    for (int done = 0; done < n_tokens && status == TKV_OK; done += n_at_once) {
-        const int left = n_tokens - done;
-        status = tkv_session_eval(copy, work->tokens + length + done,
-                                  left < n_at_once ? left : n_at_once, &params, error);
+    if (status == TKV_OK) {
+        status = eval(work, copy, n_tokens, n_at_once, error);
     }
     *seconds = tkv_clock() - start;
     tkv_session_free(copy);
     return status;
 }
 
-tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error)
+static tkv_status extend(tkv_model_work *work, int depth, tkv_error *error)
 {
     const int length = tkv_session_length(work->session);
     const tkv_eval_params params = {.logits_mode = TKV_LOGITS_NONE};
-    tkv_status status = TKV_OK;
-    if (depth > length) {
-        status =
-            tkv_session_eval(work->session, work->tokens + length, depth - length, &params, error);
-    }
-    const int room = work->n_tokens - depth;
-    double seconds;
-    return status == TKV_OK
-               ? pass(work, room < WARM_UP_TOKENS ? room : WARM_UP_TOKENS, 1, &seconds, error)
-               : status;
+    return depth > length ? tkv_session_eval(work->session, work->tokens + length, depth - length,
+                                             &params, error)
+                          : TKV_OK;
+}
+
+/* The last token comes by itself: a policy with a recent window keeps a batch exact until the next
+ * one comes. */
+tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error)
+{
+    const tkv_status status = extend(work, depth - 1, error);
+    return status == TKV_OK ? extend(work, depth, error) : status;
 }
 
 tkv_status tkv_model_work_prefill(const tkv_model_work *work, int n_tokens, double *seconds,

@@ -14,11 +14,12 @@ tkv_status tkv_model_work_create(const tkv_model *model, tkv_context *context,
                                  tkv_error *error);
 void tkv_model_work_free(tkv_model_work *work);
 
-/* Extends the sequence to `depth` tokens, and runs a few more to warm up. */
+/* Extends the sequence to `depth` tokens. */
 tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error);
 
 /* Seconds to pass n_tokens through the model after the sequence, at once (prefill, with the logits
- * of the last) or one by one with the logits of each (decode). The sequence stays as it was. */
+ * of the last) or one by one with the logits of each (decode), in a copy that has warmed up. The
+ * sequence stays as it was. */
 tkv_status tkv_model_work_prefill(const tkv_model_work *work, int n_tokens, double *seconds,
                                   tkv_error *error);
 tkv_status tkv_model_work_decode(const tkv_model_work *work, int n_tokens, double *seconds,

@@ -57,7 +57,9 @@ static tkv_status add_block(tkv_device_layer_fixture *f, tkv_error *error)
     const int block = f->n_blocks;
     const int first = tkv_device_layer_start(f, block);
     const int n_room = tkv_device_layer_start(f, block + 1) - first;
-    const bool is_exact = block < sink_blocks(f) || tkv_device_layer_rows(f, block) < n_room;
+    const bool is_f16 = f->layer.type_k == TKV_TYPE_F16 && f->layer.type_v == TKV_TYPE_F16;
+    const bool is_exact =
+        is_f16 || block < sink_blocks(f) || tkv_device_layer_rows(f, block) < n_room;
     f->blocks[block] = (tkv_device_block){.is_exact = is_exact,
                                           .n_slots = (n_room + EXACT_ROW_GRANULE - 1) /
                                                      EXACT_ROW_GRANULE * EXACT_ROW_GRANULE};

@@ -7,7 +7,8 @@
 #define TKV_DEVICE_LAYER_MAX_BLOCKS 520
 #define TKV_DEVICE_LAYER_MAX_BUFFERS (TKV_DEVICE_LAYER_MAX_BLOCKS + 16)
 
-/* The blocks are: the sinks, exact; then coded ones; the last is exact if it is not full. */
+/* The blocks are as in src/cache: the sinks, exact; then coded ones; the last is exact if it is not
+ * full. Of layers of f16 all are exact. */
 typedef struct tkv_device_layer_fixture {
     tkv_device *device;
     tkv_device_layer layer;

@@ -8,6 +8,13 @@
 #define BLOCK_BYTES 34 /* half scale, int8 values[32] */
 #define ROWS TKV_DOT_ROWS
 
+/* Asks for the same place of the rows after the next ones: in four short streams at a time the
+ * processor does not see by itself what will be read. */
+static inline void ask_ahead(const uint8_t *block, size_t row_bytes)
+{
+    __builtin_prefetch((const void *)((uintptr_t)block + 2 * ROWS * row_bytes));
+}
+
 /* The longest lanes that plain C can hope for. */
 #define LANES 16
 
@@ -70,6 +77,7 @@ AVX2 static void dot_avx2(size_t n, const uint8_t *rows, size_t row_bytes, const
         const __m256 x3 = _mm256_loadu_ps(x + i + 24);
         for (int r = 0; r < ROWS; r++) {
             const uint8_t *block = rows + (size_t)r * row_bytes;
+            ask_ahead(block, row_bytes);
             __m256 sum = _mm256_mul_ps(load_8(block + 2), x0);
             sum = _mm256_fmadd_ps(load_8(block + 10), x1, sum);
             sum = _mm256_fmadd_ps(load_8(block + 18), x2, sum);
@@ -100,6 +108,7 @@ AVX512 static void dot_avx512(size_t n, const uint8_t *rows, size_t row_bytes, c
             const uint8_t *block = rows + (size_t)r * row_bytes;
             uint16_t half;
             memcpy(&half, block, sizeof half);
+            ask_ahead(block, row_bytes);
             __m512 sum = _mm512_mul_ps(load_16(block + 2), x0);
             sum = _mm512_fmadd_ps(load_16(block + 18), x1, sum);
             sums[r] = _mm512_fmadd_ps(_mm512_set1_ps(_cvtsh_ss(half)), sum, sums[r]);

@@ -97,17 +97,21 @@ static void workspaces(void **state)
     uint64_t first = 0;
     uint64_t again = 0;
     uint64_t larger = 0;
-    assert_ok(tkv_context_workspace(context, 100, &first, &error));
-    assert_ok(tkv_context_workspace(context, context->workspace_bytes, &again, &error));
+    const tkv_device_workspace *rows = &context->workspaces[TKV_WORKSPACE_ROWS];
+    assert_ok(tkv_context_workspace(context, TKV_WORKSPACE_ROWS, 100, &first, &error));
+    assert_ok(tkv_context_workspace(context, TKV_WORKSPACE_ROWS, rows->bytes, &again, &error));
     assert_true(first == again);
     const size_t before = reference_device_bytes();
     reference_device_fail(0, true);
-    assert_fails(tkv_context_workspace(context, context->workspace_bytes + 1, &larger, &error),
-                 TKV_ERR_OUT_OF_MEMORY, "allocate");
+    assert_fails(
+        tkv_context_workspace(context, TKV_WORKSPACE_ROWS, rows->bytes + 1, &larger, &error),
+        TKV_ERR_OUT_OF_MEMORY, "allocate");
     reference_device_recover();
-    assert_ok(tkv_context_workspace(context, context->workspace_bytes + 1, &larger, &error));
+    assert_ok(tkv_context_workspace(context, TKV_WORKSPACE_ROWS, rows->bytes + 1, &larger, &error));
     assert_true(larger != first);
     assert_true(reference_device_bytes() >= 3 * before);
+    assert_ok(tkv_context_workspace(context, TKV_WORKSPACE_ATTEND, 100, &again, &error));
+    assert_true(again != first && again != larger);
     tkv_context_free(context);
     assert_int_equal(reference_device_bytes(), 0);
 }

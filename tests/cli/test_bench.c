@@ -85,6 +85,12 @@ static void mistakes_are_explained(void **state)
     assert_outcome(run("bench", "codec", "-d", "128,x"), 2, "", "found 'x'");
     assert_outcome(run("bench", "codec", "-d", "100"), 2, "", "multiple of 16");
     assert_outcome(run("bench", "codec", "-n", "10", "--centre", "11"), 1, "", "the first 11");
+    assert_outcome(run("bench", "attention", "--device", "abacus"), 1, "",
+                   "device 'abacus': this build has cpu");
+    assert_outcome(run("bench", "attention", "--device", "cuda:99"), 1, "", "cuda");
+    assert_outcome(run("bench", "attention", "--device", "cuda:"), 1, "", "NAME:NUMBER");
+    assert_outcome(run("bench", "attention", "--batch", "2"), 2, "", "expected 1 on the CPU");
+    assert_outcome(run("bench", "model", "--device", "cuda:99"), 1, "", "cuda");
     assert_outcome(run("bench", "model", "-T", "f16,q4_0"), 2, "", "q4_0");
     assert_outcome(run("bench", "model", "-T", "f16,"), 2, "", "KV type");
     assert_outcome(run("bench", "model", "-d", "0,-1"), 2, "", "found '-1'");

@@ -157,7 +157,8 @@ static tkv_trellis_search_function search_of(const char *kernels)
         return tkv_trellis_search_avx512;
     }
 #elif defined(TKV_HAVE_ARM64_KERNELS)
-    if (strcmp(kernels, "neon") == 0 || strcmp(kernels, "dotprod") == 0) {
+    if (strcmp(kernels, "neon") == 0 || strcmp(kernels, "dotprod") == 0 ||
+        strcmp(kernels, "i8mm") == 0) {
         return tkv_trellis_search_neon;
     }
 #endif

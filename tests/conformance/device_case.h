@@ -15,7 +15,9 @@
 typedef struct device_under_test {
     const tkv_device_table *table;
     tkv_device *device;
-    bool is_quick; /* few and small cases: for emulations and checkers of memory */
+    bool is_quick;      /* few and small cases: for emulations and checkers of memory */
+    uint64_t workspace; /* of all calls of attend, one after the other, as a context's is */
+    size_t workspace_bytes;
 } device_under_test;
 
 /* One layer of some sequences. */
@@ -114,8 +116,9 @@ static inline uint64_t device_put(const device_under_test *dut, const void *from
 }
 
 /* One coordinate of a row: Gaussian, a spike, zero, tiny, huge, constant, on a grid, denormal, near
- * the largest float, with an outlier, not finite. */
-enum { N_FINITE_KINDS = 10, N_KINDS = 11 };
+ * the largest float, with an outlier, nearly all in a run of coordinates of the rotated row (for
+ * the trellis: the costs of which its search's metrics saturate), not finite. */
+enum { KIND_ROTATED_RUN = 10, N_KINDS = 12 };
 
 static inline float case_value(int kind, float gauss, bool is_spike)
 {
@@ -129,9 +132,21 @@ static inline float case_value(int kind, float gauss, bool is_spike)
     case 7: return gauss * 1e-42f;
     case 8: return gauss < 0.0f ? -3e38f : 3e38f;
     case 9: return is_spike ? 1000.0f * gauss : gauss;
-    case 10: return is_spike ? (gauss < 0.0f ? NAN : INFINITY) : gauss;
+    case 11: return is_spike ? (gauss < 0.0f ? NAN : INFINITY) : gauss;
     default: return gauss;
     }
+}
+
+/* Signs alternate at random within the run. */
+static inline void case_rotated_run(uint64_t *seed, int head_dim, float *x)
+{
+    const int length = 5 + random_below(seed, 12);
+    const int first = random_below(seed, head_dim - length);
+    for (int j = 0; j < head_dim; j++) {
+        const float size = j >= first && j < first + length ? 7.0f : 0.01f;
+        x[j] = random_below(seed, 2) ? size : -size;
+    }
+    tkv_unrotate_row(head_dim, x);
 }
 
 static inline float *case_rows(uint64_t *seed, int n_rows, int head_dim, int n_kinds)
@@ -143,18 +158,22 @@ static inline float *case_rows(uint64_t *seed, int n_rows, int head_dim, int n_k
             x[(size_t)i * (size_t)head_dim + (size_t)j] =
                 case_value(kind, random_gauss(seed), j == i % head_dim);
         }
+        if (kind == KIND_ROTATED_RUN) {
+            case_rotated_run(seed, head_dim, x + (size_t)i * (size_t)head_dim);
+        }
     }
     return x;
 }
 
-static inline void case_create_block(case_memory *memory, int index, int last, uint64_t *seed,
+static inline void case_create_block(case_memory *memory, int index, uint64_t *seed,
                                      case_block *block)
 {
     const tkv_device_layer *layer = &memory->params->layer;
     const int n_tokens = case_block_start(layer, index + 1) - case_block_start(layer, index);
     const bool is_sink = index < case_sink_blocks(layer);
-    (void)last;
-    block->entry.is_exact = is_sink || random_below(seed, 4) < memory->params->exact_share;
+    const bool is_all_exact = layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16;
+    block->entry.is_exact =
+        is_sink || is_all_exact || random_below(seed, 4) < memory->params->exact_share;
     block->entry.n_slots = (n_tokens + 15) / 16 * 16;
     block->bytes = (size_t)layer->n_kv_heads * (case_page_bytes(layer, block, TKV_ORDER_KEY) +
                                                 case_page_bytes(layer, block, TKV_ORDER_VALUE));
@@ -174,7 +193,7 @@ static inline void case_create_sequence(case_memory *memory, int n_tokens, uint6
     tkv_device_block *table = allocate((size_t)n_blocks * sizeof *table);
     sequence->blocks = allocate((size_t)n_blocks * sizeof *sequence->blocks);
     for (int b = 0; b < n_blocks; b++) {
-        case_create_block(memory, b, n_blocks - 1, seed, &sequence->blocks[b]);
+        case_create_block(memory, b, seed, &sequence->blocks[b]);
         table[b] = sequence->blocks[b].entry;
     }
     sequence->entry.blocks = device_put(memory->dut, table, (size_t)n_blocks * sizeof *table);
@@ -277,13 +296,40 @@ static inline void case_store_row(case_memory *memory, int sequence, int token, 
     case_kernels()->encode(&span, x, (size_t)head_dim, case_page(layer, block, head, order));
 }
 
-/* Puts all tokens where they belong, on the host, and copies the pages to the device. */
+/* Fills all slots of a block with rows, also such as are not finite: of what tokens that have been
+ * dropped have left behind, nothing may matter. */
+static inline void case_leave_rows(const case_memory *memory, const case_block *block,
+                                   uint64_t *seed)
+{
+    const tkv_device_layer *layer = &memory->params->layer;
+    const int n_slots = block->entry.is_exact ? block->entry.n_slots : TKV_PAGE_TOKENS;
+    for (int i = 0; i < 2 * layer->n_kv_heads; i++) {
+        const int order = i % 2;
+        const int head_dim = case_head_dim(layer, order);
+        const tkv_page_span span = {case_type(layer, block, order),
+                                    (tkv_page_order)order,
+                                    head_dim,
+                                    0,
+                                    n_slots,
+                                    TKV_EFFORT_FAST};
+        float *x = case_rows(seed, n_slots, head_dim, N_KINDS);
+        case_kernels()->encode(&span, x, (size_t)head_dim, case_page(layer, block, i / 2, order));
+        free(x);
+    }
+}
+
+/* Puts all tokens where they belong, on the host, among rows that do not count, and copies the
+ * pages to the device. */
 static inline void case_fill(case_memory *memory)
 {
     const device_under_test *dut = memory->dut;
     const int n_kv_heads = memory->params->layer.n_kv_heads;
+    uint64_t seed = memory->params->seed + 7;
     for (int s = 0; s < memory->params->n_sequences; s++) {
         const case_sequence *sequence = &memory->sequences[s];
+        for (int b = 0; b < sequence->entry.n_blocks; b++) {
+            case_leave_rows(memory, &sequence->blocks[b], &seed);
+        }
         for (int i = 0; i < sequence->entry.n_tokens * n_kv_heads * 2; i++) {
             case_store_row(memory, s, i / 2 / n_kv_heads, i / 2 % n_kv_heads, i % 2);
         }
@@ -341,7 +387,7 @@ static const int case_head_dims[] = {128, 64,  256, 32,  80,  1024,   48,
                                      96,  112, 192, 576, 512, 16 * 61};
 enum { N_CASE_HEAD_DIMS = sizeof case_head_dims / sizeof *case_head_dims };
 
-typedef void (*device_test)(const device_under_test *dut);
+typedef void (*device_test)(device_under_test *dut);
 
 static inline void on_device(const tkv_device_table *table, int index, bool is_quick,
                              device_test test)
@@ -349,6 +395,9 @@ static inline void on_device(const tkv_device_table *table, int index, bool is_q
     device_under_test dut = {.table = table, .is_quick = is_quick};
     assert_ok(table->open(index, NULL, &dut.device, &error));
     test(&dut);
+    if (dut.workspace) {
+        table->release(dut.device, dut.workspace);
+    }
     table->close(dut.device);
 }
 

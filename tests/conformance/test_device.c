@@ -43,7 +43,7 @@ static void check_rotation(const device_under_test *dut, int head_dim, int n_row
     free(actual);
 }
 
-static void rotation_is_equal_to_the_bit(const device_under_test *dut)
+static void rotation_is_equal_to_the_bit(device_under_test *dut)
 {
     for (int head_dim = 32; head_dim <= TKV_MAX_HEAD_DIM; head_dim += dut->is_quick ? 176 : 16) {
         check_rotation(dut, head_dim, 1 + head_dim / 16 % 37, (uint64_t)head_dim);
@@ -221,7 +221,7 @@ static void check_storing(const device_under_test *dut, const device_case *c)
     case_free(&memory);
 }
 
-static void pages_are_equal_to_the_bit(const device_under_test *dut)
+static void pages_are_equal_to_the_bit(device_under_test *dut)
 {
     const int n_head_dims = dut->is_quick ? 5 : (int)N_CASE_HEAD_DIMS;
     for (int d = 0; d < n_head_dims; d++) {
@@ -249,7 +249,7 @@ static void pages_are_equal_to_the_bit(const device_under_test *dut)
 }
 
 /* Every type in both orders, at the lengths around a page's edges. */
-static void page_edges_are_equal_to_the_bit(const device_under_test *dut)
+static void page_edges_are_equal_to_the_bit(device_under_test *dut)
 {
     const int lengths[] = {1, 31, 32, 33, 63, 64, 65, 127, 128, 129};
     for (int type = 0; type < TKV_TYPE_COUNT; type++) {

@@ -110,10 +110,23 @@ static void attend_by_definition(const attend_case *c, const case_memory *memory
     }
 }
 
-static void attend_on_device(const attend_case *c, const case_memory *memory, size_t n_rows,
-                             attend_data *data)
+/* A workspace that earlier calls may have used. */
+static uint64_t take_workspace(device_under_test *dut, const tkv_device_attend *params)
 {
-    const device_under_test *dut = memory->dut;
+    const size_t bytes = dut->table->attend_workspace_bytes(dut->device, params);
+    if (bytes > dut->workspace_bytes) {
+        if (dut->workspace) {
+            dut->table->release(dut->device, dut->workspace);
+        }
+        dut->workspace = device_allocate(dut, bytes);
+        dut->workspace_bytes = bytes;
+    }
+    return dut->workspace;
+}
+
+static void attend_on_device(device_under_test *dut, const attend_case *c,
+                             const case_memory *memory, size_t n_rows, attend_data *data)
+{
     const tkv_device_layer *layer = &c->data.layer;
     const size_t n_out = n_rows * (size_t)layer->head_dim_v + GUARD_FLOATS;
     const int n_heads = c->group * layer->n_kv_heads;
@@ -144,13 +157,7 @@ static void attend_on_device(const attend_case *c, const case_memory *memory, si
     if (c->has_stats) {
         params.stats = device_put(dut, &stats, sizeof stats);
     }
-    const size_t workspace = dut->table->attend_workspace_bytes(dut->device, &params);
-    if (workspace > 0) {
-        uint8_t *garbage = allocate(workspace);
-        memset(garbage, 0xff, workspace);
-        params.workspace = device_put(dut, garbage, workspace);
-        free(garbage);
-    }
+    params.workspace = take_workspace(dut, &params);
     assert_ok(dut->table->attend(dut->device, &params, &error));
     assert_ok(
         dut->table->download(dut->device, data->out, params.out, n_out * sizeof(float), &error));
@@ -162,9 +169,8 @@ static void attend_on_device(const attend_case *c, const case_memory *memory, si
         assert_true((double)stats.n_weights == data->n_weights);
         assert_true(stats.n_skipped >= 0 && (double)stats.n_skipped <= data->n_small);
     }
-    const uint64_t addresses[] = {params.q, params.out, params.sinks, params.stats,
-                                  params.workspace};
-    for (int i = 0; i < 5; i++) {
+    const uint64_t addresses[] = {params.q, params.out, params.sinks, params.stats};
+    for (int i = 0; i < 4; i++) {
         if (addresses[i]) {
             dut->table->release(dut->device, addresses[i]);
         }
@@ -179,7 +185,9 @@ static double attend_bound(const tkv_device_table *table, const device_case *c)
     const bool is_exact = c->layer.type_k == TKV_TYPE_F16 && c->layer.type_v == TKV_TYPE_F16;
     const float query =
         c->layer.type_k == TKV_TYPE_TURBO8 ? table->query_rounding_turbo8 : table->query_rounding;
-    return 1e-5 + (is_exact ? 0.0 : 10.0 * (double)fmaxf(table->weight_rounding, query));
+    const float coded = fmaxf(table->weight_rounding, query);
+    return 1e-5 +
+           10.0 * (double)(is_exact ? table->exact_rounding : fmaxf(coded, table->exact_rounding));
 }
 
 static void compare_attention(const attend_case *c, const case_memory *memory, size_t n_rows,
@@ -209,7 +217,7 @@ static void compare_attention(const attend_case *c, const case_memory *memory, s
     }
 }
 
-static void check_attention(const device_under_test *dut, const attend_case *c)
+static void check_attention(device_under_test *dut, const attend_case *c)
 {
     case_memory memory;
     const tkv_device_layer *layer = &c->data.layer;
@@ -227,7 +235,7 @@ static void check_attention(const device_under_test *dut, const attend_case *c)
     case_create(dut, &c->data, &memory);
     case_fill(&memory);
     attend_by_definition(c, &memory, &data);
-    attend_on_device(c, &memory, n_rows, &data);
+    attend_on_device(dut, c, &memory, n_rows, &data);
     compare_attention(c, &memory, n_rows, &data);
     case_free(&memory);
     free(data.q);
@@ -257,7 +265,7 @@ static attend_case base_case(int type_k, int type_v, int head_dim, uint64_t seed
 
 /* Every pair of types at the tuned head_dim, every type at the others; exact blocks among coded
  * ones, centred or not. */
-static void attention_of_all_types(const device_under_test *dut)
+static void attention_of_all_types(device_under_test *dut)
 {
     const int n_head_dims = dut->is_quick ? 4 : (int)N_CASE_HEAD_DIMS;
     for (int k = 0; k < TKV_TYPE_COUNT; k++) {
@@ -282,7 +290,7 @@ static void attention_of_all_types(const device_under_test *dut)
 }
 
 /* Lengths and query counts around the edges of pages and of the kernels' tiles. */
-static void attention_of_all_lengths(const device_under_test *dut)
+static void attention_of_all_lengths(device_under_test *dut)
 {
     const int lengths[] = {1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300, 1000, 3000};
     const int queries[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, 32, 33, 64, 100};
@@ -307,7 +315,7 @@ static void attention_of_all_lengths(const device_under_test *dut)
     }
 }
 
-static void attention_of_all_groups(const device_under_test *dut)
+static void attention_of_all_groups(device_under_test *dut)
 {
     for (int group = 1; group <= 17; group += dut->is_quick ? 5 : 1) {
         attend_case c = base_case(group % 2 ? TKV_TYPE_TURBO2 : TKV_TYPE_TURBO4Q, TKV_TYPE_TURBO4,
@@ -319,7 +327,7 @@ static void attention_of_all_groups(const device_under_test *dut)
     }
 }
 
-static void attention_with_all_options(const device_under_test *dut)
+static void attention_with_all_options(device_under_test *dut)
 {
     const int windows[] = {0, 1, 5, 64, 150, 100000};
     for (int i = 0; i < 24; i += dut->is_quick ? 5 : 1) {
@@ -341,7 +349,7 @@ static void attention_with_all_options(const device_under_test *dut)
 }
 
 /* Sequences of different lengths in one call. */
-static void attention_of_batches(const device_under_test *dut)
+static void attention_of_batches(device_under_test *dut)
 {
     for (int i = 0; i < 12; i += dut->is_quick ? 5 : 1) {
         uint64_t seed = (uint64_t)(2400 + i);

@@ -14,11 +14,16 @@ typedef struct reference_device {
     tkv_context *cpu;
 } reference_device;
 
-/* A store or an attention of a graph. */
+typedef enum captured_kind { CAPTURED_STORE, CAPTURED_ATTEND, CAPTURED_COPY } captured_kind;
+
+/* A call of a graph. */
 typedef struct captured_call {
     tkv_device *device;
-    bool is_attend;
+    captured_kind kind;
     tkv_device_attend attend;
+    uint64_t to;
+    uint64_t from;
+    size_t bytes;
     tkv_device_layer layer;
     uint64_t sequences;
     int n_sequences;
@@ -179,12 +184,21 @@ static tkv_status download(tkv_device *device, void *to, uint64_t from, size_t b
     return status;
 }
 
+static void record(const captured_call *call)
+{
+    assert_true(n_captured < MAX_CAPTURED);
+    captured[n_captured++] = *call;
+}
+
 static tkv_status copy(tkv_device *device, uint64_t to, uint64_t from, size_t bytes,
                        tkv_error *error)
 {
-    (void)device;
-    const tkv_status status = begin("copy", TKV_ERR_DEVICE, error);
-    if (status == TKV_OK) {
+    const captured_call call = {
+        .device = device, .kind = CAPTURED_COPY, .to = to, .from = from, .bytes = bytes};
+    const tkv_status status = fail_if_due("copy", TKV_ERR_DEVICE, error);
+    if (status == TKV_OK && is_capturing) {
+        record(&call);
+    } else if (status == TKV_OK) {
         memcpy(host(to), host(from), bytes);
     }
     return status;
@@ -297,8 +311,7 @@ static tkv_status store(tkv_device *device, const tkv_device_layer *layer, uint6
                                 .v = v};
     const tkv_status status = fail_if_due("store", TKV_ERR_DEVICE, error);
     if (status == TKV_OK && is_capturing) {
-        assert_true(n_captured < MAX_CAPTURED);
-        captured[n_captured++] = call;
+        record(&call);
     } else if (status == TKV_OK) {
         store_now(&call);
     }
@@ -409,9 +422,7 @@ static tkv_status attend(tkv_device *device, const tkv_device_attend *params, tk
 {
     const tkv_status status = fail_if_due("attend", TKV_ERR_DEVICE, error);
     if (status == TKV_OK && is_capturing) {
-        assert_true(n_captured < MAX_CAPTURED);
-        captured[n_captured++] =
-            (captured_call){.device = device, .is_attend = true, .attend = *params};
+        record(&(captured_call){.device = device, .kind = CAPTURED_ATTEND, .attend = *params});
     } else if (status == TKV_OK) {
         attend_now(device, params);
     }
@@ -421,10 +432,11 @@ static tkv_status attend(tkv_device *device, const tkv_device_attend *params, tk
 void reference_device_replay(void)
 {
     for (int i = 0; i < n_captured; i++) {
-        if (captured[i].is_attend) {
-            attend_now(captured[i].device, &captured[i].attend);
-        } else {
-            store_now(&captured[i]);
+        const captured_call *call = &captured[i];
+        switch (call->kind) {
+        case CAPTURED_STORE: store_now(call); break;
+        case CAPTURED_ATTEND: attend_now(call->device, &call->attend); break;
+        case CAPTURED_COPY: memcpy(host(call->to), host(call->from), call->bytes); break;
         }
     }
 }

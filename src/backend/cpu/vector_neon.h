@@ -159,6 +159,41 @@ static inline vint v_dot(vint sum, vint levels, vint bytes)
 #endif
 }
 
+#ifdef __ARM_FEATURE_MATMUL_INT8
+/* Products of two rows with two lanes at a time: each operand holds two dwords of the one and two
+ * of the other, a sum (row 0, lane 0), (row 0, lane 1), (row 1, lane 0), (row 1, lane 1). */
+#define V_HAS_PAIRS
+
+static inline vint v_load_pair(const uint32_t *row0, const uint32_t *row1)
+{
+    return vcombine_u32(vld1_u32(row0), vld1_u32(row1));
+}
+
+/* Lanes 0 and 1, or 2 and 3, of two vectors of levels. */
+static inline vint v_pair_low(vint first, vint second)
+{
+    return vzip1q_u32(first, second);
+}
+
+static inline vint v_pair_high(vint first, vint second)
+{
+    return vzip2q_u32(first, second);
+}
+
+static inline vint v_dot_pairs(vint sum, vint rows, vint lanes)
+{
+    return vreinterpretq_u32_s32(vmmlaq_s32(vreinterpretq_s32_u32(sum), vreinterpretq_s8_u32(rows),
+                                            vreinterpretq_s8_u32(lanes)));
+}
+
+/* Row 0 or 1 of the sums of the four lanes. */
+static inline vint v_pair_row(int row, vint low, vint high)
+{
+    return row ? vcombine_u32(vget_high_u32(low), vget_high_u32(high))
+               : vcombine_u32(vget_low_u32(low), vget_low_u32(high));
+}
+#endif
+
 /* Bit `bit` of 32 fields. */
 static inline uint32_t v_test_bit(const uint16_t *fields, int bit)
 {

@@ -113,16 +113,20 @@ struct BlockWalk {
     BlockRange range;
     const tkv_device_block *blocks;
     int want_exact;
+    bool is_all_exact;
     int base;
     unsigned mask;
     unsigned long long pages; // of the lane's block
     int n_slots;
 
-    __device__ void begin(const tkv_device_sequence &sequence, BlockRange r, int exact)
+    // Where the types are f16 all blocks are exact.
+    __device__ void begin(const tkv_device_sequence &sequence, BlockRange r, int exact,
+                          bool all_exact)
     {
         range = r;
         blocks = reinterpret_cast<const tkv_device_block *>(sequence.blocks);
         want_exact = exact;
+        is_all_exact = all_exact;
         base = r.begin - 32;
         mask = 0;
         pages = 0;
@@ -142,8 +146,8 @@ struct BlockWalk {
             if (base + lane < range.end) {
                 const tkv_device_block block = blocks[base + lane];
                 pages = block.pages;
-                n_slots = block.n_slots;
-                is_wanted = (block.is_exact != 0) == (want_exact != 0);
+                n_slots = block.is_exact ? block.n_slots : PAGE;
+                is_wanted = (block.is_exact || is_all_exact) == (want_exact != 0);
             }
             mask = __ballot_sync(~0u, is_wanted);
         }

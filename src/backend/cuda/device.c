@@ -291,6 +291,14 @@ static tkv_status copy(tkv_device *base, uint64_t to, uint64_t from, size_t byte
                   "copying", error);
 }
 
+static tkv_status gather(tkv_device *base, uint64_t to, const uint64_t *from, int n,
+                         tkv_error *error)
+{
+    const tkv_cuda_current current = tkv_cuda_enter(base);
+    return finish(current, tkv_cuda_gather(pointer_to(to), from, n, ((cuda_device *)base)->stream),
+                  "gathering descriptors", error);
+}
+
 static tkv_status wait_for_device(tkv_device *base, tkv_error *error)
 {
     const tkv_cuda_current current = tkv_cuda_enter(base);
@@ -325,6 +333,16 @@ static tkv_status load(tkv_device *base, const tkv_device_layer *layer, uint64_t
     return finish(current,
                   tkv_cuda_load(layer, pointer_to(sequence), first, n_tokens, pointer_to(k),
                                 pointer_to(v), ((cuda_device *)base)->stream),
+                  "loading rows", error);
+}
+
+static tkv_status load_half(tkv_device *base, const tkv_device_layer *layer, uint64_t sequence,
+                            int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error)
+{
+    const tkv_cuda_current current = tkv_cuda_enter(base);
+    return finish(current,
+                  tkv_cuda_load_half(layer, pointer_to(sequence), first, n_tokens, pointer_to(k),
+                                     pointer_to(v), ((cuda_device *)base)->stream),
                   "loading rows", error);
 }
 
@@ -365,13 +383,16 @@ const tkv_device_table tkv_device_table_cuda = {
     .upload = upload,
     .download = download,
     .copy = copy,
+    .gather = gather,
     .wait = wait_for_device,
     .rotate = rotate,
     .store = store,
     .load = load,
+    .load_half = load_half,
     .attend_workspace_bytes = attend_workspace_bytes,
     .attend = attend,
     .weight_rounding = TKV_CUDA_WEIGHT_ROUNDING,
     .query_rounding = TKV_CUDA_QUERY_ROUNDING,
     .query_rounding_turbo8 = TKV_CUDA_QUERY_ROUNDING_TURBO8,
+    .exact_rounding = 0x1p-11f, /* halves, where there are many queries */
 };

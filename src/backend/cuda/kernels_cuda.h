@@ -23,6 +23,10 @@ extern "C" {
 /* Writes n_bytes of the host's memory, which is free when the call returns. For few KiB. */
 cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStream_t stream);
 
+/* sequences[i] := *from[i], the addresses being on the host and free when the call returns. */
+cudaError_t tkv_cuda_gather(tkv_device_sequence *sequences, const uint64_t *from, int n,
+                            cudaStream_t stream);
+
 /* x [n_rows][head_dim] in place. */
 cudaError_t tkv_cuda_rotate(int head_dim, size_t n_rows, float *x, bool is_inverse,
                             cudaStream_t stream);
@@ -43,14 +47,13 @@ cudaError_t tkv_cuda_load_half(const tkv_device_layer *layer, const tkv_device_s
                                int first, int n_tokens, uint16_t *k, uint16_t *v,
                                cudaStream_t stream);
 
-/* Few rows (n_queries * n_heads / n_kv_heads) a KV head: up to 16 in one pass over the pages, more
- * in several. The workspace's size follows from the shapes and max_tokens alone. `params` is on the
- * host. */
-
 /* The CTAs that share a row tile meet through counters, which every launch leaves at zero: memory
  * that is zero at first and belongs to one stream, whatever happens to the workspace. */
 #define TKV_CUDA_ATTEND_COUNTER_BYTES ((size_t)64 << 10)
 
+/* Few rows (n_queries * n_heads / n_kv_heads) a KV head: up to 16 in one pass over the pages, more
+ * in several. The workspace's size follows from the shapes and max_tokens alone. `params` is on the
+ * host. */
 size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_multiprocessors);
 cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
                                    void *counters, cudaStream_t stream);

@@ -54,63 +54,75 @@ __device__ void load_row(const row_shape<N> &shape, const page_rows &job, int sl
     }
 }
 
-template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uint32_t *image)
+// The codes of a slot; its side fields go to `side`.
+template <int N, int TYPE>
+__device__ void encode_slot(const page_rows &job, int slot, bool is_used,
+                            const search_scratch &scratch, uint16_t *side, row_codes<N> *out)
+{
+    const row_shape<N> shape = {job.head_dim};
+    row_input<N> in;
+    load_row(shape, job, slot, is_used, in.y);
+    if constexpr (type_traits<TYPE>::is_trellis) {
+        encode_trellis_row<N, TYPE>(shape, job.effort, scratch, &in, out);
+    } else {
+        encode_row<N, TYPE>(shape, &in, out);
+    }
+    if (is_used && lane_of_row() == 0) {
+        side[slot] = (uint16_t)out->side[0];
+        if (type_traits<TYPE>::is_sketch) {
+            side[page_tokens + slot] = (uint16_t)out->side[1];
+        }
+    }
+}
+
+// The slots 4 n + r of a group: one half-warp, with another r in the other half of the warp.
+template <int N, int TYPE>
+__device__ void encode_unit(const page_rows &job, int group, int r, const search_scratch &scratch,
+                            uint32_t *image)
 {
     const row_shape<N> shape = {job.head_dim};
     const bool is_key = job.order == TKV_ORDER_KEY;
     uint16_t *side = image_side<TYPE>(job.order, job.head_dim, image);
+    uint32_t sums[row_shape<N>::capacity];
+#pragma unroll(row_shape <N>::unroll)
+    for (int i = 0; i < shape.n(); i++) {
+        sums[i] = 0;
+    }
+#pragma unroll 1
+    for (int n = 0; n < slots_per_unit; n++) {
+        const int slot = group_tokens * group + 4 * n + r;
+        const bool is_used = job.range.holds(slot);
+        if (!__any_sync(full_warp, is_used)) {
+            continue;
+        }
+        row_codes<N> out;
+        encode_slot<N, TYPE>(job, slot, is_used, scratch, side, &out);
+        if (is_key) {
+            pack_key<N, TYPE>(shape, slot, is_used, out.codes, image);
+        } else {
+            add_value<N, TYPE>(shape, slot, n, is_used, out.codes, sums, image);
+        }
+    }
+    if (TYPE != TKV_TYPE_TURBO8 && !is_key) {
+        pack_values<N, TYPE>(shape, group, r, sums, image);
+    }
+}
+
+template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uint32_t *image)
+{
     const uint32_t warp_offset =
         job.image_bytes + threadIdx.x / 32 * (uint32_t)search_scratch_bytes(job.head_dim);
     const search_scratch scratch = place_scratch(warp_offset, job.head_dim);
-    if (!is_key && TYPE != TKV_TYPE_TURBO8) {
-        for (int i = threadIdx.x; i < image_words<TYPE>(job.order, job.head_dim);
-             i += (int)blockDim.x) {
+    if (TYPE != TKV_TYPE_TURBO8 && job.order == TKV_ORDER_VALUE) {
+        const int n_words = image_words<TYPE>(job.order, job.head_dim);
+        for (int i = threadIdx.x; i < n_words; i += (int)blockDim.x) {
             image[i] = 0;
         }
         __syncthreads();
     }
     for (int unit = threadIdx.x / half_warp; unit < page_tokens / slots_per_unit;
          unit += (int)blockDim.x / half_warp) {
-        const int group = unit / 4;
-        const int r = unit % 4;
-        uint32_t sums[row_shape<N>::capacity];
-#pragma unroll(row_shape <N>::unroll)
-        for (int i = 0; i < shape.n(); i++) {
-            sums[i] = 0;
-        }
-#pragma unroll 1
-        for (int n = 0; n < slots_per_unit; n++) {
-            const int slot = group_tokens * group + 4 * n + r;
-            const bool is_used = job.range.holds(slot);
-            if (!__any_sync(full_warp, is_used)) {
-                continue;
-            }
-            row_input<N> in;
-            row_codes<N> out;
-            load_row(shape, job, slot, is_used, in.y);
-            if constexpr (type_traits<TYPE>::is_trellis) {
-                encode_trellis_row<N, TYPE>(shape, job.effort, scratch, &in, &out);
-            } else {
-                encode_row<N, TYPE>(shape, &in, &out);
-            }
-            if (is_used && lane_of_row() == 0) {
-                side[slot] = (uint16_t)out.side[0];
-                if (type_traits<TYPE>::is_sketch) {
-                    side[page_tokens + slot] = (uint16_t)out.side[1];
-                }
-            }
-            if (is_key) {
-                pack_key<N, TYPE>(shape, slot, is_used, out.codes, image);
-            } else {
-                add_value<N, TYPE>(shape, slot, n, is_used, out.codes, sums, image);
-            }
-        }
-        if constexpr (TYPE != TKV_TYPE_TURBO8) {
-            if (is_key) {
-                continue;
-            }
-            pack_values<N, TYPE>(shape, group, r, sums, image);
-        }
+        encode_unit<N, TYPE>(job, unit / 4, unit % 4, scratch, image);
     }
     __syncthreads();
     write_image<TYPE>(job.order, job.head_dim, job.range, image, job.place.page);
@@ -129,7 +141,9 @@ __device__ void store_exact(const page_rows &job)
 }
 
 template <int N, bool WITH_TRELLIS>
-__global__ void __launch_bounds__(max_threads, N == 4 || N == 8 ? 4 : 1)
+__global__ void __launch_bounds__(max_threads, N != 4 && N != 8 ? 1
+                                               : WITH_TRELLIS   ? 4
+                                                                : 5)
     store_pages(const store_params params)
 {
     uint32_t *image = in_shared<uint32_t>(0);

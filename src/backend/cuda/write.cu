@@ -1,11 +1,17 @@
-/* Small uploads: the bytes travel with the launch, so that nobody waits and the host's memory is
- * free at once. */
+/* Small uploads and gathered descriptors: bytes and addresses travel with the launch, so that
+ * nobody waits and the host's memory is free at once. */
 #include "backend/cuda/kernels_cuda.h"
 
 #include <string.h>
 
 #define CHUNK_BYTES 2048
 #define N_THREADS 256
+
+#define CHUNK_ADDRESSES (CHUNK_BYTES / 8)
+
+typedef struct address_chunk {
+    uint64_t from[CHUNK_ADDRESSES];
+} address_chunk;
 
 typedef struct write_chunk {
     uint8_t bytes[CHUNK_BYTES];
@@ -25,6 +31,30 @@ cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStrea
         write_chunk chunk;
         memcpy(chunk.bytes, (const uint8_t *)from + done, n);
         write_bytes<<<1, N_THREADS, 0, stream>>>((uint8_t *)to + done, chunk, (int)n);
+        const cudaError_t result = cudaGetLastError();
+        if (result != cudaSuccess) {
+            return result;
+        }
+    }
+    return cudaSuccess;
+}
+
+__global__ static void gather(tkv_device_sequence *sequences, address_chunk chunk, int n)
+{
+    if (threadIdx.x < n) {
+        sequences[threadIdx.x] = *(const tkv_device_sequence *)chunk.from[threadIdx.x];
+    }
+}
+
+cudaError_t tkv_cuda_gather(tkv_device_sequence *sequences, const uint64_t *from, int n,
+                            cudaStream_t stream)
+{
+    static_assert(CHUNK_ADDRESSES <= N_THREADS, "a thread for each address");
+    for (int done = 0; done < n; done += CHUNK_ADDRESSES) {
+        const int n_here = n - done < CHUNK_ADDRESSES ? n - done : CHUNK_ADDRESSES;
+        address_chunk chunk;
+        memcpy(chunk.from, from + done, n_here * sizeof *from);
+        gather<<<1, N_THREADS, 0, stream>>>(sequences + done, chunk, n_here);
         const cudaError_t result = cudaGetLastError();
         if (result != cudaSuccess) {
             return result;

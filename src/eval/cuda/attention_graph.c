@@ -145,9 +145,9 @@ static tkv_status attend(tkv_attention_graph *g, int copy, tkv_error *error)
                                     (uint64_t)(copy * g->n_sequences) * sizeof(tkv_device_sequence),
                                 .q = address_of(g->queries),
                                 .out = address_of(g->output)};
-    const tkv_status status =
-        tkv_context_workspace(g->context, device->table->attend_workspace_bytes(device, &params),
-                              &params.workspace, error);
+    const tkv_status status = tkv_context_workspace(
+        g->context, TKV_WORKSPACE_ATTEND, device->table->attend_workspace_bytes(device, &params),
+        &params.workspace, error);
     return status == TKV_OK ? device->table->attend(device, &params, error) : status;
 }
 

@@ -55,6 +55,7 @@ __device__ static void write_halves(int width, tkv_cuda_halves out, Value value)
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         out.x[(size_t)blockIdx.x * width + i] = __half_as_ushort(__float2half_rn(value(i) / scale));
     }
+    __syncthreads(); /* the scale of the input may lie there */
     if (threadIdx.x == 0) {
         out.scale[blockIdx.x] = scale;
     }

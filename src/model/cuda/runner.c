@@ -3,12 +3,12 @@
 #include "model/runner.h"
 #include "backend/cuda/device_cuda.h"
 #include "cache/cache.h"
-#include "codec/codec.h"
 #include "common/error.h"
 #include "model/cuda/cublas.h"
 #include "model/cuda/kernels.h"
 #include "model/cuda/weights.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,15 +204,28 @@ static tkv_status compute_logits(const pass *p, int first, int n)
                : status;
 }
 
+static bool has_finite(size_t n, const float *x)
+{
+    size_t i = 0;
+    while (i < n && !isfinite(x[i])) {
+        i++;
+    }
+    return i < n;
+}
+
+/* NaN in the cache, which a device does not report, leaves no logit. */
 static tkv_status download_logits(const pass *p, int n, float *logits)
 {
     const cuda_runner *r = p->runner;
-    const size_t n_values = (size_t)n * (size_t)r->weights->output.n_out;
-    const tkv_status status =
-        tkv_memory_download(r->context, logits, r->logits, n_values * sizeof *logits, p->error);
-    if (status == TKV_OK && tkv_find_non_finite(n_values, logits) < n_values) {
-        return tkv_fail(p->error, TKV_ERR_NOT_FINITE, "the logits after position %d are not finite",
-                        p->first_position);
+    const size_t width = (size_t)r->weights->output.n_out;
+    const tkv_status status = tkv_memory_download(r->context, logits, r->logits,
+                                                  (size_t)n * width * sizeof *logits, p->error);
+    for (int i = 0; status == TKV_OK && i < n; i++) {
+        if (!has_finite(width, logits + (size_t)i * width)) {
+            return tkv_fail(p->error, TKV_ERR_NOT_FINITE,
+                            "no logit of the batch from position %d on is finite",
+                            p->first_position);
+        }
     }
     return status;
 }

@@ -13,6 +13,7 @@ static float first(thread const float *values) { return values[0]; }
 template <typename T> static T scaled(device const T *values, uint i) { return values[i] * T(2); }
 constant float table[4] = {1.0f, 2.0f, 3.0f, 4.0f};
 struct Table { device Pair *pairs; constant Pair *fixed; };
+struct Sum { float total; void add(float x) { total += x; } };
 [[max_total_threads_per_threadgroup(64)]] kernel void k(device Pair *pairs [[buffer(0)]],
     device const Table &tables [[buffer(1)]], constant Pair &fixed [[buffer(2)]],
     threadgroup half4 *halves [[threadgroup(0)]],
@@ -27,7 +28,10 @@ struct Table { device Pair *pairs; constant Pair *fixed; };
     device Pair *target = tables.pairs + position.y;
     *target = mine;
     device const float *floats = reinterpret_cast<device const float *>(pairs);
-    pairs[1].a = scaled(floats, 2u) + select(1.0f, 2.0f, mine.b > 3u);
+    Sum sum;
+    sum.total = 0.0f;
+    sum.add(1.0f);
+    pairs[1].a = sum.total + scaled(floats, 2u) + select(1.0f, 2.0f, mine.b > 3u);
 }
 
 //= accepted
@@ -131,6 +135,9 @@ BODY(__int128 y = n; x[i] = (float)y;)
 
 //= lint: reserves the name 'fragment'
 BODY(float fragment = n; x[i] = fragment;)
+
+//= lint: get: a method of an object in __global memory
+struct A { float a; float get() const { return a; } }; BODY(device A *p = (device A *)x; x[i] = p->get() + n;)
 
 //= lint: inherits
 struct A { float a; }; struct B : A { float b; }; BODY(B b; b.a = n; x[i] = b.a;)

@@ -99,6 +99,8 @@ class Lint:
                         "last of the list")
         if kind == "ExtVectorElementExpr":
             self._check_swizzle(node)
+        if kind == "MemberExpr":
+            self._check_method(node)
         if kind == "DeclRefExpr":
             self._check_reference(node, function)
 
@@ -108,6 +110,15 @@ class Lint:
         member = re.search(r"(\w+)$", text)
         if member and not SWIZZLE.fullmatch(member.group(1)):
             self.report(node, f"'.{member.group(1)}': elements of a vector are x, y, z, w")
+
+    def _check_method(self, node):
+        """Metal's methods without a qualifier are for objects in thread memory."""
+        base = node["inner"][0]
+        if base.get("castKind") != "AddressSpaceConversion":
+            return
+        space = re.search(r"__(global|local|constant)", type_of(base["inner"][0]))
+        if space:
+            self.report(node, f"{node.get('name')}: a method of an object in {space.group(0)} memory")
 
     def _check_reference(self, node, function):
         referenced = node.get("referencedDecl", {})

@@ -85,8 +85,9 @@ def specialise(arguments):
     for text in arguments.constant:
         index, _, value = text.partition("=")
         constants[int(index)] = bytes.fromhex(value)
-    name = digest_of([], arguments.kernel, *sorted(arguments.constant))
-    result = os.path.join(arguments.library, f"{arguments.kernel}_{name}.so")
+    # runtime/library.m knows this name, too, and does not ask for what exists.
+    name = arguments.kernel + "".join("_" + text.replace("=", "-") for text in arguments.constant)
+    result = os.path.join(arguments.library, f"{name}.so")
     if not os.path.exists(result):
         part = f"{result}.{os.getpid()}"
         build.specialise(arguments.library, arguments.kernel, constants, part, arguments.math,

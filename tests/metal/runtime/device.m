@@ -126,6 +126,8 @@ void fake_setting_order(msl_order *order, uint64_t *seed)
 
 @end
 
+enum { NEWEST_FAMILY = 10 };
+
 @interface FakeDevice : NSObject <MTLDevice>
 @end
 
@@ -139,8 +141,8 @@ static long apple_family(void)
     if (strcmp(set, "none") == 0) {
         return 0;
     }
-    if (strncmp(set, "apple", 5) != 0 || atol(set + 5) < 1 || atol(set + 5) > 9) {
-        fake_misuse("FAKE_METAL_FAMILY=%s: expected none or apple1 to apple9", set);
+    if (strncmp(set, "apple", 5) != 0 || atol(set + 5) < 1 || atol(set + 5) > NEWEST_FAMILY) {
+        fake_misuse("FAKE_METAL_FAMILY=%s: expected none or apple1 to apple%d", set, NEWEST_FAMILY);
     }
     return atol(set + 5);
 }
@@ -185,7 +187,7 @@ static long apple_family(void)
 - (BOOL)supportsFamily:(MTLGPUFamily)family
 {
     const long apple = apple_family();
-    if (family >= MTLGPUFamilyApple1 && family <= MTLGPUFamilyApple9) {
+    if (family >= MTLGPUFamilyApple1 && family < MTLGPUFamilyApple1 + NEWEST_FAMILY) {
         return family - MTLGPUFamilyApple1 < apple;
     }
     return family == MTLGPUFamilyMetal3

@@ -85,13 +85,13 @@ static size_t bytes_of(MTLDataType type)
     values[@(index)] = [NSString stringWithUTF8String:text];
 }
 
-/* As options of mslc.py. */
-- (NSString *)options
+/* All values, each behind `before` and its index followed by `after`. */
+- (NSString *)textWith:(const char *)before and:(const char *)after
 {
     NSString *text = @"";
     for (NSNumber *index in values.allKeys) {
-        text = [NSString
-            stringWithFormat:@"%@ --constant %lu=%@", text, index.unsignedLongValue, values[index]];
+        text = [NSString stringWithFormat:@"%@%s%lu%s%@", text, before, index.unsignedLongValue,
+                                          after, values[index]];
     }
     return text;
 }
@@ -181,8 +181,9 @@ static NSString *replaced(NSString *source)
         [NSString stringWithFormat:@"%@ --sanitize %s", math_option(compileOptions), SANITIZER];
     bool is_done;
     NSString *said =
-        run_command([NSString stringWithFormat:@"python3 '%s/mslc.py' library '%@' '%@' %@ 2>&1",
-                                               FAKE_METAL_COMPILER, path, cache, library->options],
+        run_command([NSString stringWithFormat:@"'%s' '%s/mslc.py' library '%@' '%@' %@ 2>&1",
+                                               FAKE_METAL_PYTHON, FAKE_METAL_COMPILER, path, cache,
+                                               library->options],
                     &is_done);
     unlink(path.UTF8String);
     if (!is_done) {
@@ -261,6 +262,24 @@ static NSString *replaced(NSString *source)
     return nil;
 }
 
+/* The path of the kernel's shared object, compiled unless it has been. */
+- (NSString *)specialise:(NSString *)name
+                    with:(MTLFunctionConstantValues *)values
+                  isDone:(bool *)is_done
+{
+    NSString *path =
+        [NSString stringWithFormat:@"%@/%@%@.so", directory, name, [values textWith:"_" and:"-"]];
+    if (access(path.UTF8String, R_OK) == 0) {
+        *is_done = true;
+        return path;
+    }
+    return run_command([NSString stringWithFormat:@"'%s' '%s/mslc.py' specialise '%@' %@ %@%@ 2>&1",
+                                                  FAKE_METAL_PYTHON, FAKE_METAL_COMPILER, directory,
+                                                  name, options,
+                                                  [values textWith:" --constant " and:"="]],
+                       is_done);
+}
+
 - (id<MTLFunction>)newFunctionWithName:(NSString *)name
                         constantValues:(MTLFunctionConstantValues *)values
                                  error:(NSError *__autoreleasing *)error
@@ -278,11 +297,7 @@ static NSString *replaced(NSString *source)
     NSString *said = [self checkConstants:values];
     bool is_done = false;
     if (!said) {
-        said = run_command([NSString stringWithFormat:@"python3 '%s/mslc.py' specialise '%@' %@ "
-                                                      @"%@ %@ 2>&1",
-                                                      FAKE_METAL_COMPILER, directory, name, options,
-                                                      [values options]],
-                           &is_done);
+        said = [self specialise:name with:values isDone:&is_done];
     }
     if (!is_done) {
         report(error, said);

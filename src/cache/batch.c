@@ -1,0 +1,114 @@
+/* One layer of several sequences at a time. */
+#include "cache/cache.h"
+#include "common/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool are_alike(const tkv_cache *a, const tkv_cache *b, int layer)
+{
+    return a->context == b->context && a->n_layers == b->n_layers &&
+           a->n_kv_heads == b->n_kv_heads && a->head_dim_k == b->head_dim_k &&
+           a->head_dim_v == b->head_dim_v && a->n_sinks == b->n_sinks &&
+           a->layers[layer].type_k == b->layers[layer].type_k &&
+           a->layers[layer].type_v == b->layers[layer].type_v && a->n_reserved == b->n_reserved &&
+           (a->n_reserved == 0 || a->max_length == b->max_length);
+}
+
+tkv_status tkv_check_batch(const tkv_cache *const *caches, int n_caches, int layer,
+                           tkv_error *error)
+{
+    if (!caches || n_caches < 1 || !caches[0] || layer < 0 || layer >= caches[0]->n_layers) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "layer %d of a batch of %d caches: expected caches and a layer of theirs",
+                        layer, n_caches);
+    }
+    for (int i = 1; i < n_caches; i++) {
+        if (!caches[i] || !are_alike(caches[0], caches[i], layer)) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "cache %d of a batch is not like the first: expected the same context, "
+                            "shape, types, sinks and reservation",
+                            i);
+        }
+    }
+    return TKV_OK;
+}
+
+static tkv_status copy_one_by_one(tkv_device *device, uint64_t to, const uint64_t *from, int n,
+                                  tkv_error *error)
+{
+    const size_t bytes = sizeof(tkv_device_sequence);
+    tkv_status status = TKV_OK;
+    for (int i = 0; status == TKV_OK && i < n; i++) {
+        status = device->table->copy(device, to + (uint64_t)i * bytes, from[i], bytes, error);
+    }
+    return status;
+}
+
+tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, int layer,
+                                uint64_t *sequences, tkv_error *error)
+{
+    tkv_context *context = caches[0]->context;
+    tkv_device *device = context->device;
+    const size_t bytes = (size_t)n_caches * sizeof(tkv_device_sequence);
+    uint64_t *from = malloc((size_t)n_caches * sizeof *from);
+    if (!from) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a batch of %d", n_caches);
+    }
+    tkv_status status =
+        tkv_context_workspace(context, TKV_WORKSPACE_SEQUENCES, bytes, sequences, error);
+    for (int i = 0; status == TKV_OK && i < n_caches; i++) {
+        tkv_cache_layer *own = &caches[i]->layers[layer];
+        from[i] = own->descriptor;
+        if (own->is_stale) {
+            status = tkv_layer_publish(caches[i], own, own->n_blocks, own->n_tokens, error);
+        }
+    }
+    if (status == TKV_OK) {
+        status = device->table->gather
+                     ? device->table->gather(device, *sequences, from, n_caches, error)
+                     : copy_one_by_one(device, *sequences, from, n_caches, error);
+    }
+    free(from);
+    return status;
+}
+
+static tkv_status append_one_by_one(tkv_cache *const *caches, int n_caches, int layer, int n_tokens,
+                                    const float *k, const float *v, tkv_error *error)
+{
+    const size_t rows = (size_t)n_tokens * (size_t)caches[0]->n_kv_heads;
+    tkv_status status = TKV_OK;
+    for (int i = 0; status == TKV_OK && i < n_caches; i++) {
+        status = tkv_cache_append(caches[i], layer, n_tokens,
+                                  k + (size_t)i * rows * (size_t)caches[0]->head_dim_k,
+                                  v + (size_t)i * rows * (size_t)caches[0]->head_dim_v, error);
+    }
+    return status;
+}
+
+tkv_status tkv_cache_append_batch(tkv_cache *const *caches, int n_caches, int layer, int n_tokens,
+                                  const float *k, const float *v, tkv_error *error)
+{
+    const tkv_cache *const *batch = (const tkv_cache *const *)caches;
+    tkv_status status = tkv_check_batch(batch, n_caches, layer, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    const tkv_cache *cache = caches[0];
+    if (cache->n_reserved == 0) {
+        return append_one_by_one(caches, n_caches, layer, n_tokens, k, v, error);
+    }
+    if (!k || !v || n_tokens != cache->n_reserved) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "append of %d tokens where %d are reserved: expected these, and k and v",
+                        n_tokens, cache->n_reserved);
+    }
+    const tkv_device_layer described = tkv_describe_layer(cache, &cache->layers[layer]);
+    tkv_device *device = cache->context->device;
+    uint64_t sequences = 0;
+    status = tkv_gather_sequences(batch, n_caches, layer, &sequences, error);
+    return status == TKV_OK
+               ? device->table->store(device, &described, sequences, n_caches, -1, n_tokens,
+                                      (uint64_t)(uintptr_t)k, (uint64_t)(uintptr_t)v, error)
+               : status;
+}

@@ -1,0 +1,391 @@
+/* The attention kernels of the Metal back end against attention in double precision over the rows
+ * that the device itself decodes (tests/conformance holds those to the reference, to the bit). */
+#include "backend/metal/metal.h"
+#include "common/half.h"
+#include "conformance/device_case.h"
+
+#include <float.h>
+
+/* Of the largest value of the head: float sums of some hundred terms. */
+#define TOLERANCE 3e-5
+
+typedef struct attend_case {
+    device_case cache;
+    int group;
+    int n_queries;
+    int back; /* the queries end so many tokens before the sequence does; 0: first_position is -1 */
+    int window;
+    float softcap;
+    float sparse_v;
+    bool has_sinks;
+} attend_case;
+
+/* What one attention reads and writes. */
+typedef struct attend_memory {
+    case_memory cache;
+    float *k[MAX_SEQUENCES]; /* [n_tokens][n_kv_heads][head_dim_k], as decoded */
+    float *v[MAX_SEQUENCES];
+    float *q;
+    float *sinks;
+    float *out;
+    tkv_attend_stats stats;
+} attend_memory;
+
+static void fill_cache(const device_under_test *dut, const attend_case *c, attend_memory *m)
+{
+    const tkv_device_layer *layer = &c->cache.layer;
+    case_create(dut, &c->cache, &m->cache);
+    for (int s = 0; s < c->cache.n_sequences; s++) {
+        const int n_tokens = c->cache.n_tokens[s];
+        const uint64_t sequence = m->cache.address + (uint64_t)s * sizeof(tkv_device_sequence);
+        uint64_t x[2];
+        float **decoded[2] = {&m->k[s], &m->v[s]};
+        size_t bytes[2];
+        for (int order = 0; order < 2; order++) {
+            bytes[order] = (size_t)(n_tokens * layer->n_kv_heads) *
+                           (size_t)case_head_dim(layer, order) * sizeof(float);
+            x[order] = device_put(dut, m->cache.sequences[s].rows[order], bytes[order]);
+        }
+        assert_ok(
+            dut->table->store(dut->device, layer, sequence, 1, 0, n_tokens, x[0], x[1], &error));
+        assert_ok(dut->table->load(dut->device, layer, sequence, 0, n_tokens, x[0], x[1], &error));
+        for (int order = 0; order < 2; order++) {
+            *decoded[order] = allocate(bytes[order]);
+            assert_ok(
+                dut->table->download(dut->device, *decoded[order], x[order], bytes[order], &error));
+            dut->table->release(dut->device, x[order]);
+        }
+    }
+}
+
+static int first_position_of(const attend_case *c, int sequence)
+{
+    return c->cache.n_tokens[sequence] - c->back - c->n_queries;
+}
+
+static tkv_device_attend params_of(const attend_case *c, const attend_memory *m)
+{
+    const tkv_device_layer *layer = &c->cache.layer;
+    int max_tokens = 0;
+    for (int s = 0; s < c->cache.n_sequences; s++) {
+        max_tokens = c->cache.n_tokens[s] > max_tokens ? c->cache.n_tokens[s] : max_tokens;
+    }
+    return (tkv_device_attend){.layer = *layer,
+                               .n_sequences = c->cache.n_sequences,
+                               .max_tokens = max_tokens,
+                               .n_queries = c->n_queries,
+                               .n_heads = layer->n_kv_heads * c->group,
+                               .first_position = c->back ? first_position_of(c, 0) : -1,
+                               .window = c->window,
+                               .scale = 1.0f / sqrtf((float)layer->head_dim_k),
+                               .logit_softcap = c->softcap,
+                               .sparse_v = c->sparse_v,
+                               .sequences = m->cache.address};
+}
+
+/* Runs the device's attention; out lies between guards. */
+static void attend_on_device(const device_under_test *dut, const attend_case *c, attend_memory *m)
+{
+    tkv_device_attend params = params_of(c, m);
+    const tkv_device_layer *layer = &c->cache.layer;
+    const size_t rows =
+        (size_t)(c->cache.n_sequences * c->n_queries) * (size_t)(layer->n_kv_heads * c->group);
+    const size_t q_floats = rows * (size_t)layer->head_dim_k;
+    const size_t out_floats = rows * (size_t)layer->head_dim_v;
+    uint64_t seed = c->cache.seed + 1;
+    m->q = allocate(q_floats * sizeof *m->q);
+    m->sinks = allocate((size_t)params.n_heads * sizeof *m->sinks);
+    m->out = allocate(out_floats * sizeof *m->out);
+    fill_gauss(&seed, q_floats, m->q);
+    fill_gauss(&seed, (size_t)params.n_heads, m->sinks);
+    params.q = device_put(dut, m->q, q_floats * sizeof *m->q);
+    params.out = device_allocate(dut, out_floats * sizeof *m->out);
+    params.sinks =
+        c->has_sinks ? device_put(dut, m->sinks, (size_t)params.n_heads * sizeof *m->sinks) : 0;
+    params.stats = c->sparse_v > 0.0f ? device_put(dut, &m->stats, sizeof m->stats) : 0;
+    params.workspace =
+        device_allocate(dut, dut->table->attend_workspace_bytes(dut->device, &params));
+    assert_ok(dut->table->attend(dut->device, &params, &error));
+    assert_ok(
+        dut->table->download(dut->device, m->out, params.out, out_floats * sizeof *m->out, &error));
+    if (params.stats) {
+        assert_ok(
+            dut->table->download(dut->device, &m->stats, params.stats, sizeof m->stats, &error));
+    }
+    const uint64_t addresses[] = {params.q, params.out, params.sinks, params.stats,
+                                  params.workspace};
+    for (int i = 0; i < 5; i++) {
+        dut->table->release(dut->device, addresses[i]);
+    }
+}
+
+static double logit_of(const attend_case *c, const float *q, const float *k)
+{
+    const int head_dim = c->cache.layer.head_dim_k;
+    double sum = 0.0;
+    for (int j = 0; j < head_dim; j++) {
+        sum += (double)q[j] * (double)k[j];
+    }
+    sum *= (double)(1.0f / sqrtf((float)head_dim));
+    return c->softcap > 0.0f ? (double)c->softcap * tanh(sum / (double)c->softcap) : sum;
+}
+
+/* One query row over tokens first .. end - 1. */
+static void attend_row(const attend_case *c, const attend_memory *m, int s, int kv_head,
+                       const float *q, float sink, int first, int end, double *out)
+{
+    const tkv_device_layer *layer = &c->cache.layer;
+    const size_t dim_k = (size_t)layer->head_dim_k;
+    const size_t dim_v = (size_t)layer->head_dim_v;
+    double *weights = allocate((size_t)end * sizeof *weights);
+    double maximum = c->has_sinks ? (double)sink : -DBL_MAX;
+    for (int t = first; t < end; t++) {
+        weights[t] =
+            logit_of(c, q, m->k[s] + ((size_t)(t * layer->n_kv_heads) + (size_t)kv_head) * dim_k);
+        maximum = weights[t] > maximum ? weights[t] : maximum;
+    }
+    double total = c->has_sinks ? exp((double)sink - maximum) : 0.0;
+    memset(out, 0, dim_v * sizeof *out);
+    for (int t = first; t < end; t++) {
+        const double weight = exp(weights[t] - maximum);
+        const float *v = m->v[s] + ((size_t)(t * layer->n_kv_heads) + (size_t)kv_head) * dim_v;
+        total += weight;
+        for (size_t j = 0; j < dim_v; j++) {
+            out[j] += weight * (double)v[j];
+        }
+    }
+    for (size_t j = 0; j < dim_v; j++) {
+        out[j] /= total;
+    }
+    free(weights);
+}
+
+static void describe_case(const attend_case *c, char *text, size_t size)
+{
+    snprintf(text, size,
+             "types %d/%d, head_dim %d/%d, %d KV heads, group %d, %d queries ending %d before the "
+             "end of %d tokens, %d sequences, %d sinks, window %d, softcap %g, sink logits %d, "
+             "sparse V %g, centred %d, exact share %d",
+             c->cache.layer.type_k, c->cache.layer.type_v, c->cache.layer.head_dim_k,
+             c->cache.layer.head_dim_v, c->cache.layer.n_kv_heads, c->group, c->n_queries, c->back,
+             c->cache.n_tokens[0], c->cache.n_sequences, c->cache.layer.n_sinks, c->window,
+             (double)c->softcap, c->has_sinks, (double)c->sparse_v, c->cache.is_centred,
+             c->cache.exact_share);
+}
+
+static float largest_value(const attend_case *c, const attend_memory *m, int s)
+{
+    float largest = 0.0f;
+    const int n = c->cache.n_tokens[s] * c->cache.layer.n_kv_heads * c->cache.layer.head_dim_v;
+    for (int i = 0; i < n; i++) {
+        largest = fmaxf(largest, fabsf(m->v[s][i]));
+    }
+    return largest;
+}
+
+/* Compares all rows; returns how many weights they have. */
+static int64_t compare_rows(const attend_case *c, const attend_memory *m)
+{
+    const tkv_device_layer *layer = &c->cache.layer;
+    const int n_heads = layer->n_kv_heads * c->group;
+    double expected[TKV_MAX_HEAD_DIM];
+    int64_t n_weights = 0;
+    for (int s = 0; s < c->cache.n_sequences; s++) {
+        const double bound =
+            (TOLERANCE + 4.0 * (double)c->sparse_v) * (double)largest_value(c, m, s);
+        const int first_position = c->back ? first_position_of(c, 0) : first_position_of(c, s);
+        for (int i = 0; i < c->n_queries * n_heads; i++) {
+            const size_t row = (size_t)(s * c->n_queries * n_heads + i);
+            const int head = i % n_heads;
+            const int end = first_position + i / n_heads + 1;
+            const int first = c->window && end > c->window ? end - c->window : 0;
+            attend_row(c, m, s, head / c->group, m->q + row * (size_t)layer->head_dim_k,
+                       m->sinks[head], first, end, expected);
+            n_weights += end - first;
+            for (int j = 0; j < layer->head_dim_v; j++) {
+                const double actual = (double)m->out[row * (size_t)layer->head_dim_v + (size_t)j];
+                if (!(fabs(actual - expected[j]) <= bound)) {
+                    char text[400];
+                    describe_case(c, text, sizeof text);
+                    fail_msg("sequence %d, query %d, head %d, coordinate %d: %g, expected %g "
+                             "within %g: %s",
+                             s, i / n_heads, head, j, actual, expected[j], bound, text);
+                }
+            }
+        }
+    }
+    return n_weights;
+}
+
+static void check_attention(const device_under_test *dut, const attend_case *c)
+{
+    attend_memory m = {.stats = {0, 0}};
+    fill_cache(dut, c, &m);
+    attend_on_device(dut, c, &m);
+    const int64_t n_weights = compare_rows(c, &m);
+    if (c->sparse_v > 0.0f) {
+        assert_int_equal(m.stats.n_weights, n_weights);
+        assert_true(m.stats.n_skipped > 0 && m.stats.n_skipped < n_weights);
+    }
+    for (int s = 0; s < c->cache.n_sequences; s++) {
+        free(m.k[s]);
+        free(m.v[s]);
+    }
+    free(m.q);
+    free(m.sinks);
+    free(m.out);
+    case_free(&m.cache);
+}
+
+static attend_case make_case(int type_k, int type_v, int head_dim, int n_queries, int group)
+{
+    return (attend_case){.cache = {.layer = {.type_k = type_k,
+                                             .type_v = type_v,
+                                             .n_kv_heads = 1,
+                                             .head_dim_k = head_dim,
+                                             .head_dim_v = head_dim,
+                                             .n_sinks = 4,
+                                             .effort = TKV_EFFORT_FAST},
+                                   .n_sequences = 1,
+                                   .n_tokens = {150},
+                                   .exact_share = 1,
+                                   .n_kinds = 1,
+                                   .seed = (uint64_t)(100 * type_k + type_v)},
+                         .group = group,
+                         .n_queries = n_queries};
+}
+
+/* Opens the device with one way or the other of finding levels. */
+static device_under_test open_with(const char *table)
+{
+    device_under_test dut = {.table = &tkv_device_table_metal};
+    setenv("TKV_METAL_TABLE", table, 1);
+    assert_ok(dut.table->open(0, NULL, &dut.device, &error));
+    assert_non_null(strstr(dut.table->description(dut.device),
+                           strcmp(table, "full") == 0 ? "full" : "4-magnitude"));
+    return dut;
+}
+
+/* Every type of keys and of values, with few queries and with many, with both kinds of tables. */
+static void every_type(void **state)
+{
+    (void)state;
+    for (int wide = 0; wide < 2; wide++) {
+        const device_under_test dut = open_with(wide ? "full" : "4mag");
+        for (int type = 0; type < TKV_TYPE_COUNT; type++) {
+            const int other = (type + 1 + 4 * wide) % TKV_TYPE_COUNT;
+            attend_case decode = make_case(type, other, 64, 1, 2);
+            attend_case prefill = make_case(type, other, 64, 9, 2);
+            decode.cache.is_centred = type % 2;
+            prefill.cache.is_centred = !decode.cache.is_centred;
+            check_attention(&dut, &decode);
+            check_attention(&dut, &prefill);
+        }
+        dut.table->close(dut.device);
+    }
+}
+
+/* Every head_dim, the types in turn. */
+static void every_head_dim(void **state)
+{
+    (void)state;
+    const int types[][2] = {{3, 5}, {5, 3}, {1, 2}, {7, 6}, {2, 7}, {6, 8}, {4, 1}, {8, 0}};
+    const device_under_test dut = open_with("4mag");
+    for (int i = 0; i < N_HEAD_DIMS; i++) {
+        const int head_dim = all_head_dims[i];
+        const attend_case decode = make_case(types[i][0], types[i][1], head_dim, 1, 3);
+        const attend_case prefill = make_case(types[i][0], types[i][1], head_dim, 5, 2);
+        check_attention(&dut, &decode);
+        check_attention(&dut, &prefill);
+    }
+    dut.table->close(dut.device);
+}
+
+/* Windows, soft caps, sink logits, sparse V, several sequences and heads, more sinks than a block
+ * has, keys wider than values, queries that are not the last. */
+static void every_option(void **state)
+{
+    (void)state;
+    const device_under_test dut = open_with("4mag");
+    for (int i = 0; i < 12; i++) {
+        attend_case c = make_case(3, 2, 64, i % 2 ? 20 : 1 + i % 3, i % 2 ? 3 : 2);
+        c.cache.is_centred = i % 3 == 0;
+        c.window = i / 2 % 2 ? 70 : 0;
+        c.softcap = i % 4 > 1 ? 3.0f : 0.0f;
+        c.has_sinks = i % 3 == 1;
+        c.sparse_v = i > 9 ? 0.02f : 0.0f;
+        c.back = i == 4 || i == 5 ? 33 : 0;
+        c.cache.layer.n_sinks = i == 6 || i == 7 ? 70 : i % 3;
+        c.cache.layer.n_kv_heads = 1 + i % 2;
+        c.cache.layer.head_dim_v = i == 8 || i == 9 ? 48 : 64;
+        c.cache.n_sequences = c.back ? 1 : 1 + i % 3;
+        c.cache.n_tokens[0] = 330;
+        c.cache.n_tokens[1] = 65;
+        c.cache.n_tokens[2] = 129;
+        check_attention(&dut, &c);
+    }
+    dut.table->close(dut.device);
+}
+
+/* One token, and lengths around the edges of pages. */
+static void every_length(void **state)
+{
+    (void)state;
+    const int lengths[] = {1, 2, 31, 64, 65, 68, 127, 257};
+    const device_under_test dut = open_with("full");
+    for (int i = 0; i < 8; i++) {
+        attend_case c = make_case(5, 3, 64, 1, 2);
+        c.cache.n_tokens[0] = lengths[i];
+        check_attention(&dut, &c);
+        c.n_queries = lengths[i] < 12 ? lengths[i] : 12;
+        check_attention(&dut, &c);
+    }
+    dut.table->close(dut.device);
+}
+
+/* Rows decoded to halves are the rows decoded to floats, rounded. */
+static void halves_are_rounded_floats(void **state)
+{
+    (void)state;
+    const device_under_test dut = open_with("full");
+    for (int type = 0; type < TKV_TYPE_COUNT; type++) {
+        const attend_case c = make_case(type, (type + 3) % TKV_TYPE_COUNT, 64, 1, 1);
+        attend_memory m = {.stats = {0, 0}};
+        fill_cache(&dut, &c, &m);
+        const int n = c.cache.n_tokens[0] * c.cache.layer.head_dim_k;
+        uint16_t *halves = allocate((size_t)n * sizeof *halves);
+        const uint64_t address = device_allocate(&dut, (size_t)n * sizeof *halves);
+        for (int order = 0; order < 2; order++) {
+            assert_ok(dut.table->load_half(dut.device, &c.cache.layer, m.cache.address, 0,
+                                           c.cache.n_tokens[0], order ? 0 : address,
+                                           order ? address : 0, &error));
+            assert_ok(dut.table->download(dut.device, halves, address, (size_t)n * sizeof *halves,
+                                          &error));
+            for (int i = 0; i < n; i++) {
+                assert_int_equal(halves[i], tkv_float_to_finite_half((order ? m.v[0] : m.k[0])[i]));
+            }
+        }
+        dut.table->release(dut.device, address);
+        free(halves);
+        free(m.k[0]);
+        free(m.v[0]);
+        case_free(&m.cache);
+    }
+    dut.table->close(dut.device);
+}
+
+/* An argument chooses tests by pattern: "every_t*". */
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_type),
+        cmocka_unit_test(every_head_dim),
+        cmocka_unit_test(every_option),
+        cmocka_unit_test(every_length),
+        cmocka_unit_test(halves_are_rounded_floats),
+    };
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
