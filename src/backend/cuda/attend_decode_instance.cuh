@@ -34,8 +34,8 @@ cudaError_t launch_paged(const decode_job &job, dim3 grid, cudaStream_t stream)
 template <int KeyType, int ValueType, int HeadDim, int RowTiles> decode_kernel describe()
 {
     using shape = decode_shape<KeyType, ValueType, HeadDim, RowTiles>;
-    return {launch_paged<KeyType, ValueType, HeadDim, RowTiles>, shape::n_rows, shape::n_warps,
-            shape::n_ctas, shape::shared_bytes};
+    return {launch_paged<KeyType, ValueType, HeadDim, RowTiles>, shape::n_rows, shape::n_warps, 1,
+            shape::shared_bytes};
 }
 
 } // namespace tkv_cuda

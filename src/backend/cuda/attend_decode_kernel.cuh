@@ -9,10 +9,9 @@
 namespace tkv_cuda
 {
 
-/* Which blocks a warp takes: its first ones are fixed, so that nothing waits for them; the others
- * go to whoever is ready, since multiprocessors do not get the same share of the memory. */
-constexpr int FIXED_BLOCKS = 2;
-
+/* Which blocks a warp takes: as many as there are stages are fixed, so that nothing waits for them;
+ * the others go to whoever is ready, since multiprocessors do not get the same share of the memory.
+ */
 /* The accumulators hold 65536 tokens without overflow. */
 constexpr unsigned PAGES_A_FLUSH = 256;
 
@@ -129,7 +128,8 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         }
         pack_weights<ValueType>(integer, columns[i]);
     }
-    wait_copies<2>(); /* all but the next page: these values are there */
+    /* All is there but the pages that come after this one. */
+    wait_copies<2 * (decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_stages - 1)>();
     __syncwarp();
     if (is_any_left) {
         add_values<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, columns, state.sums);
@@ -265,8 +265,7 @@ __device__ __noinline__ void add_exact_blocks(const decode_job &job, const decod
 
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
 __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_warps * 32,
-                                  decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_ctas)
-    attend_decode(const __grid_constant__ decode_job job)
+                                  1) attend_decode(const __grid_constant__ decode_job job)
 {
     using shape = decode_shape<KeyType, ValueType, HeadDim, RowTiles>;
     using layout = typename shape::layout;
@@ -287,12 +286,17 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     if (blockIdx.x >= work.n_active) {
         return;
     }
-    uint8_t *stage = stages + warp * N_STAGES * layout::bytes;
+    uint8_t *stage = stages + warp * shape::warp_bytes;
     const uint32_t stage_address = (uint32_t)__cvta_generic_to_shared(stage);
     const int stride = work.n_active * shape::n_warps;
     const int first = work.begin + blockIdx.x * shape::n_warps + warp;
+    constexpr int n_ahead = shape::n_stages - 1;
     block_entry entry = load_entry(work, first, layout::page_bytes);
-    block_entry next = load_entry(work, first + stride, layout::page_bytes);
+    block_entry ahead[n_ahead];
+#pragma unroll
+    for (int k = 0; k < n_ahead; k++) {
+        ahead[k] = load_entry(work, first + (k + 1) * stride, layout::page_bytes);
+    }
     const bool has_own_exact = has_exact_block(work);
     /* From here on whatever is loaded comes after the pages, which fill the memory's queues. */
     copy_entry<layout>(stage_address, work, entry);
@@ -337,28 +341,34 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         }
     }
 
-    /* The pages of `next` are asked for while those of `entry` are worked on; the number of the one
-     * after that is drawn meanwhile and looked up in the table halfway. */
+    /* The pages of `ahead` are on their way or asked for while those of `entry` are worked on; the
+     * number of the block after them is drawn meanwhile and looked up in the table halfway. */
+#pragma unroll
+    for (int k = 0; k < n_ahead - 1; k++) {
+        copy_entry<layout>(stage_address + (k + 1) * layout::bytes, work, ahead[k]);
+    }
     unsigned drawn = 0;
     bool is_first = true;
     for (unsigned n_done = 0; entry.block < work.end; n_done++) {
         /* The keys are there. Only now the next page is asked for: if all pages were on their way
          * at once, all would arrive at the end. */
-        wait_copies<1>();
+        wait_copies<1 + 2 * (n_ahead - 1)>();
         __syncwarp();
-        copy_entry<layout>(stage_address + (n_done + 1) % N_STAGES * layout::bytes, work, next);
-        if (lane == 0 && next.block < work.end) {
+        const block_entry &last = ahead[n_ahead - 1];
+        copy_entry<layout>(stage_address + (n_done + n_ahead) % shape::n_stages * layout::bytes,
+                           work, last);
+        if (lane == 0 && last.block < work.end) {
             drawn = atomicAdd(counter, 1);
         }
         block_entry after;
         const auto look_up_after = [&]() {
             const int block =
-                work.begin + FIXED_BLOCKS * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
-            after = load_entry(work, next.block < work.end ? block : work.end, layout::page_bytes);
+                work.begin + shape::n_stages * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
+            after = load_entry(work, last.block < work.end ? block : work.end, layout::page_bytes);
         };
         if (!entry.is_exact) {
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
-                job, work, entry.block, is_first, stage + n_done % N_STAGES * layout::bytes,
+                job, work, entry.block, is_first, stage + n_done % shape::n_stages * layout::bytes,
                 look_up_after, lane_of, queries, terms, state, sparse);
             is_first = false;
         } else {
@@ -371,8 +381,12 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
             }
         }
         __syncwarp();
-        entry = next;
-        next = after;
+        entry = ahead[0];
+#pragma unroll
+        for (int k = 0; k < n_ahead - 1; k++) {
+            ahead[k] = ahead[k + 1];
+        }
+        ahead[n_ahead - 1] = after;
     }
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
@@ -387,7 +401,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     }
 
     write_part<HeadDim, RowTiles, shape::n_warps>(job, work, state, (float *)stages,
-                                                  N_STAGES * layout::bytes / 4);
+                                                  shape::warp_bytes / 4);
     if (has_exact) {
         const size_t rows = ((size_t)work.unit * job.n_splits + blockIdx.x) * shape::n_rows;
         auto &scratch = *(exact_scratch<HeadDim, shape::n_warps> *)stages;

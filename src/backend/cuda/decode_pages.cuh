@@ -26,7 +26,6 @@
 namespace tkv_cuda
 {
 
-constexpr int N_STAGES = 2;
 constexpr float NO_MAXIMUM = -1e30f;
 /* 2^23 + n has n in its low bits: a fused multiply-add also rounds to an integer. */
 constexpr float INTEGER_BASE = 8388608.0f;
@@ -43,15 +42,17 @@ template <int KeyType, int ValueType, int HeadDim, int RowTiles> struct decode_s
     static constexpr int n_rows = 4 * RowTiles;
     static constexpr int n_steps = HeadDim / 32; /* of the score product */
     static constexpr int fragment_words = n_steps * 2 * 32;
-    /* Two CTAs a multiprocessor, so that one's beginning and end hide behind the other; where the
-     * sums take more registers, one. */
-    static constexpr int n_ctas = HeadDim * RowTiles > 128 ? 1 : 2;
-    static constexpr int most_warps = n_ctas == 2 ? 8 : HeadDim * RowTiles > 256 ? 8 : 12;
-    static constexpr int shared_limit = (n_ctas == 2 ? 112 : 224) * 1024;
+    /* One CTA a multiprocessor: 12 warps have the registers that the loop wants, 168, and more
+     * would only queue for the memory. A third stage where there is room: pages of few bits. */
+    static constexpr int most_warps = HeadDim * RowTiles > 256 ? 8 : 12;
+    static constexpr int shared_limit = 224 * 1024;
     static constexpr int query_bytes = RowTiles * fragment_words * 4 + n_rows * 16;
-    static constexpr int fitting = (shared_limit - query_bytes) / (N_STAGES * layout::bytes);
+    static constexpr int fitting = (shared_limit - query_bytes) / (2 * layout::bytes);
     static constexpr int n_warps = fitting < most_warps ? fitting : most_warps;
-    static constexpr int shared_bytes = query_bytes + n_warps * N_STAGES * layout::bytes;
+    static constexpr int n_stages =
+        query_bytes + n_warps * 3 * layout::bytes <= shared_limit ? 3 : 2;
+    static constexpr int warp_bytes = n_stages * layout::bytes;
+    static constexpr int shared_bytes = query_bytes + n_warps * warp_bytes;
 };
 
 /* Lane 4g + t's eight tokens are first_slot(g) + pair_offset(p) + {0, 1}, chosen so that what
@@ -172,15 +173,16 @@ template <typename Layout> __device__ __forceinline__ void place_start_bits(uint
 #pragma unroll
         for (int b = 0; b < 2; b++) {
             const uint32_t start = trellis_word_before(fields[32 * b + lane]);
-            uint32_t mine = 0;
+            uint32_t words[8] = {};
 #pragma unroll
             for (int k = 1; k <= TKV_TRELLIS_START_BITS; k++) {
-                const uint32_t bits = __ballot_sync(ALL_LANES, start >> (32 - k) & 1u);
-                mine = lane == 8 - k ? bits : mine;
+                words[8 - k] = __ballot_sync(ALL_LANES, (start & 1u << (32 - k)) != 0);
             }
-            if (lane < 8) {
-                *(uint32_t *)(stage + Layout::values_at + values::row_address(1, b) - 32 +
-                              4 * lane) = mine;
+            if (lane == 0) {
+                uint4 *row =
+                    (uint4 *)(stage + Layout::values_at + values::row_address(1, b) - sizeof words);
+                row[0] = make_uint4(words[0], words[1], words[2], words[3]);
+                row[1] = make_uint4(words[4], words[5], words[6], words[7]);
             }
         }
     }

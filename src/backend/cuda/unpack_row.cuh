@@ -112,7 +112,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     const float scale = from_half(traits::is_trellis ? field & 0x7fffu : field) / TKV_LEVEL_UNIT;
     if constexpr (traits::is_trellis) {
         uint32_t path = trellis_start_word((field & 31u) | field >> 15 << 5);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             const uint32_t code = read_code<TYPE>(order, d, slot, i, image);
             path |= row_ballot(code >> traits::free_bits) << 16;
@@ -125,7 +125,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     }
     const float step = traits::is_sketch ? from_half(side[page_tokens + slot]) : 0.0f;
     float signs[traits::is_sketch ? row_shape<N>::capacity : 1];
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         const uint32_t code = read_code<TYPE>(order, d, slot, i, image);
         y[i] = level_of<TYPE>(code) * scale;
@@ -135,7 +135,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     }
     if constexpr (traits::is_sketch) {
         unmix(shape, sketch_signs, signs);
-#pragma unroll
+#pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             y[i] += signs[i];
         }
