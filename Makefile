@@ -47,7 +47,7 @@ endif
 test-metal-%:
 	@scripts/install-dependencies metal
 	cmake -C cmake/fake-metal.cmake -S . -B $(BUILD)-metal-$* $(CMAKE_FLAGS) \
-	    -DTKV_SANITIZE=$(filter-out plain,$*)
+	    -DTKV_SANITIZE=$(filter-out plain,$*) -DTKV_COMMAND=$(if $(filter plain,$*),ON,OFF)
 	cmake --build $(BUILD)-metal-$* --parallel $(JOBS)
 	cd $(BUILD)-metal-$* && ctest --output-on-failure --parallel $(JOBS) -L metal
 
@@ -56,6 +56,14 @@ sanitize: dependencies
 	cmake -S . -B $(BUILD)-sanitize -DTKV_SANITIZE=address,undefined $(CMAKE_FLAGS)
 	cmake --build $(BUILD)-sanitize --parallel $(JOBS)
 	cd $(BUILD)-sanitize && ctest --output-on-failure --parallel $(JOBS)
+
+# The tests that use several threads, under ThreadSanitizer.
+THREAD_TESTS = threads attend cache model_dequantise model_session
+sanitize-threads: dependencies
+	cmake -S . -B $(BUILD)-threads -DTKV_SANITIZE=thread $(CMAKE_FLAGS)
+	cmake --build $(BUILD)-threads --parallel $(JOBS) --target $(THREAD_TESTS:%=test_%)
+	cd $(BUILD)-threads && ctest --output-on-failure --parallel $(JOBS) \
+	    --tests-regex '^($(subst $(eval) ,|,$(strip $(THREAD_TESTS))))$$'
 
 install: build
 	cmake --install $(BUILD)

@@ -78,6 +78,7 @@ struct tkv_device_table {
     float weight_rounding;
     float query_rounding;
     float query_rounding_turbo8;
+    float exact_rounding; /* of weights and queries on exact pages, each by itself */
 };
 
 /* Tables of this build by index from 0; NULL beyond the last. A table may find no device. */

@@ -59,7 +59,7 @@ static option_result parse(int argc, char **argv, eval_options *o)
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
         {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, cuda or cuda:N (cpu)"},
+         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
         {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
          "of encoding trellis types: fast, default or best (default)"},
         {"resume", NULL, 0, OPTION_TEXT, &plan->state_path, 0, 0, "FILE",

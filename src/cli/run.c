@@ -38,7 +38,7 @@ static option_result parse(int argc, char **argv, run_options *o)
         {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
          "threads; 0: all cores (0)"},
         {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, cuda or cuda:N (cpu)"},
+         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
         {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N", "seed of sampling (0)"},
         {"temp", NULL, 0, OPTION_REAL, &g->sampling.temperature, 0, 100, "T",
          "temperature; 0: always the most likely token (0.8)"},

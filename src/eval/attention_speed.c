@@ -8,9 +8,12 @@
 
 struct tkv_attention_work {
     tkv_attention_shape shape;
+    tkv_context *context;
     tkv_cache *cache;
-    float *queries; /* [n_queries][n_heads][head_dim] */
-    float *output;  /* likewise */
+    size_t bytes;  /* of queries and results */
+    void *queries; /* [n_queries][n_heads][head_dim] floats, where the context computes */
+    void *results; /* likewise */
+    float *output; /* the results on the host */
 };
 
 /* The sum of four uniform numbers: Gaussian enough, and fast, for values whose only part in the
@@ -31,17 +34,25 @@ static tkv_status fill_cache(tkv_attention_work *work, uint32_t *seed, tkv_error
 {
     const tkv_attention_shape *s = &work->shape;
     const size_t row = (size_t)s->n_kv_heads * (size_t)s->head_dim;
-    float *rows = malloc(2 * TKV_PAGE_TOKENS * row * sizeof *rows);
+    const size_t n = 2 * TKV_PAGE_TOKENS * row;
+    void *memory = NULL;
+    float *rows = malloc(n * sizeof *rows);
     if (!rows) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for keys and values");
     }
-    tkv_status status = TKV_OK;
+    tkv_status status = tkv_memory_allocate(work->context, n * sizeof *rows, &memory, error);
+    const float *keys = memory;
     for (int done = 0; done < s->n_tokens && status == TKV_OK; done += TKV_PAGE_TOKENS) {
         const int left = s->n_tokens - done;
-        tkv_attention_fill(seed, 2 * TKV_PAGE_TOKENS * row, rows);
-        status = tkv_cache_append(work->cache, 0, left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS,
-                                  rows, rows + TKV_PAGE_TOKENS * row, error);
+        tkv_attention_fill(seed, n, rows);
+        status = tkv_memory_upload(work->context, memory, rows, n * sizeof *rows, error);
+        if (status == TKV_OK) {
+            status =
+                tkv_cache_append(work->cache, 0, left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS,
+                                 keys, keys + TKV_PAGE_TOKENS * row, error);
+        }
     }
+    tkv_memory_free(work->context, memory);
     free(rows);
     return status;
 }
@@ -55,6 +66,22 @@ static tkv_status check_shape(const tkv_attention_shape *s, tkv_error *error)
                         s->group, s->n_queries, s->n_tokens);
     }
     return TKV_OK;
+}
+
+static tkv_status create_queries(tkv_attention_work *work, uint32_t *seed, tkv_error *error)
+{
+    work->output = malloc(work->bytes);
+    if (!work->output) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the queries");
+    }
+    tkv_attention_fill(seed, work->bytes / sizeof(float), work->output);
+    tkv_status status = tkv_memory_allocate(work->context, work->bytes, &work->queries, error);
+    if (status == TKV_OK) {
+        status = tkv_memory_allocate(work->context, work->bytes, &work->results, error);
+    }
+    return status == TKV_OK
+               ? tkv_memory_upload(work->context, work->queries, work->output, work->bytes, error)
+               : status;
 }
 
 tkv_status tkv_attention_work_create(tkv_context *context, const tkv_attention_shape *shape,
@@ -72,6 +99,8 @@ tkv_status tkv_attention_work_create(tkv_context *context, const tkv_attention_s
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the benchmark");
     }
     created->shape = *shape;
+    created->context = context;
+    created->bytes = n * sizeof(float);
     const tkv_cache_params params = {.n_layers = 1,
                                      .n_kv_heads = shape->n_kv_heads,
                                      .head_dim_k = shape->head_dim,
@@ -82,14 +111,9 @@ tkv_status tkv_attention_work_create(tkv_context *context, const tkv_attention_s
     uint32_t seed = 1;
     status = tkv_cache_create(context, &params, &created->cache, error);
     if (status == TKV_OK) {
-        created->queries = malloc(n * sizeof(float));
-        created->output = malloc(n * sizeof(float));
-        if (!created->queries || !created->output) {
-            status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the queries");
-        }
+        status = create_queries(created, &seed, error);
     }
     if (status == TKV_OK) {
-        tkv_attention_fill(&seed, n, created->queries);
         status = fill_cache(created, &seed, error);
     }
     if (status != TKV_OK) {
@@ -104,7 +128,8 @@ void tkv_attention_work_free(tkv_attention_work *work)
 {
     if (work) {
         tkv_cache_free(work->cache);
-        free(work->queries);
+        tkv_memory_free(work->context, work->queries);
+        tkv_memory_free(work->context, work->results);
         free(work->output);
         free(work);
     }
@@ -117,10 +142,14 @@ tkv_status tkv_attention_work_run(tkv_attention_work *work, double *seconds, tkv
                                       .n_heads = s->n_kv_heads * s->group,
                                       .first_position = s->n_tokens - s->n_queries};
     const double start = tkv_clock();
-    const tkv_status status =
-        tkv_attend(work->cache, 0, &params, work->queries, work->output, error);
+    tkv_status status = tkv_attend(work->cache, 0, &params, work->queries, work->results, error);
+    if (status == TKV_OK) {
+        status = tkv_context_wait(work->context, error);
+    }
     *seconds = tkv_clock() - start;
-    return status;
+    return status == TKV_OK
+               ? tkv_memory_download(work->context, work->output, work->results, work->bytes, error)
+               : status;
 }
 
 const float *tkv_attention_work_output(const tkv_attention_work *work)

@@ -29,7 +29,7 @@ tkv_status tkv_attention_work_create(tkv_context *context, const tkv_attention_s
                                      tkv_attention_work **work, tkv_error *error);
 void tkv_attention_work_free(tkv_attention_work *work);
 
-/* One call of tkv_attend; *seconds receives its time. */
+/* One call of tkv_attend; *seconds receives its time, until its device has done it. */
 tkv_status tkv_attention_work_run(tkv_attention_work *work, double *seconds, tkv_error *error);
 
 /* Output of the last call: [n_queries][n_heads][head_dim]. */

@@ -26,9 +26,6 @@ enum {
 /* Of attention, relative to the norm of its output. */
 static const double FLOAT_BOUND = 2e-5;
 
-/* Of queries and weights on f16 pages: a device may use them in the precision of these. */
-static const double HALF_ROUNDING = 0x1p-11;
-
 typedef struct bench {
     const tkv_device_table *table;
     tkv_device *device;
@@ -253,7 +250,7 @@ static double attention_bound(const tkv_device_table *table, tkv_type type)
     const float query =
         type == TKV_TYPE_TURBO8 ? table->query_rounding_turbo8 : table->query_rounding;
     const double coded = type == TKV_TYPE_F16 ? 0.0 : (double)fmaxf(table->weight_rounding, query);
-    return FLOAT_BOUND + 10.0 * fmax(coded, HALF_ROUNDING);
+    return FLOAT_BOUND + 10.0 * fmax(coded, (double)table->exact_rounding);
 }
 
 /* Of the outputs of all rows, relative to their norm. */

@@ -2,6 +2,7 @@
 
 #include "backend/context.h"
 #include "common/error.h"
+#include "model/exchange.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -53,21 +54,38 @@ static tkv_status create_on_cpu(const tkv_model *model, tkv_context *context, in
     return TKV_OK;
 }
 
+/* A cache on a device that cannot run the other layers: those run here. */
+static tkv_status create_beside_device(const tkv_model *model, tkv_context *context, int n_batch,
+                                       tkv_runner **runner, tkv_error *error)
+{
+    tkv_runner *created = NULL;
+    tkv_exchange *exchange = NULL;
+    tkv_status status = create_on_cpu(model, context, n_batch, &created, error);
+    if (status == TKV_OK) {
+        status =
+            tkv_exchange_create(tkv_model_get_config(model), context, n_batch, &exchange, error);
+    }
+    if (status != TKV_OK) {
+        if (created) {
+            free_runner(created);
+        }
+        return status;
+    }
+    tkv_workspace_set_exchange(((cpu_runner *)created)->workspace, exchange);
+    *runner = created;
+    return TKV_OK;
+}
+
 tkv_status tkv_runner_create(const tkv_model *model, tkv_context *context, int n_batch,
                              tkv_runner **runner, tkv_error *error)
 {
-    const char *kernels = tkv_context_kernels(context);
     if (!context->device) {
         return create_on_cpu(model, context, n_batch, runner, error);
     }
 #ifdef TKV_HAVE_CUDA_MODEL
-    if (strcmp(kernels, "cuda") == 0) {
+    if (strcmp(tkv_context_kernels(context), "cuda") == 0) {
         return tkv_runner_create_cuda(model, context, n_batch, runner, error);
     }
-    return tkv_fail(error, TKV_ERR_UNSUPPORTED,
-                    "models on a %s device: this build runs them on the CPU and on cuda", kernels);
-#else
-    return tkv_fail(error, TKV_ERR_UNSUPPORTED,
-                    "models on a %s device: this build runs them on the CPU", kernels);
 #endif
+    return create_beside_device(model, context, n_batch, runner, error);
 }

@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "model/dequantise.h"
+#include "model/exchange.h"
 #include "model/matmul.h"
 #include "model/operations.h"
 #include "model/weights.h"
@@ -23,6 +24,7 @@ struct tkv_workspace {
     float *gate;
     float *up;
     float *rope_table;
+    tkv_exchange *exchange; /* to the device that has the cache; NULL: the host has it */
 };
 
 /* A range of a batch's rows on their way through a layer. */
@@ -98,14 +100,21 @@ tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads
 void tkv_workspace_free(tkv_workspace *workspace)
 {
     if (workspace) {
+        tkv_exchange_free(workspace->exchange);
         free(workspace->memory);
         free(workspace);
     }
 }
 
+void tkv_workspace_set_exchange(tkv_workspace *workspace, tkv_exchange *exchange)
+{
+    workspace->exchange = exchange;
+}
+
 size_t tkv_workspace_bytes(const tkv_workspace *workspace)
 {
-    return workspace->bytes + sizeof *workspace;
+    return workspace->bytes + sizeof *workspace +
+           (workspace->exchange ? tkv_exchange_bytes(workspace->exchange) : 0);
 }
 
 static tkv_status embed(const pass *p, tkv_error *error)
@@ -162,6 +171,10 @@ static tkv_status remember(const pass *p, int layer_index, tkv_error *error)
         return status;
     }
     place_heads(p, layer->key_norm, 0, p->model->config.n_kv_heads, workspace->key);
+    if (workspace->exchange) {
+        return tkv_exchange_append(workspace->exchange, p->cache, layer_index, n_rows,
+                                   workspace->key, workspace->value, error);
+    }
     return tkv_cache_append(p->cache, layer_index, n_rows, workspace->key, workspace->value, error);
 }
 
@@ -186,8 +199,11 @@ static tkv_status attend(const pass *p, int layer_index, int first_row, tkv_erro
         .sparse_v = p->batch->sparse_v,
         .stats = p->batch->sparse_v > 0.0f ? p->batch->stats : NULL,
     };
-    status =
-        tkv_attend(p->cache, layer_index, &params, workspace->query, workspace->attended, error);
+    status = workspace->exchange
+                 ? tkv_exchange_attend(workspace->exchange, p->cache, layer_index, &params,
+                                       workspace->query, workspace->attended, error)
+                 : tkv_attend(p->cache, layer_index, &params, workspace->query, workspace->attended,
+                              error);
     if (status != TKV_OK) {
         return status;
     }

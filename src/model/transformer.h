@@ -9,10 +9,14 @@
 /* The buffers that a batch needs: one allocation, whose size depends on n_batch only. And the
  * threads that work on it, which it does not own. */
 typedef struct tkv_workspace tkv_workspace;
+struct tkv_exchange;
 
 tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads *threads,
                                 tkv_workspace **workspace, tkv_error *error);
 void tkv_workspace_free(tkv_workspace *workspace);
+
+/* From now on the cache is on a device, to which `exchange` leads; the workspace frees it. */
+void tkv_workspace_set_exchange(tkv_workspace *workspace, struct tkv_exchange *exchange);
 size_t tkv_workspace_bytes(const tkv_workspace *workspace);
 
 typedef struct tkv_batch {

@@ -185,7 +185,9 @@ static double attend_bound(const tkv_device_table *table, const device_case *c)
     const bool is_exact = c->layer.type_k == TKV_TYPE_F16 && c->layer.type_v == TKV_TYPE_F16;
     const float query =
         c->layer.type_k == TKV_TYPE_TURBO8 ? table->query_rounding_turbo8 : table->query_rounding;
-    return 1e-5 + (is_exact ? 0.0 : 10.0 * (double)fmaxf(table->weight_rounding, query));
+    const float coded = fmaxf(table->weight_rounding, query);
+    return 1e-5 +
+           10.0 * (double)(is_exact ? table->exact_rounding : fmaxf(coded, table->exact_rounding));
 }
 
 static void compare_attention(const attend_case *c, const case_memory *memory, size_t n_rows,

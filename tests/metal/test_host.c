@@ -3,6 +3,8 @@
 #include "backend/metal/metal.h"
 #include "support/support.h"
 
+#include <unistd.h>
+
 #ifndef __APPLE__
 #include "metal/runtime/objc.h"
 #endif
@@ -213,6 +215,28 @@ static void failures_are_reported_and_survived(void **state)
     check_failure("FAKE_METAL_MAX_THREADS", "64", TKV_ERR_UNSUPPORTED, "128");
 }
 
+/* What Apple's compiler says of a kernel is passed on, with the file and line of our source. */
+static void compile_errors_name_file_and_line(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/tkv_test_metal_XXXXXX";
+    tkv_device *device = NULL;
+    const int file = mkstemp(path);
+    assert_true(file >= 0);
+    FILE *source = fdopen(file, "w");
+    fputs("#include <metal_stdlib>\nusing namespace metal;\n#line 40 \"store.metal\"\n"
+          "kernel void f(device float *x [[buffer(0)]])\n{\n    x[0] = nothing;\n}\n",
+          source);
+    fclose(source);
+    setenv("FAKE_METAL_SOURCE", path, 1);
+    assert_int_equal(table->open(0, NULL, &device, &problem), TKV_ERR_DEVICE);
+    unsetenv("FAKE_METAL_SOURCE");
+    unlink(path);
+    assert_non_null(strstr(problem.message, "store.metal:42"));
+    assert_non_null(strstr(problem.message, "nothing"));
+    assert_null(strchr(problem.message, '\n'));
+}
+
 static void memory_may_run_out(void **state)
 {
     (void)state;
@@ -261,6 +285,7 @@ int main(void)
 #ifndef __APPLE__
         cmocka_unit_test(a_missing_device_is_explained),
         cmocka_unit_test(failures_are_reported_and_survived),
+        cmocka_unit_test(compile_errors_name_file_and_line),
         cmocka_unit_test(memory_may_run_out),
         cmocka_unit_test(nothing_leaks),
 #endif

@@ -345,19 +345,38 @@ static bool log_progress(void *user, int n_done, int n_total)
     return n_done < log->stop_at;
 }
 
-/* The reference device has caches and no forward pass. */
-static void test_device_without_models(void **state)
+/* The reference device has caches and no forward pass: the other layers run on the host. */
+static void test_model_beside_device(void **state)
 {
     (void)state;
     fixture f;
     make_fixture(&f, &llama_shape);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    float *expected = allocate(N_TOKENS * VOCABULARY * sizeof *expected);
+    float *found = allocate(N_TOKENS * VOCABULARY * sizeof *found);
     tkv_context *context = create_reference_context();
-    const tkv_session_params params = {.max_tokens = MAX_TOKENS};
+    const tkv_session_params params = {
+        .max_tokens = MAX_TOKENS, .n_batch = 16, .policy = {.sparse_v = 1e-6f}};
     tkv_session *session = NULL;
-    assert_fails(tkv_session_create(f.model, context, &params, &session, &error),
-                 TKV_ERR_UNSUPPORTED, "models on a reference device");
-    assert_int_equal(reference_device_bytes(), 0);
+    assert_ok(tkv_session_create(f.model, f.context, &params, &session, &error));
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, expected, &error));
+    const tkv_attend_stats counted = *tkv_session_attend_stats(session);
+    tkv_session_free(session);
+    assert_ok(tkv_session_create(f.model, context, &params, &session, &error));
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
+    for (int i = 0; i < N_TOKENS * VOCABULARY; i++) {
+        assert_true(fabs(found[i] - expected[i]) <= BATCH_TOLERANCE);
+    }
+    assert_int_equal(tkv_session_attend_stats(session)->n_weights, counted.n_weights);
+    reference_device_fail(0, true);
+    assert_true(eval(session, tokens, 1, TKV_LOGITS_ALL, found, NULL) != TKV_OK);
+    assert_true(reference_device_recover());
+    tkv_session_free(session);
     tkv_context_free(context);
+    assert_int_equal(reference_device_bytes(), 0);
+    free(expected);
+    free(found);
     close_fixture(&f);
 }
 
@@ -590,7 +609,7 @@ int main(void)
         cmocka_unit_test(test_truncate_goes_back),
         cmocka_unit_test(test_context_overflow),
         cmocka_unit_test(test_wrong_arguments),
-        cmocka_unit_test(test_device_without_models),
+        cmocka_unit_test(test_model_beside_device),
         cmocka_unit_test(test_progress_and_cancel),
         cmocka_unit_test(test_failed_step_restores),
         cmocka_unit_test(test_buffers_do_not_grow_with_context),

@@ -293,6 +293,19 @@ __device__ __forceinline__ void load_scales(const uint8_t *mine, float (&scale)[
     }
 }
 
+/* Slots from n_seen on hold what dropped tokens have left; a weight of 0 times a scale that is not
+ * finite would not be 0. */
+template <int ValueType>
+__device__ __forceinline__ void forget_unseen(int n_seen, float (&scale)[8])
+{
+    const int base = first_slot<ValueType>(threadIdx.x % 32 >> 2);
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        const int slot = base + pair_offset<ValueType>(k / 2) + (k & 1);
+        scale[k] = slot < n_seen ? scale[k] : 0.0f;
+    }
+}
+
 /* Weights below the threshold, relative to the largest so far, become 0. */
 struct sparse_state {
     float largest; /* logit so far */

@@ -71,6 +71,10 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
     float value_scale[8];
     load_scales<KeyType, ValueType>(stage + lane.key_scales, key_scale);
     load_scales<ValueType, ValueType>(stage + lane.value_scales, value_scale);
+    const int n_seen = work.some_end - block_start(job.params.layer, block);
+    if (n_seen < PAGE_TOKENS) {
+        forget_unseen<ValueType>(n_seen, value_scale);
+    }
     uint32_t columns[RowTiles][4];
     bool is_any_left = true;
 #pragma unroll

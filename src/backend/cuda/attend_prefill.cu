@@ -131,7 +131,8 @@ __global__ void __launch_bounds__(WARPS * 32) prepare(const __grid_constant__ Pl
             static_cast<signed char>(__float2int_rn(scaled));
     }
     if (lane == 0) {
-        plan.q_scale[at] = largest * (1.0f / 127.0f) * to_logits;
+        // Never zero: what a row does not see has a score of -infinity, whatever its scale.
+        plan.q_scale[at] = fmaxf(largest * (1.0f / 127.0f) * to_logits, 1e-30f);
         plan.q_bias[at] = bias;
     }
 }

@@ -396,7 +396,7 @@ __global__ void __launch_bounds__(N_THREADS, 1)
         produce_keys<D>(plan, sequence, range, u.kv_head, ring, shared);
     } else if (threadIdx.x < N_PRODUCERS * WARPGROUP) {
         give_registers<56>();
-        produce_values<D>(plan, ring, shared);
+        produce_values<D>(plan, sequence, ring, shared);
     } else {
         take_registers<200>();
         consume<D, IS_SPECIAL>(plan, sequence, unit, split, shared);

@@ -66,15 +66,17 @@ template <int D> struct Shared {
     __half values[N_STAGES][PAGE * D];
 };
 
+// Rows from n_tokens on, which hold what dropped tokens have left, become zero.
 template <int D>
-__device__ void fetch_page(const __half *keys, int n_slots, __half *to_keys, __half *to_values)
+__device__ void fetch_page(const __half *keys, int n_slots, int n_tokens, __half *to_keys,
+                           __half *to_values)
 {
     constexpr int CHUNKS = D / 8;
     const __half *values = keys + n_slots * D;
     for (int item = threadIdx.x; item < PAGE * CHUNKS; item += N_THREADS) {
         const int row = item / CHUNKS;
         const int chunk = item % CHUNKS;
-        const bool is_there = row < n_slots;
+        const bool is_there = row < n_slots && row < n_tokens;
         const int from = is_there ? row * D + chunk * 8 : 0;
         copy16(to_keys + place<D>(row, chunk), keys + from, is_there);
         copy16(to_values + place<D>(row, chunk), values + from, is_there);
@@ -252,7 +254,10 @@ __global__ void __launch_bounds__(N_THREADS, D <= 128 ? 2 : 1)
         if (blocks[stage] >= 0) {
             const auto *keys = reinterpret_cast<const __half *>(pages) +
                                static_cast<size_t>(u.kv_head) * n_slots * D * 2;
-            fetch_page<D>(keys, n_slots, shared.keys[stage], shared.values[stage]);
+            const int end = min(first_position(plan, sequence) + plan.a.n_queries,
+                                block_start(plan.a.layer, blocks[stage] + 1));
+            fetch_page<D>(keys, n_slots, end - block_start(plan.a.layer, blocks[stage]),
+                          shared.keys[stage], shared.values[stage]);
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     };

@@ -365,9 +365,10 @@ __device__ void produce_keys(const Plan &plan, const tkv_device_sequence &sequen
     }
 }
 
-// Scales of a tile's values, so that the largest is 255, and their start bits.
+// Scales of a tile's values, so that the largest is 255, and their start bits. Slots from position
+// `end` on hold what dropped tokens have left.
 template <int D>
-__device__ void scale_values(const tkv_device_layer &layer, const Ring &ring,
+__device__ void scale_values(const tkv_device_layer &layer, int end, const Ring &ring,
                              const Progress<D> &progress, Shared<D> &shared)
 {
     constexpr int PAGES = Shape<D>::PAGES;
@@ -377,7 +378,7 @@ __device__ void scale_values(const tkv_device_layer &layer, const Ring &ring,
     unsigned field = 0;
 #pragma unroll
     for (int i = 0; i < PAGES; i++) {
-        if (i == p && progress.starts[i] != UNSEEN) {
+        if (i == p && progress.starts[i] != UNSEEN && progress.starts[i] + token % PAGE < end) {
             field = fields_of(ring.values(progress.places[i]), ring.value_bytes)[token % PAGE];
         }
     }
@@ -416,13 +417,15 @@ __device__ void scale_values(const tkv_device_layer &layer, const Ring &ring,
 }
 
 template <int D>
-__device__ void produce_values(const Plan &plan, const Ring &ring, Shared<D> &shared)
+__device__ void produce_values(const Plan &plan, const tkv_device_sequence &sequence,
+                               const Ring &ring, Shared<D> &shared)
 {
     const tkv_device_layer &layer = plan.a.layer;
+    const int end = first_position(plan, sequence) + plan.a.n_queries;
     Progress<D> progress = {};
     for (bool is_any = true; is_any;) {
         is_any = progress.wait(shared, ring);
-        scale_values<D>(layer, ring, progress, shared);
+        scale_values<D>(layer, end, ring, progress, shared);
 #pragma unroll
         for (int p = 0; p < Shape<D>::PAGES; p++) {
             if (progress.starts[p] != UNSEEN) {

@@ -394,4 +394,5 @@ const tkv_device_table tkv_device_table_cuda = {
     .weight_rounding = TKV_CUDA_WEIGHT_ROUNDING,
     .query_rounding = TKV_CUDA_QUERY_ROUNDING,
     .query_rounding_turbo8 = TKV_CUDA_QUERY_ROUNDING_TURBO8,
+    .exact_rounding = 0x1p-11f, /* halves, where there are many queries */
 };

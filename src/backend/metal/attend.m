@@ -15,6 +15,9 @@
 #define MAX_DECODE_REGISTERS 64
 #define MAX_PREFILL_TILES 32
 
+/* What every GPU of the families has. */
+#define MAX_THREADGROUP_BYTES 32768
+
 /* Enough items to fill the largest GPU of the families; splits of fewer pages cost more to merge
  * than they gain. */
 #define WANTED_DECODE_ITEMS 1024
@@ -41,16 +44,34 @@ static bool is_sketch(int32_t type)
     return type == TKV_TYPE_TURBO4Q || type == TKV_TYPE_TURBO3Q;
 }
 
-/* Query rows that a simdgroup or threadgroup takes at a time: a power of two. */
-static int choose_tile_rows(const attend_plan *plan)
+/* Threadgroup memory of the decode kernel for a tile of rows (attend_decode.metal, decode_memory).
+ */
+static size_t decode_memory_bytes(int32_t type_k, int32_t type_v, int head_dim_k, int rows)
+{
+    const size_t queries = (size_t)rows * (size_t)head_dim_k * (is_sketch(type_k) ? 2 : 1);
+    const size_t weights =
+        (size_t)rows * TKV_PAGE_TOKENS * TKV_METAL_SIMDGROUPS * (is_sketch(type_v) ? 2 : 1);
+    return (queries + weights) * sizeof(float);
+}
+
+static bool fits(const attend_plan *plan, int rows)
 {
     const tkv_device_layer *layer = &plan->params.attend.layer;
     const int registers =
-        ceil_divide(layer->head_dim_v, TKV_METAL_LANES) * (is_sketch(layer->type_v) ? 2 : 1);
+        rows * ceil_divide(layer->head_dim_v, TKV_METAL_LANES) * (is_sketch(layer->type_v) ? 2 : 1);
+    if (!plan->is_decode) {
+        return rows <= MAX_PREFILL_ROWS && registers <= 8 * MAX_PREFILL_TILES;
+    }
+    return rows <= MAX_DECODE_ROWS && registers <= MAX_DECODE_REGISTERS &&
+           decode_memory_bytes(layer->type_k, layer->type_v, layer->head_dim_k, rows) <=
+               MAX_THREADGROUP_BYTES;
+}
+
+/* Query rows that a simdgroup or threadgroup takes at a time: a power of two. */
+static int choose_tile_rows(const attend_plan *plan)
+{
     int rows = plan->is_decode ? 1 : 8;
-    const int most = plan->is_decode ? MAX_DECODE_ROWS : MAX_PREFILL_ROWS;
-    const int budget = plan->is_decode ? MAX_DECODE_REGISTERS : 8 * MAX_PREFILL_TILES;
-    while (rows < plan->params.n_rows && 2 * rows <= most && 2 * rows * registers <= budget) {
+    while (rows < plan->params.n_rows && fits(plan, 2 * rows)) {
         rows *= 2;
     }
     return rows;
@@ -138,17 +159,6 @@ static tkv_metal_constants constants_of(const tkv_metal_device *device, const at
                    [TKV_METAL_EXACT] = is_exact}};
 }
 
-/* Threadgroup memory of the decode kernel (attend_decode.metal, decode_memory). */
-static size_t decode_memory_bytes(const attend_plan *plan, const tkv_metal_constants *constants)
-{
-    const size_t rows = (size_t)plan->params.tile_rows;
-    const size_t queries = rows * (size_t)constants->values[TKV_METAL_KEY_DIM] *
-                           (is_sketch(constants->values[TKV_METAL_KEY_TYPE]) ? 2 : 1);
-    const size_t weights = rows * TKV_PAGE_TOKENS * TKV_METAL_SIMDGROUPS *
-                           (is_sketch(constants->values[TKV_METAL_VALUE_TYPE]) ? 2 : 1);
-    return (queries + weights) * sizeof(float);
-}
-
 static tkv_status launch_blocks(tkv_metal_device *device, const attend_plan *plan, bool is_exact,
                                 tkv_error *error)
 {
@@ -164,7 +174,10 @@ static tkv_status launch_blocks(tkv_metal_device *device, const attend_plan *pla
         .params = params,
         .params_bytes = sizeof *params};
     if (plan->is_decode) {
-        launch.threadgroup_bytes = decode_memory_bytes(plan, &launch.constants);
+        const int32_t *values = launch.constants.values;
+        launch.threadgroup_bytes =
+            decode_memory_bytes(values[TKV_METAL_KEY_TYPE], values[TKV_METAL_VALUE_TYPE],
+                                values[TKV_METAL_KEY_DIM], params->tile_rows);
     }
     return tkv_metal_dispatch(device, &launch, error);
 }

@@ -6,12 +6,9 @@
 // An item's results: for each row the maximum, the sum, the weights seen and skipped; and sums
 // [tile_rows][sum_floats] in the domain of the codes, of which the second half is the sketch's.
 
+constant float no_logit =
+    -3.0e38f; // below all logits, and finite, for no kernel relies on infinity
 constant float logit_limit = 1267650600228229401496703205376.0f; // 2^100
-
-inline float minus_infinity()
-{
-    return as_type<float>(0xff800000u);
-}
 
 // The part of the work of one item.
 struct attend_work {
@@ -106,7 +103,7 @@ struct row_softmax {
 
 inline void begin_softmax(thread row_softmax &row)
 {
-    row.maximum = minus_infinity();
+    row.maximum = no_logit;
     row.sum = 0.0f;
     row.n_weights = 0;
     row.n_skipped = 0;

@@ -54,7 +54,7 @@ tkv_merge_rows(constant tkv_metal_attend &p [[buffer(0)]],
     const ulong first_item =
         (ulong(unit) * ulong(p.n_tiles) + ulong(row / p.tile_rows)) * ulong(p.n_splits) * 2;
     const float sink =
-        p.attend.sinks != 0 ? at_address<const float>(p.attend.sinks)[head] : minus_infinity();
+        p.attend.sinks != 0 ? at_address<const float>(p.attend.sinks)[head] : no_logit;
     const float maximum = merge_maximum(p, first_item, r, sink, lane);
     float out[max_registers];
     float part[max_registers];
@@ -78,7 +78,7 @@ tkv_merge_rows(constant tkv_metal_attend &p [[buffer(0)]],
         }
     }
     const float exact = merge_splits(p, first_item, r, maximum, 0, 1, part, lane);
-    const float total = coded + exact + (sink > minus_infinity() ? exp(sink - maximum) : 0.0f);
+    const float total = coded + exact + (sink > no_logit ? exp(sink - maximum) : 0.0f);
     for (int i = 0; i < registers_of(value_dim); i++) {
         out[i] = (out[i] + part[i]) / total;
     }

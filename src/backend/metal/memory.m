@@ -26,7 +26,20 @@ static size_t units_of(size_t bytes)
     return bytes / UNIT + (bytes % UNIT != 0 || bytes == 0);
 }
 
-/* A chunk for n allocations or, with units, as many as fit. */
+/* Kernels reach memory through addresses, so Metal has to be told which buffers they may touch. */
+static void use_chunk(tkv_metal_device *device, TKVMetalChunk *chunk)
+{
+    [device->encoder useResource:chunk->buffer usage:MTLResourceUsageRead | MTLResourceUsageWrite];
+}
+
+void tkv_metal_use_memory(tkv_metal_device *device)
+{
+    for (TKVMetalChunk *chunk in device->chunks) {
+        use_chunk(device, chunk);
+    }
+}
+
+/* A buffer of so many bytes, whose allocations begin at up to n_units places. */
 static TKVMetalChunk *create_chunk(tkv_metal_device *device, size_t bytes, size_t n_units)
 {
     if (bytes > device->device.maxBufferLength) {
@@ -41,8 +54,7 @@ static TKVMetalChunk *create_chunk(tkv_metal_device *device, size_t bytes, size_
     }
     [device->chunks addObject:chunk];
     if (device->encoder) {
-        [device->encoder useResource:chunk->buffer
-                               usage:MTLResourceUsageRead | MTLResourceUsageWrite];
+        use_chunk(device, chunk);
     }
     return chunk;
 }

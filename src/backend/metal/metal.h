@@ -1,6 +1,5 @@
-/* The Metal back end as the rest of the library and its tests see it: the table of
- * backend/device.h, and what the table has no entry for. In builds without Metal there is none of
- * this. */
+/* The Metal back end as the rest of the library and its tests see it: a table of backend/device.h.
+ * In builds without Metal there is none. */
 #ifndef TKV_BACKEND_METAL_METAL_H
 #define TKV_BACKEND_METAL_METAL_H
 
@@ -17,11 +16,6 @@
  * gives every allocation a buffer of its own, so that Metal's shader validation sees where it ends.
  */
 extern const tkv_device_table tkv_device_table_metal;
-
-/* As the table's load, but to f16: k [n_tokens][n_kv_heads][head_dim_k] halves, v likewise. Finite
- * values too large for a half become the largest. */
-tkv_status tkv_metal_load_half(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
-                               int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
 
 /* The one source string of all kernels (cmake/embed_metal.cmake). */
 extern const char tkv_metal_source[];

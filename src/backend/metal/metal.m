@@ -8,7 +8,7 @@
 
 /* Family 10 has a name only in SDKs of its time. */
 #define GPU_FAMILY_APPLE10 ((MTLGPUFamily)1010)
-#define OLDEST_FAMILY 7
+#define OLDEST_FAMILY 1
 #define NEWEST_FAMILY 10
 
 static bool is_set(const char *variable)
@@ -166,8 +166,7 @@ static const char *describe_device(const tkv_device *device)
     return ((const tkv_metal_device *)(const void *)device)->description;
 }
 
-/* Opens a command buffer if there is none. Kernels reach memory through addresses, so Metal has to
- * be told which buffers they may touch. */
+/* Opens a command buffer if there is none. */
 static tkv_status begin_commands(tkv_metal_device *device, tkv_error *error)
 {
     if (device->commands) {
@@ -179,10 +178,7 @@ static tkv_status begin_commands(tkv_metal_device *device, tkv_error *error)
         device->commands = nil;
         return tkv_fail(error, TKV_ERR_DEVICE, "Metal has no command buffer left");
     }
-    for (TKVMetalChunk *chunk in device->chunks) {
-        [device->encoder useResource:chunk->buffer
-                               usage:MTLResourceUsageRead | MTLResourceUsageWrite];
-    }
+    tkv_metal_use_memory(device);
     return TKV_OK;
 }
 
@@ -224,6 +220,7 @@ const tkv_device_table tkv_device_table_metal = {
     .rotate = tkv_metal_rotate_rows,
     .store = tkv_metal_store,
     .load = tkv_metal_load,
+    .load_half = tkv_metal_load_half,
     .attend_workspace_bytes = tkv_metal_attend_workspace_bytes,
     .attend = tkv_metal_attend_layer,
 };

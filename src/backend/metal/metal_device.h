@@ -92,6 +92,8 @@ tkv_status tkv_metal_store(tkv_device *device, const tkv_device_layer *layer, ui
                            tkv_error *error);
 tkv_status tkv_metal_load(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
                           int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
+tkv_status tkv_metal_load_half(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
+                               int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
 size_t tkv_metal_attend_workspace_bytes(const tkv_device *device, const tkv_device_attend *params);
 tkv_status tkv_metal_attend_layer(tkv_device *device, const tkv_device_attend *params,
                                   tkv_error *error);
@@ -107,6 +109,8 @@ tkv_status tkv_metal_upload(tkv_device *device, uint64_t to, const void *from, s
                             tkv_error *error);
 tkv_status tkv_metal_download(tkv_device *device, void *to, uint64_t from, size_t bytes,
                               tkv_error *error);
+/* Lets the commands that are being encoded use all memory. */
+void tkv_metal_use_memory(tkv_metal_device *device);
 /* Frees what was released while commands waited. */
 void tkv_metal_settle_memory(tkv_metal_device *device);
 /* Frees all. */

@@ -32,6 +32,7 @@ RUNTIME = {
     "___stack_chk_fail", "___stack_chk_guard", "___isPlatformVersionAtLeast",
 }
 RETAIN_OF_REGISTER = re.compile(r"_objc_(retain|release)_x\d+")
+OWN_CLASSES = re.compile(r"_OBJC_((META)?CLASS|IVAR)_\$_TKV[\w.]+")
 FRAMEWORK_CLASSES = re.compile(r"_OBJC_(META)?CLASS_\$_(NS(Object|String|Number|Error|Array|"
                                r"MutableArray|Dictionary|MutableDictionary)|MTL(CompileOptions|"
                                r"FunctionConstantValues))")
@@ -71,7 +72,7 @@ def check(source, directories, work):
     return [f"{source}: macOS has no {name}, or nobody has listed it here" for name in listing
             if name not in allowed and not name.startswith("_tkv_")
             and not RETAIN_OF_REGISTER.fullmatch(name) and not FRAMEWORK_CLASSES.fullmatch(name)
-            and not re.fullmatch(r"_OBJC_(META)?CLASS_\$_Tkv\w+", name)]
+            and not OWN_CLASSES.fullmatch(name)]
 
 
 def main():

@@ -25,7 +25,7 @@ def processor_flags():
 
 
 def compile_flags(math, sanitizer):
-    flags = ["-O2", "-g", "-fPIC", "-w", *processor_flags()]
+    flags = ["-O2", "-gline-tables-only", "-fPIC", "-w", *processor_flags()]
     flags += ["-cl-fast-relaxed-math"] if math == "relaxed" else ["-ffp-contract=off"]
     if sanitizer != "none":
         flags += [f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer"]

@@ -181,8 +181,9 @@ static NSString *replaced(NSString *source)
         [NSString stringWithFormat:@"%@ --sanitize %s", math_option(compileOptions), SANITIZER];
     bool is_done;
     NSString *said =
-        run_command([NSString stringWithFormat:@"python3 '%s/mslc.py' library '%@' '%@' %@ 2>&1",
-                                               FAKE_METAL_COMPILER, path, cache, library->options],
+        run_command([NSString stringWithFormat:@"'%s' '%s/mslc.py' library '%@' '%@' %@ 2>&1",
+                                               FAKE_METAL_PYTHON, FAKE_METAL_COMPILER, path, cache,
+                                               library->options],
                     &is_done);
     unlink(path.UTF8String);
     if (!is_done) {
@@ -272,11 +273,11 @@ static NSString *replaced(NSString *source)
         *is_done = true;
         return path;
     }
-    return run_command(
-        [NSString stringWithFormat:@"python3 '%s/mslc.py' specialise '%@' %@ %@%@ 2>&1",
-                                   FAKE_METAL_COMPILER, directory, name, options,
-                                   [values textWith:" --constant " and:"="]],
-        is_done);
+    return run_command([NSString stringWithFormat:@"'%s' '%s/mslc.py' specialise '%@' %@ %@%@ 2>&1",
+                                                  FAKE_METAL_PYTHON, FAKE_METAL_COMPILER, directory,
+                                                  name, options,
+                                                  [values textWith:" --constant " and:"="]],
+                       is_done);
 }
 
 - (id<MTLFunction>)newFunctionWithName:(NSString *)name
