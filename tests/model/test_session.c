@@ -178,6 +178,36 @@ static void test_sliding_window(void **state)
     check_shape(&shape);
 }
 
+static void scale_tensor(fixture *f, const char *name, float factor)
+{
+    toy_tensor *tensor = toy_model_find(&f->toy, name);
+    for (uint64_t i = 0; i < tensor->dims[0] * tensor->dims[1]; i++) {
+        tensor->values[i] *= factor;
+    }
+}
+
+/* Beyond the range of halves, in which devices multiply. */
+static void test_large_activations(void **state)
+{
+    (void)state;
+    fixture f = {0};
+    toy_model_init(&f.toy, &llama_shape, SEED);
+    scale_tensor(&f, "blk.0.ffn_gate.weight", 64.0f);
+    scale_tensor(&f, "blk.0.ffn_up.weight", 2048.0f);
+    scale_tensor(&f, "blk.0.ffn_down.weight", 1.0f / 2048.0f);
+    open_fixture(&f);
+    int32_t tokens[N_TOKENS];
+    fill_tokens(tokens);
+    static double expected[N_TOKENS * VOCABULARY];
+    static float found[N_TOKENS * VOCABULARY];
+    toy_model_forward(&f.toy, tokens, N_TOKENS, expected);
+    tkv_session *session = start(&f, 16);
+    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
+    check_near(found, expected, N_TOKENS * VOCABULARY, TOLERANCE);
+    tkv_session_free(session);
+    close_fixture(&f);
+}
+
 /* ---- Sessions ------------------------------------------------------------------------------ */
 
 static void test_batch_size_does_not_matter(void **state)
@@ -574,6 +604,7 @@ int main(void)
         cmocka_unit_test(test_unequal_head_dims_and_partial_rope),
         cmocka_unit_test(test_rope_scaling),
         cmocka_unit_test(test_sliding_window),
+        cmocka_unit_test(test_large_activations),
         cmocka_unit_test(test_batch_size_does_not_matter),
         cmocka_unit_test(test_truncate_goes_back),
         cmocka_unit_test(test_context_overflow),
