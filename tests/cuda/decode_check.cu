@@ -31,7 +31,7 @@ struct shape {
     float softcap, sparse;
     bool sinks, means;
     int n_sinks;
-    int exact_every; /* every so manieth block is exact; 0: none */
+    int exact_every = 0; /* every so manieth block is exact; 0: none */
 };
 
 static uint32_t mix(uint32_t x)
