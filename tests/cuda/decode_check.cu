@@ -31,7 +31,7 @@ struct shape {
     float softcap, sparse;
     bool sinks, means;
     int n_sinks;
-    int exact_every; /* every so manieth block is exact; 0: none */
+    int exact_every = 0; /* every so manieth block is exact; 0: none */
 };
 
 static uint32_t mix(uint32_t x)
@@ -482,11 +482,11 @@ int main(int argc, char **argv)
         problem p = {};
         make(p, s, 0, n_sm);
         double errors[2];
-        for (double &e : errors) {
+        for (double &found : errors) {
             CHECK(cudaMemset(p.out, 0xff, p.host_q.size() * 4));
             CHECK(tkv_cuda_attend_decode(&p.params, n_sm, p.counters, 0));
             CHECK(cudaDeviceSynchronize());
-            e = compare(p);
+            found = compare(p);
         }
         printf("%s %s D=%d G=%d S=%d Q=%d N=%d window %d cap %g sinks %d means %d exact %d: error "
                "%.2e %.2e%s\n",
