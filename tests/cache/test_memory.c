@@ -196,6 +196,7 @@ static bool check_failure(tkv_status (*operation)(tkv_cache *, tkv_error *), int
 
 static void check_operation(tkv_status (*operation)(tkv_cache *, tkv_error *), int min_allocations)
 {
+    const size_t before = allocated_bytes(); /* what libraries have taken for themselves */
     for (int is_once = 0; is_once < 2; is_once++) {
         int n = 0;
         while (check_failure(operation, n, is_once != 0)) {
@@ -203,7 +204,7 @@ static void check_operation(tkv_status (*operation)(tkv_cache *, tkv_error *), i
         }
         assert_true(n >= min_allocations);
     }
-    assert_int_equal(allocated_bytes(), 0);
+    assert_int_equal(allocated_bytes(), before);
 }
 
 static tkv_status append_more(tkv_cache *cache, tkv_error *error)
