@@ -155,9 +155,9 @@ typedef struct tkv_context_params {
 } tkv_context_params;
 
 /* params may be NULL for the defaults. The environment variable TKV_CPU chooses the kernels
- * (scalar, avx2, avx512); without it they are the best that the machine has. The caller frees the
- * context with tkv_context_free, after the caches that were created with it. A device that this
- * build or machine lacks is TKV_ERR_UNSUPPORTED, with the reason.
+ * (scalar, avx2, avx512, neon, dotprod, i8mm); without it they are the best that the machine has.
+ * The caller frees the context with tkv_context_free, after the caches that were created with it. A
+ * device that this build or machine lacks is TKV_ERR_UNSUPPORTED, with the reason.
  *
  * A context on a device keeps the pages of its caches in the device's memory, and the arrays of
  * floats that tkv_cache_append, tkv_cache_read and tkv_attend (q, out, sinks, stats) take are

@@ -7,6 +7,7 @@
 #include "cli/options.h"
 #include "common/error.h"
 #include "eval/bandwidth.h"
+#include "eval/clock.h"
 #include "eval/device_codec_speed.h"
 
 #include <math.h>
@@ -92,13 +93,6 @@ static tkv_status create_works(attention_run *run, tkv_error *error)
     return status;
 }
 
-static int compare_seconds(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* All types in turns, so that what else the machine does falls on all of them, and none finds its
  * pages in a cache. The first turn is not counted. */
 static tkv_status time_works(attention_run *run, tkv_error *error)
@@ -114,7 +108,7 @@ static tkv_status time_works(attention_run *run, tkv_error *error)
         }
     }
     for (int i = 0; i < run->n_results && status == TKV_OK; i++) {
-        qsort(seconds + i * (n + 1), (size_t)n, sizeof *seconds, compare_seconds);
+        tkv_sort_seconds(n, seconds + i * (n + 1));
         run->results[i].best = seconds[i * (n + 1)];
         run->results[i].median = seconds[i * (n + 1) + n / 2];
     }

@@ -3,6 +3,7 @@
 #include "cli/bench.h"
 #include "cli/bench_attention.h"
 #include "common/error.h"
+#include "eval/clock.h"
 #include "eval/cuda/attention_graph.h"
 
 #include <stdio.h>
@@ -39,13 +40,6 @@ static tkv_status create_graphs(cuda_run *run, tkv_error *error)
     return status;
 }
 
-static int compare_seconds(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* All types in turns; the first turn is not counted. */
 static tkv_status time_graphs(cuda_run *run, tkv_error *error)
 {
@@ -60,7 +54,7 @@ static tkv_status time_graphs(cuda_run *run, tkv_error *error)
         }
     }
     for (int i = 0; i < run->n_results && status == TKV_OK; i++) {
-        qsort(seconds + i * (n + 1), (size_t)n, sizeof *seconds, compare_seconds);
+        tkv_sort_seconds(n, seconds + i * (n + 1));
         run->results[i].best = seconds[i * (n + 1)];
         run->results[i].median = seconds[i * (n + 1) + n / 2];
     }

@@ -2,6 +2,7 @@
 #include "cli/bench.h"
 #include "cli/options.h"
 #include "common/error.h"
+#include "eval/clock.h"
 #include "eval/model_speed.h"
 
 #include <stdio.h>
@@ -126,13 +127,6 @@ static int compare_depths(const void *a, const void *b)
     return *(const int *)a - *(const int *)b;
 }
 
-static int compare_seconds(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static tkv_status parse_lists(model_run *run, tkv_error *error)
 {
     const model_options *o = run->options;
@@ -191,8 +185,8 @@ static tkv_status measure_depth(model_run *run, int depth, tkv_error *error)
     }
     for (int i = 0; i < run->n_policies; i++) {
         model_result *result = &run->results[depth][i];
-        qsort(result->prefill, (size_t)o->n_repetitions, sizeof(double), compare_seconds);
-        qsort(result->decode, (size_t)o->n_repetitions, sizeof(double), compare_seconds);
+        tkv_sort_seconds(o->n_repetitions, result->prefill);
+        tkv_sort_seconds(o->n_repetitions, result->decode);
     }
     return status;
 }

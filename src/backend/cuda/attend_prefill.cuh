@@ -29,7 +29,7 @@ struct Plan {
     int n_splits[2]; // of coded and of exact pages
     int has_coded;   // which kernels run
     int has_exact;
-    signed char *q8;    // [unit][n_row_tiles * CTA_ROWS][head_dim], in the order of order_of()
+    signed char *q8;    // [unit][n_row_tiles * CTA_ROWS][head_dim], in the order of place_of()
     float *q_scale;     // [unit][row] logits (base 2) a unit of score
     float *q_bias;      // [unit][row] q . mean_k, base 2
     __half *q16;        // [unit][row][head_dim]

@@ -3,6 +3,7 @@
 #include "backend/cuda/device_cuda.h"
 #include "cache/cache.h"
 #include "common/error.h"
+#include "eval/clock.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -388,13 +389,6 @@ tkv_status tkv_attention_graph_error(tkv_attention_graph *g, double *output_erro
     return status;
 }
 
-static int compare_seconds(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static tkv_status time_copies(tkv_context *context, char *memory, double *seconds, tkv_error *error)
 {
     const cudaStream_t stream = tkv_cuda_stream(context->device);
@@ -436,7 +430,7 @@ tkv_status tkv_cuda_copy_bandwidth(tkv_context *context, double *bandwidth, tkv_
         status = time_copies(context, memory, seconds, error);
     }
     if (status == TKV_OK) {
-        qsort(seconds, COPY_PASSES, sizeof *seconds, compare_seconds);
+        tkv_sort_seconds(COPY_PASSES, seconds);
         *bandwidth = 2.0 * (double)COPY_BYTES / seconds[COPY_PASSES / 2];
     }
     tkv_memory_free(context, memory);
