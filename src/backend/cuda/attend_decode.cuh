@@ -11,7 +11,8 @@ namespace tkv_cuda
 /* What a CTA works on. */
 struct decode_work {
     tkv_device_sequence sequence;
-    int unit; /* (sequence, KV head, row tile), counted in this order */
+    int unit;  /* (sequence, KV head, row tile), counted in this order */
+    int split; /* of the unit's blocks */
     int kv_head;
     int first_row; /* of the tile, among n_queries * group */
     int n_rows;    /* of the tile that exist */
@@ -29,10 +30,11 @@ __device__ __forceinline__ decode_work name_work(const decode_job &job, int tile
 {
     const tkv_device_attend &p = job.params;
     decode_work work;
-    work.kv_head = blockIdx.y / job.n_tiles;
-    work.unit = blockIdx.z * gridDim.y + blockIdx.y;
+    work.kv_head = blockIdx.x / job.n_tiles;
+    work.unit = blockIdx.z * gridDim.x + blockIdx.x;
+    work.split = blockIdx.y;
     work.group = p.n_heads / p.layer.n_kv_heads;
-    work.first_row = blockIdx.y % job.n_tiles * tile_rows;
+    work.first_row = blockIdx.x % job.n_tiles * tile_rows;
     work.n_rows = min(tile_rows, p.n_queries * work.group - work.first_row);
     return work;
 }

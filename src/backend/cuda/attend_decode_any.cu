@@ -131,7 +131,7 @@ __device__ void write_rows(const row_shape<N> &shape, const decode_job &job,
 {
     const int d = shape.head_dim;
     const int r = threadIdx.x / half_warp;
-    const size_t part = (size_t)work.unit * job.n_splits + blockIdx.x;
+    const size_t part = (size_t)work.unit * job.n_splits + work.split;
     if (threadIdx.x / 32 >= TOKEN_ROWS / 2) {
         return;
     }
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(N_WARPS * 32)
     const row_shape<N> values = {layer.head_dim_v};
     decode_work work = name_work(job, TOKEN_ROWS);
     plan_work(job, work);
-    if (blockIdx.x >= work.n_active) {
+    if (work.split >= work.n_active) {
         return;
     }
     float *query_rows = (float *)(shared + at.queries);
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(N_WARPS * 32)
     const token_queries queries = {query_rows, bias};
     token_state<N, 2> state;
     clear_tokens(values, state);
-    for (int block = work.begin + blockIdx.x; block < work.end; block += work.n_active) {
+    for (int block = work.begin + work.split; block < work.end; block += work.n_active) {
         const tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
         const int type_k = entry.is_exact ? TKV_TYPE_F16 : layer.type_k;
         const int type_v = entry.is_exact ? TKV_TYPE_F16 : layer.type_v;
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
     const row_shape<N> shape = {d};
     decode_work work = name_work(job, TOKEN_ROWS);
     plan_work(job, work);
-    if (blockIdx.x >= work.n_active) {
+    if (work.split >= work.n_active) {
         return;
     }
     for (int i = threadIdx.x; i < TOKEN_ROWS * d; i += N_WARPS * 32) {
@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
     __syncthreads();
     token_state<N, 1> state;
     clear_tokens(shape, state);
-    for (int block = work.begin + blockIdx.x; block < work.end; block += work.n_active) {
+    for (int block = work.begin + work.split; block < work.end; block += work.n_active) {
         tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
         entry.n_slots = entry.is_exact ? entry.n_slots : PAGE_TOKENS;
         attend_exact_runs<N, N == 16 ? 1 : 4>(job, work, query_rows, 0, block, entry, state);
@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
     if (lane_of_row() % 4 == 0) {
         add_stats(job, state.n_weights, state.n_skipped);
     }
-    const size_t part = (size_t)work.unit * job.n_splits + blockIdx.x;
+    const size_t part = (size_t)work.unit * job.n_splits + work.split;
     for (int i = threadIdx.x; i < TOKEN_ROWS * d; i += N_WARPS * 32) {
         job.sums[part * TOKEN_ROWS * d + i] = sums[i];
     }

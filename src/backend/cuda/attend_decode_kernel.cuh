@@ -9,47 +9,76 @@
 namespace tkv_cuda
 {
 
-/* Which blocks a warp takes: as many as there are stages are fixed, so that nothing waits for them;
- * the others go to whoever is ready, since multiprocessors do not get the same share of the memory.
- */
 /* The accumulators hold 65536 tokens without overflow. */
 constexpr unsigned PAGES_A_FLUSH = 256;
 
-struct block_entry {
+/* Which blocks a warp takes: the first ones are fixed, so that nothing waits for them; the others go
+ * to whoever is ready, since multiprocessors do not get the same share of the memory. Nothing waits
+ * for a block's number or its entry in the table either: the number is drawn a page before the
+ * entry is looked up, and that a page before the block's own pages are asked for. */
+/* atomicAdd(counter, 1), which the compiler would do once for all lanes and wait for at once. */
+__device__ __forceinline__ unsigned draw_number(unsigned *counter)
+{
+    unsigned drawn;
+    asm volatile("atom.inc.u32 %0, [%1], 0x7fffffff;" : "=r"(drawn) : "l"(counter) : "memory");
+    return drawn;
+}
+
+/* An entry of the block table as it is loaded; nothing looks at it before the pages are due. */
+struct raw_entry {
     uint64_t pages;
-    int block; /* the end if there is no more */
+    int is_exact;
+    int block;
+};
+
+__device__ __forceinline__ void load_entry(const decode_work &work, int block, raw_entry &entry)
+{
+    const tkv_device_block *from = (const tkv_device_block *)work.sequence.blocks + block;
+    entry.block = block;
+    /* In place and under a predicate, or the compiler would wait to move the result; nothing that
+     * goes unused, or it would wait to use its register. */
+    asm volatile("{\n.reg .pred is_there;\nsetp.lt.s32 is_there, %3, %4;\n"
+                 "@is_there ld.global.nc.b64 %0, [%2];\n"
+                 "@is_there ld.global.nc.b32 %1, [%2 + 8];\n}"
+                 : "+l"(entry.pages), "+r"(entry.is_exact)
+                 : "l"(from), "r"(block), "r"(work.end));
+}
+
+/* A block whose pages are asked for. */
+struct due_block {
+    uint64_t pages; /* of the KV head */
+    int block;      /* the end if there is none */
     int is_exact;
 };
 
-__device__ __forceinline__ block_entry load_entry(const decode_work &work, int block,
-                                                  int pair_bytes)
+template <typename Layout>
+__device__ __forceinline__ due_block read_entry(const decode_work &work, const raw_entry &entry)
 {
-    if (block >= work.end) {
-        return {0, work.end, 0};
-    }
-    const uint4 entry = __ldg((const uint4 *)work.sequence.blocks + block);
-    const uint64_t pages = (uint64_t)entry.y << 32 | entry.x;
-    return {pages + (uint64_t)work.kv_head * pair_bytes, block, (int)entry.z};
+    uint64_t pages; /* now, not after the entry's registers are loaded again */
+    asm volatile("mad.wide.s32 %0, %1, %2, %3;"
+                 : "=l"(pages)
+                 : "r"(work.kv_head), "n"(Layout::page_bytes), "l"(entry.pages));
+    return {pages, entry.block, entry.is_exact};
 }
 
 /* Two groups of copies, even if there is nothing to copy. */
 template <typename Layout>
-__device__ __forceinline__ void copy_entry(uint32_t stage, const decode_work &work,
-                                           const block_entry &entry)
+__device__ __forceinline__ void copy_block(uint32_t stage, int lane, const decode_work &work,
+                                           const due_block &due)
 {
-    if (entry.block < work.end && !entry.is_exact) {
-        copy_pair<Layout>(stage, entry.pages);
+    if (due.block < work.end && !due.is_exact) {
+        copy_pair<Layout>(stage, lane, due.pages);
     } else {
         close_copies();
         close_copies();
     }
 }
 
-/* One page pair of the warp, from its stage. `between` is called when half of the work is done. */
-template <int KeyType, int ValueType, int HeadDim, int RowTiles, typename Between>
+/* One page pair of the warp, from its stage. */
+template <int KeyType, int ValueType, int HeadDim, int RowTiles>
 __device__ __forceinline__ void
 attend_pair(const decode_job &job, const decode_work &work, int block, bool is_first,
-            uint8_t *stage, Between between, const lane_constants<KeyType, ValueType> &lane,
+            uint8_t *stage, const lane_constants<KeyType, ValueType> &lane,
             const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
             row_state<HeadDim, RowTiles> &state, sparse_state (&sparse)[RowTiles])
 {
@@ -65,7 +94,6 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
     }
     compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums, score);
 
-    between();
     float key_scale[8];
     float value_scale[8];
     load_scales<KeyType, ValueType>(stage + lane.key_scales, key_scale);
@@ -148,7 +176,7 @@ __device__ __forceinline__ void write_part(const decode_job &job, const decode_w
     const int warp = threadIdx.x / 32;
     const int g = threadIdx.x % 32 >> 2;
     const int t = threadIdx.x & 3;
-    const size_t part = (size_t)work.unit * job.n_splits + blockIdx.x;
+    const size_t part = (size_t)work.unit * job.n_splits + work.split;
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
@@ -198,7 +226,7 @@ __device__ __forceinline__ void write_part(const decode_job &job, const decode_w
 __device__ __forceinline__ bool has_exact_block(const decode_work &work)
 {
     bool has = false;
-    for (int block = work.begin + blockIdx.x + threadIdx.x * work.n_active; block < work.end;
+    for (int block = work.begin + work.split + threadIdx.x * work.n_active; block < work.end;
          block += blockDim.x * work.n_active) {
         has |= ((const tkv_device_block *)work.sequence.blocks)[block].is_exact != 0;
     }
@@ -230,7 +258,7 @@ __device__ __noinline__ void add_exact_blocks(const decode_job &job, const decod
     __syncthreads();
     token_state<N, 1> state;
     clear_tokens(shape, state);
-    for (int block = work.begin + blockIdx.x; block < work.end; block += work.n_active) {
+    for (int block = work.begin + work.split; block < work.end; block += work.n_active) {
         const tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
         if (entry.is_exact) {
             attend_exact_runs<N, 2>(job, work, scratch.queries[0], first_row, block, entry, state);
@@ -274,7 +302,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     row_terms *all_terms = (row_terms *)(fragments + RowTiles * shape::fragment_words);
     uint8_t *stages = shared + shape::query_bytes;
 
-    const int lane = threadIdx.x % 32;
+    const int lane = pin(threadIdx.x % 32);
     const int warp = threadIdx.x / 32;
     /* What the first loads will want, on its way before there is anything to wait for. */
     prefetch((const tkv_device_sequence *)job.params.sequences + blockIdx.z);
@@ -283,24 +311,20 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     float query[HeadDim / 32];
     load_query(job, work, warp, query); /* before the pages, or it would come after them */
     plan_work(job, work);
-    if (blockIdx.x >= work.n_active) {
+    if (work.split >= work.n_active) {
         return;
     }
     uint8_t *stage = stages + warp * shape::warp_bytes;
     const uint32_t stage_address = (uint32_t)__cvta_generic_to_shared(stage);
     const int stride = work.n_active * shape::n_warps;
-    const int first = work.begin + blockIdx.x * shape::n_warps + warp;
-    constexpr int n_ahead = shape::n_stages - 1;
-    block_entry entry = load_entry(work, first, layout::page_bytes);
-    block_entry ahead[n_ahead];
+    constexpr int n_stages = shape::n_stages;
+    int number = work.begin + work.split * shape::n_warps + warp; /* of the block to look up */
+    raw_entry first[n_stages] = {};
 #pragma unroll
-    for (int k = 0; k < n_ahead; k++) {
-        ahead[k] = load_entry(work, first + (k + 1) * stride, layout::page_bytes);
+    for (int k = 0; k < n_stages; k++, number += stride) {
+        load_entry(work, number, first[k]);
     }
     const bool has_own_exact = has_exact_block(work);
-    /* From here on whatever is loaded comes after the pages, which fill the memory's queues. */
-    copy_entry<layout>(stage_address, work, entry);
-
     __shared__ unsigned own_drawn; /* a CTA that is alone needs no counter of the unit */
     unsigned *counter = work.n_active == 1 ? &own_drawn : &job.counters[work.unit].drawn;
     if (threadIdx.x == 0) {
@@ -316,6 +340,10 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         }
         prepare_row<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
     }
+    /* From here on whatever is loaded comes after the pages, which fill the memory's queues. */
+    due_block due[n_stages - 1];
+    due[0] = read_entry<layout>(work, first[0]);
+    copy_block<layout>(stage_address, lane, work, due[0]);
     const bool has_exact = __syncthreads_or(has_own_exact);
     const lane_constants<KeyType, ValueType> lane_of =
         make_lane_constants<layout, KeyType, ValueType>(hidden);
@@ -341,38 +369,35 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         }
     }
 
-    /* The pages of `ahead` are on their way or asked for while those of `entry` are worked on; the
-     * number of the block after them is drawn meanwhile and looked up in the table halfway. */
 #pragma unroll
-    for (int k = 0; k < n_ahead - 1; k++) {
-        copy_entry<layout>(stage_address + (k + 1) * layout::bytes, work, ahead[k]);
+    for (int k = 1; k < n_stages - 1; k++) {
+        due[k] = read_entry<layout>(work, first[k]);
+        copy_block<layout>(stage_address + k * layout::bytes, lane, work, due[k]);
     }
+    raw_entry &ahead = first[n_stages - 1];
     unsigned drawn = 0;
     bool is_first = true;
-    for (unsigned n_done = 0; entry.block < work.end; n_done++) {
-        /* The keys are there. Only now the next page is asked for: if all pages were on their way
-         * at once, all would arrive at the end. */
-        wait_copies<1 + 2 * (n_ahead - 1)>();
+    for (unsigned n_done = 0; due[0].block < work.end; n_done++) {
+        /* The keys are there. Only now the next pages are asked for: if all were on their way at
+         * once, all would arrive at the end. */
+        wait_copies<1 + 2 * (n_stages - 2)>();
         __syncwarp();
-        const block_entry &last = ahead[n_ahead - 1];
-        copy_entry<layout>(stage_address + (n_done + n_ahead) % shape::n_stages * layout::bytes,
-                           work, last);
-        if (lane == 0 && last.block < work.end) {
-            drawn = atomicAdd(counter, 1);
+        const due_block last = read_entry<layout>(work, ahead);
+        if (n_done > 0 && number < work.end) {
+            number = work.begin + (n_stages + 1) * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
         }
-        block_entry after;
-        const auto look_up_after = [&]() {
-            const int block =
-                work.begin + shape::n_stages * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
-            after = load_entry(work, last.block < work.end ? block : work.end, layout::page_bytes);
-        };
-        if (!entry.is_exact) {
+        /* These are answered in order: what the next turn wants before its pages comes first. */
+        load_entry(work, number, ahead);
+        if (lane == 0 && number < work.end) {
+            drawn = draw_number(counter);
+        }
+        copy_block<layout>(stage_address + (n_done + n_stages - 1) % n_stages * layout::bytes, lane,
+                           work, last);
+        if (!due[0].is_exact) {
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
-                job, work, entry.block, is_first, stage + n_done % shape::n_stages * layout::bytes,
-                look_up_after, lane_of, queries, terms, state, sparse);
+                job, work, due[0].block, is_first, stage + n_done % n_stages * layout::bytes,
+                lane_of, queries, terms, state, sparse);
             is_first = false;
-        } else {
-            look_up_after();
         }
         if (n_done % PAGES_A_FLUSH == PAGES_A_FLUSH - 1) {
 #pragma unroll
@@ -381,12 +406,11 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
             }
         }
         __syncwarp();
-        entry = ahead[0];
 #pragma unroll
-        for (int k = 0; k < n_ahead - 1; k++) {
-            ahead[k] = ahead[k + 1];
+        for (int k = 0; k < n_stages - 2; k++) {
+            due[k] = due[k + 1];
         }
-        ahead[n_ahead - 1] = after;
+        due[n_stages - 2] = last;
     }
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
@@ -403,7 +427,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     write_part<HeadDim, RowTiles, shape::n_warps>(job, work, state, (float *)stages,
                                                   shape::warp_bytes / 4);
     if (has_exact) {
-        const size_t rows = ((size_t)work.unit * job.n_splits + blockIdx.x) * shape::n_rows;
+        const size_t rows = ((size_t)work.unit * job.n_splits + work.split) * shape::n_rows;
         auto &scratch = *(exact_scratch<HeadDim, shape::n_warps> *)stages;
         __syncthreads();
         for (int i = 0; i < RowTiles; i++) {

@@ -124,9 +124,8 @@ template <int Left> __device__ __forceinline__ void wait_copies()
 
 /* Asks for the codes of one page, 16 bytes a lane and instruction. */
 template <typename Side>
-__device__ __forceinline__ void copy_codes(uint32_t to, const uint8_t *page)
+__device__ __forceinline__ void copy_codes(uint32_t to, int lane, const uint8_t *page)
 {
-    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int at = 0; at < Side::code_bytes; at += COPY_BYTES) {
         /* Rows of 256 bytes: the upper half of the warp is in another row. */
@@ -139,20 +138,20 @@ __device__ __forceinline__ void copy_codes(uint32_t to, const uint8_t *page)
 
 /* Asks for a page pair in two groups, first the keys with the scales of both, then the values: work
  * on the keys can begin when half of the bytes are there. */
-template <typename Layout> __device__ __forceinline__ void copy_pair(uint32_t to, uint64_t pages)
+template <typename Layout>
+__device__ __forceinline__ void copy_pair(uint32_t to, int lane, uint64_t pages)
 {
-    const int lane = threadIdx.x % 32;
     const uint8_t *keys = (const uint8_t *)pages;
     const uint8_t *values = keys + Layout::keys::page_bytes;
     const int side_chunks = SIDE_BYTES / CHUNK_BYTES;
-    copy_codes<typename Layout::keys>(to, keys);
+    copy_codes<typename Layout::keys>(to, lane, keys);
     if (lane < 2 * side_chunks) {
         const uint8_t *from = lane < side_chunks ? keys + Layout::keys::code_bytes
                                                  : values + Layout::values::code_bytes - SIDE_BYTES;
         copy_chunk(to + Layout::key_scales_at + lane * CHUNK_BYTES, from + lane * CHUNK_BYTES);
     }
     close_copies();
-    copy_codes<typename Layout::values>(to + Layout::values_at, values);
+    copy_codes<typename Layout::values>(to + Layout::values_at, lane, values);
     close_copies();
 }
 

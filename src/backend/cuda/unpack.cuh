@@ -47,6 +47,19 @@ TKV_HOST_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t sel
 #endif
 }
 
+/* x >> 16 by a product of halves and bytes: it runs beside the shifts and permutations, whose unit is
+ * what the unpacking waits for. */
+TKV_HOST_DEVICE uint32_t high_half(uint32_t x)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t result;
+    asm("dp2a.lo.u32.u32 %0, %1, %2, %3;" : "=r"(result) : "r"(x), "r"(0x100), "r"(0));
+    return result;
+#else
+    return x >> 16;
+#endif
+}
+
 /* `word` shifted left by n (1 to 31), filled up from the top of `before`. */
 TKV_HOST_DEVICE uint32_t shift_in(uint32_t before, uint32_t word, int n)
 {
@@ -292,7 +305,7 @@ TKV_HOST_DEVICE void look_up_quads(const level_tables<Type> &tables, int table, 
     const uint32_t *half = tables.half[table];
     const uint32_t side = table == 0 ? selector : selector ^ NIBBLE_BIT_3;
     quads[0] = permute_bytes(half[0], half[1], side);
-    quads[1] = permute_bytes(half[0], half[1], side >> 16);
+    quads[1] = permute_bytes(half[0], half[1], high_half(side));
 }
 
 /* Words of the planes that a lane reads for a group or for half a group, the path word of a
