@@ -83,13 +83,13 @@ static void check_level(int found, float expected)
     assert_true(fabsf(expected - (float)found) < 0.01f);
 }
 
-template <int Type> static trellis_bits key_bits(const page &p, int b, int slot)
+template <int Type> static trellis_pairs key_pairs(const page &p, int b, int slot)
 {
     if (!coding<Type>::is_trellis) {
         return {};
     }
     const uint32_t before = b ? p.word(1, b - 1, 0, slot) : trellis_word_before(p.fields()[slot]);
-    return trellis_key_bits(before, p.word(1, b, 0, slot));
+    return trellis_pair_up(trellis_key_bits(before, p.word(1, b, 0, slot)));
 }
 
 /* The path word of a coordinate, or of one before the first, where the start bits are. */
@@ -105,14 +105,15 @@ static uint32_t path_word(const page &p, int b, int j)
     return word;
 }
 
-template <int Type> static trellis_bits value_bits(const page &p, int b, int j)
+template <int Type> static trellis_pairs value_pairs(const page &p, int b, int j)
 {
     if (!coding<Type>::is_trellis) {
         return {};
     }
-    return trellis_taps(path_word(p, b, j), path_word(p, b, j - 1), path_word(p, b, j - 2),
-                        path_word(p, b, j - 3), path_word(p, b, j - 6), path_word(p, b, j - 7),
-                        path_word(p, b, j - 8));
+    return trellis_pair_up(trellis_taps(path_word(p, b, j), path_word(p, b, j - 1),
+                                        path_word(p, b, j - 2), path_word(p, b, j - 3),
+                                        path_word(p, b, j - 6), path_word(p, b, j - 7),
+                                        path_word(p, b, j - 8)));
 }
 
 /* The words of a group's planes but for a trellis' path, or the share of half i of it. */
@@ -131,7 +132,8 @@ template <int Type> static void lane_share(const page &p, int b, int place, int 
 template <int Type> static void check_group(const page &p, int b, int place)
 {
     const bool is_key = p.order == TKV_ORDER_KEY;
-    const trellis_bits z = is_key ? key_bits<Type>(p, b, place) : value_bits<Type>(p, b, place);
+    const trellis_pairs pairs = is_key ? key_pairs<Type>(p, b, place)
+                                       : value_pairs<Type>(p, b, place);
     const level_tables<Type> tables = make_level_tables<Type>();
     const auto expected = [&](int code) {
         const int other = 32 * b + code;
@@ -141,7 +143,7 @@ template <int Type> static void check_group(const page &p, int b, int place)
     uint32_t words[8];
     uint32_t whole[coding<Type>::n_tables][8];
     lane_share<Type>(p, b, place, -1, words);
-    unpack_group<Type>(tables, words, z, whole);
+    unpack_group<Type>(tables, words, pairs, whole);
     for (int at = 0; at < 32; at++) {
         check_level(level_of<Type>(whole, at / 4, at % 4),
                     expected(code_of_quad<Type>(at / 4, at % 4)));
@@ -149,7 +151,7 @@ template <int Type> static void check_group(const page &p, int b, int place)
     for (int i = 0; i < 2; i++) {
         uint32_t half[coding<Type>::n_tables][4];
         lane_share<Type>(p, b, place, i, words);
-        unpack_half<Type>(tables, words, z, i, half);
+        unpack_half<Type>(make_half_tables<Type>(i), words, pairs, share_of_half(i), half);
         for (int at = 0; at < 16; at++) {
             check_level(level_of<Type>(half, at / 4, at % 4),
                         expected(code_of_half_quad<Type>(i, at / 4, at % 4)));

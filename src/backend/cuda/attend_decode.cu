@@ -69,12 +69,14 @@ static decode_job plan_job(const tkv_device_attend &params, const decode_kernel 
                            int n_multiprocessors, size_t *bytes)
 {
     const tkv_device_layer &layer = params.layer;
-    const int n_rows = params.n_queries * (params.n_heads / layer.n_kv_heads);
+    const int group = params.n_heads / layer.n_kv_heads;
+    const int n_rows = params.n_queries * group;
     decode_job job = {};
     job.params = params;
     if (params.scale == 0.0f) {
         job.params.scale = 1.0f / sqrtf((float)layer.head_dim_k);
     }
+    job.group = group;
     job.n_tiles = (n_rows + kernel.n_rows - 1) / kernel.n_rows;
     job.blocks_a_split = kernel.n_warps;
     job.is_early = has_early_launches();

@@ -17,6 +17,8 @@ struct decode_work {
     int first_row; /* of the tile, among n_queries * group */
     int n_rows;    /* of the tile that exist */
     int group;
+    int first_query; /* of the tile's rows */
+    int last_query;
     int position;  /* of query 0 */
     int whole_end; /* all rows of the tile see the positions before this, but for a window */
     int some_end;  /* and none those from here on */
@@ -33,27 +35,30 @@ __device__ __forceinline__ decode_work name_work(const decode_job &job, int tile
     work.kv_head = blockIdx.x / job.n_tiles;
     work.unit = blockIdx.z * gridDim.x + blockIdx.x;
     work.split = blockIdx.y;
-    work.group = p.n_heads / p.layer.n_kv_heads;
+    work.group = job.group;
     work.first_row = blockIdx.x % job.n_tiles * tile_rows;
     work.n_rows = min(tile_rows, p.n_queries * work.group - work.first_row);
+    work.first_query = work.first_row / work.group;
+    work.last_query = (work.first_row + work.n_rows - 1) / work.group;
     return work;
 }
 
 /* And the part that follows from the sequence's length. */
-__device__ __forceinline__ void plan_work(const decode_job &job, decode_work &work)
+__device__ __forceinline__ void plan_work(const decode_job &job, int blocks_a_split,
+                                          decode_work &work)
 {
     const tkv_device_attend &p = job.params;
     work.sequence = ((const tkv_device_sequence *)p.sequences)[blockIdx.z];
     work.position = p.first_position >= 0 ? p.first_position : work.sequence.n_tokens - p.n_queries;
-    const int first_seen = work.position + work.first_row / work.group;
-    const int last_seen = work.position + (work.first_row + work.n_rows - 1) / work.group;
+    const int first_seen = work.position + work.first_query;
+    const int last_seen = work.position + work.last_query;
     work.whole_end = first_seen + 1;
     work.some_end = last_seen + 1;
     const int oldest = p.window ? max(first_seen + 1 - p.window, 0) : 0;
     work.begin = block_of(p.layer, oldest);
     work.end = last_seen < 0 ? work.begin : block_of(p.layer, last_seen) + 1;
-    work.n_active = max(1, min(job.n_splits, (work.end - work.begin + job.blocks_a_split - 1) /
-                                                 job.blocks_a_split));
+    work.n_active = max(
+        1, min(job.n_splits, (work.end - work.begin + blocks_a_split - 1) / blocks_a_split));
 }
 
 __device__ __forceinline__ const float *query_of_row(const decode_job &job, const decode_work &work,
@@ -74,19 +79,6 @@ __device__ __forceinline__ float *output_of_row(const decode_job &job, const dec
     const size_t query = (size_t)blockIdx.z * p.n_queries + row / work.group;
     return (float *)p.out +
            (query * p.n_heads + work.kv_head * work.group + row % work.group) * p.layer.head_dim_v;
-}
-
-template <int N>
-__device__ __forceinline__ void load_query(const decode_job &job, const decode_work &work, int r,
-                                           float (&x)[N])
-{
-#pragma unroll
-    for (int j = 0; j < N; j++) {
-        x[j] = 0.0f;
-    }
-    if (r < work.n_rows) {
-        load_row(query_of_row(job, work, r), x);
-    }
 }
 
 /* A query as the loop needs it, beside its fragments. */

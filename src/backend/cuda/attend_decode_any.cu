@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(N_WARPS * 32)
     const row_shape<N> keys = {layer.head_dim_k};
     const row_shape<N> values = {layer.head_dim_v};
     decode_work work = name_work(job, TOKEN_ROWS);
-    plan_work(job, work);
+    plan_work(job, job.blocks_a_split, work);
     if (work.split >= work.n_active) {
         return;
     }
@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
     __shared__ joined_row rows[TOKEN_ROWS];
     const row_shape<N> shape = {d};
     decode_work work = name_work(job, TOKEN_ROWS);
-    plan_work(job, work);
+    plan_work(job, job.blocks_a_split, work);
     if (work.split >= work.n_active) {
         return;
     }

@@ -93,6 +93,12 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         query_sums[i][1] = coding<KeyType>::n_tables == 2 ? terms[i].sums[1] : 0;
     }
     compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums, score);
+    constexpr int n_later = 2 * (decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_stages - 1);
+    if constexpr (coding<ValueType>::is_trellis) { /* while the softmax is worked out */
+        wait_copies<n_later>();
+        __syncwarp();
+        place_value_pairs<layout>(stage);
+    }
 
     float key_scale[8];
     float value_scale[8];
@@ -151,13 +157,16 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         if constexpr (coding<ValueType>::n_tables == 2) {
 #pragma unroll
             for (int k = 0; k < 8; k++) {
-                state.weight_sum[i] += __float_as_uint(integer[k]) & 0xffffu;
+                state.weight_sum[i] = add_low_half(state.weight_sum[i],
+                                                   __float_as_uint(integer[k]));
             }
         }
         pack_weights<ValueType>(integer, columns[i]);
     }
     /* All is there but the pages that come after this one. */
-    wait_copies<2 * (decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_stages - 1)>();
+    if constexpr (!coding<ValueType>::is_trellis) {
+        wait_copies<n_later>();
+    }
     __syncwarp();
     if (is_any_left) {
         add_values<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, columns, state.sums);
@@ -306,11 +315,14 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     const int warp = threadIdx.x / 32;
     /* What the first loads will want, on its way before there is anything to wait for. */
     prefetch((const tkv_device_sequence *)job.params.sequences + blockIdx.z);
-    await_launch();
     decode_work work = name_work(job, shape::n_rows);
-    float query[HeadDim / 32];
-    load_query(job, work, warp, query); /* before the pages, or it would come after them */
-    plan_work(job, work);
+    const float *query_row = query_of_row(job, work, warp);
+    await_launch();
+    float query[HeadDim / 32] = {};
+    if (warp < work.n_rows) { /* before the pages, or it would come after them */
+        load_row(query_row, query);
+    }
+    plan_work(job, shape::n_warps, work);
     if (work.split >= work.n_active) {
         return;
     }
@@ -332,11 +344,13 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     }
     __shared__ hidden_tables<KeyType, ValueType> hidden[2];
     if (threadIdx.x < 2) {
-        hidden[threadIdx.x] = {make_level_tables<KeyType>(), make_level_tables<ValueType>()};
+        hidden[threadIdx.x] = {layout::keys::is_shared ? make_half_tables<KeyType>(threadIdx.x)
+                                                       : make_level_tables<KeyType>(),
+                               make_half_tables<ValueType>(threadIdx.x)};
     }
     for (int r = warp; r < shape::n_rows; r += shape::n_warps) {
-        if (r != warp) {
-            load_query(job, work, r, query);
+        if (r != warp && r < work.n_rows) {
+            load_row(query_of_row(job, work, r), query);
         }
         prepare_row<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
     }

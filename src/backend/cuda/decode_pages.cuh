@@ -155,37 +155,53 @@ __device__ __forceinline__ void copy_pair(uint32_t to, int lane, uint64_t pages)
     close_copies();
 }
 
-/* Puts the start bits of all slots before the path planes: FORMAT.md 5.3. */
-template <typename Layout> __device__ __forceinline__ void place_start_bits(uint8_t *stage)
+/* Start bits of keys, a word a slot, before the first row of the path plane: FORMAT.md 5.3. */
+template <typename Layout>
+__device__ __forceinline__ void place_key_starts(uint8_t *stage, const uint32_t (&fields)[2])
 {
-    const int lane = threadIdx.x % 32;
-    using keys = typename Layout::keys;
+    uint32_t *row = (uint32_t *)(stage + Layout::keys::plane_offset(1));
+    row[threadIdx.x % 32] = trellis_word_before(fields[0]);
+    row[threadIdx.x % 32 + 32] = trellis_word_before(fields[1]);
+}
+
+/* Those of values, a word of 32 tokens for each place before the first coordinate. */
+template <typename Layout>
+__device__ __forceinline__ void place_value_starts(uint8_t *stage, const uint32_t (&fields)[2])
+{
     using values = typename Layout::values;
-    if constexpr (keys::c::is_trellis) {
-        const uint16_t *fields = (const uint16_t *)(stage + Layout::key_scales_at);
-        uint32_t *row = (uint32_t *)(stage + keys::plane_offset(1));
-        row[lane] = trellis_word_before(fields[lane]);
-        row[lane + 32] = trellis_word_before(fields[lane + 32]);
-    }
-    if constexpr (values::c::is_trellis) {
-        const uint16_t *fields = (const uint16_t *)(stage + Layout::value_scales_at);
 #pragma unroll
-        for (int b = 0; b < 2; b++) {
-            const uint32_t start = trellis_word_before(fields[32 * b + lane]);
-            uint32_t words[8] = {};
+    for (int b = 0; b < 2; b++) {
+        uint32_t words[8] = {};
 #pragma unroll
-            for (int k = 1; k <= TKV_TRELLIS_START_BITS; k++) {
-                words[8 - k] = __ballot_sync(ALL_LANES, (start & 1u << (32 - k)) != 0);
-            }
-            if (lane == 0) {
-                uint4 *row =
-                    (uint4 *)(stage + Layout::values_at + values::row_address(1, b) - sizeof words);
-                row[0] = make_uint4(words[0], words[1], words[2], words[3]);
-                row[1] = make_uint4(words[4], words[5], words[6], words[7]);
-            }
+        for (int k = 0; k < TKV_TRELLIS_START_BITS; k++) {
+            const uint32_t bit = k < TKV_TRELLIS_START_BITS - 1 ? 1u << k : 1u << 15;
+            words[7 - k] = __ballot_sync(ALL_LANES, (fields[b] & bit) != 0);
+        }
+        if (threadIdx.x % 32 == 0) {
+            uint4 *row =
+                (uint4 *)(stage + Layout::values_at + values::row_address(1, b) - sizeof words);
+            row[0] = make_uint4(words[0], words[1], words[2], words[3]);
+            row[1] = make_uint4(words[4], words[5], words[6], words[7]);
         }
     }
-    if constexpr (keys::c::is_trellis || values::c::is_trellis) {
+}
+
+template <typename Layout> __device__ __forceinline__ void place_start_bits(uint8_t *stage)
+{
+    constexpr bool has_keys = Layout::keys::c::is_trellis;
+    constexpr bool has_values = Layout::values::c::is_trellis;
+    if constexpr (has_keys || has_values) {
+        const int lane = threadIdx.x % 32;
+        const uint16_t *of_keys = (const uint16_t *)(stage + Layout::key_scales_at);
+        const uint16_t *of_values = (const uint16_t *)(stage + Layout::value_scales_at);
+        const uint32_t keys[2] = {of_keys[lane], of_keys[lane + 32]};
+        const uint32_t values[2] = {of_values[lane], of_values[lane + 32]};
+        if constexpr (has_keys) {
+            place_key_starts<Layout>(stage, keys);
+        }
+        if constexpr (has_values) {
+            place_value_starts<Layout>(stage, values);
+        }
         __syncwarp();
     }
 }
@@ -204,13 +220,58 @@ template <typename Side> __device__ __forceinline__ int lane_rows(int plane, int
                      : t * (bits / 2) * Side::row_bytes + Side::shift_of_lane(t);
 }
 
+/* Index bits of the values' trellis, by token group and by what place_value_pairs calls even or odd:
+ * groups are in different banks. They take the place of the keys. */
+template <typename Layout> struct value_pairs_layout {
+    static constexpr int row_bytes = Layout::values::row_bytes + 64;
+    static constexpr int odd = 2 * row_bytes;
+    static_assert(!Layout::values::c::is_trellis || odd + 2 * row_bytes <= Layout::values_at,
+                  "the keys' codes leave room");
+};
+
+/* Works out the index bits once a page, which two lanes each want for their halves of a group. */
+template <typename Layout> __device__ __forceinline__ void place_value_pairs(uint8_t *stage)
+{
+    using values = typename Layout::values;
+    using pairs = value_pairs_layout<Layout>;
+    constexpr int quarters = values::row_bytes / 16; /* of four coordinates */
+#pragma unroll
+    for (int k = 0; k < 2 * quarters / 32; k++) {
+        const int item = threadIdx.x % 32 + 32 * k;
+        const int b = item / quarters;
+        const int at = item % quarters * 16;
+        const uint8_t *row = stage + Layout::values_at + at + values::row_address(1, 0) +
+                             b * (values::row_address(1, 1) - values::row_address(1, 0));
+        uint32_t u[12];
+#pragma unroll
+        for (int j = 0; j < 3; j++) {
+            *(uint4 *)(u + 4 * j) = *(const uint4 *)(row - 32 + 16 * j);
+        }
+        uint32_t even[4];
+        uint32_t odd[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t *now = u + 8 + j;
+            const trellis_pairs two = trellis_pair_up(
+                trellis_taps(now[0], now[-1], now[-2], now[-3], now[-6], now[-7], now[-8]));
+            even[j] = two.even;
+            odd[j] = two.odd;
+        }
+        uint8_t *to = stage + b * pairs::row_bytes + at;
+        *(uint4 *)to = make_uint4(even[0], even[1], even[2], even[3]);
+        *(uint4 *)(to + pairs::odd) = make_uint4(odd[0], odd[1], odd[2], odd[3]);
+    }
+}
+
 /* What a lane knows for the whole launch: where it reads in a stage, and the levels. */
 template <int KeyType, int ValueType> struct lane_constants {
     int keys[2];     /* its first slot in its first row, by plane */
     int keys_before; /* of a trellis' path plane: the row before */
     int values[2];
+    int value_pairs; /* of a trellis */
     int key_scales;
     int value_scales;
+    half_share share;
     level_tables<KeyType> key_levels;
     level_tables<ValueType> value_levels;
 };
@@ -237,6 +298,7 @@ __device__ __forceinline__ level_tables<Type> read_tables(const volatile level_t
     for (int i = 0; i < 2 * coding<Type>::n_tables; i++) {
         tables.half[i / 2][i % 2] = hidden.half[i / 2][i % 2];
     }
+    tables.minus_one = hidden.minus_one;
     return tables;
 }
 
@@ -260,6 +322,10 @@ make_lane_constants(const hidden_tables<KeyType, ValueType> *hidden)
                                        : keys::row_address(1, 0) +
                                              (t ? lane_rows<keys>(1, t - 1) : -keys::path_room(1));
     lane.keys_before = pin(lane.keys_before + 4 * slot);
+    lane.value_pairs = pin(16 * g + (t >> 1) * value_pairs_layout<Layout>::row_bytes);
+    lane.share = share_of_half(t & 1);
+    lane.share = {(uint32_t)pin((int)lane.share.mask), (uint32_t)pin((int)lane.share.factor),
+                  pin(lane.share.shift)};
     lane.key_scales = pin(Layout::key_scales_at + 2 * slot);
     lane.value_scales = lane.key_scales + SIDE_BYTES;
     lane.key_levels = read_tables<KeyType>(hidden[t & 1].keys);
@@ -271,7 +337,7 @@ make_lane_constants(const hidden_tables<KeyType, ValueType> *hidden)
 template <typename Side, typename Lane>
 __device__ __forceinline__ void load_key_words(const uint8_t *stage, const Lane &lane, int offset,
                                                int block, uint32_t (&words)[2][8],
-                                               trellis_bits (&z)[2])
+                                               trellis_pairs (&pairs)[2])
 {
     int n = 0;
 #pragma unroll
@@ -286,8 +352,8 @@ __device__ __forceinline__ void load_key_words(const uint8_t *stage, const Lane 
             const uint2 two = *(const uint2 *)(rows + at);
             if (Side::is_path(plane)) {
                 const uint2 past = *(const uint2 *)(stage + lane.keys_before + offset + at);
-                z[0] = trellis_key_bits(past.x, two.x);
-                z[1] = trellis_key_bits(past.y, two.y);
+                pairs[0] = trellis_pair_up(trellis_key_bits(past.x, two.x));
+                pairs[1] = trellis_pair_up(trellis_key_bits(past.y, two.y));
             } else {
                 words[0][n] = two.x;
                 words[1][n] = two.y;
@@ -309,7 +375,6 @@ compute_scores(const uint8_t *stage, const lane_constants<KeyType, ValueType> &l
     constexpr int n_tables = coding<KeyType>::n_tables;
     constexpr int n_blocks = side::is_shared ? 1 : HeadDim / 128;
     constexpr int n_quads = side::is_shared ? 4 : 8;
-    const int t = threadIdx.x & 3;
 #pragma unroll
     for (int p = 0; p < 4; p++) {
         int c[RowTiles][4];
@@ -321,15 +386,15 @@ compute_scores(const uint8_t *stage, const lane_constants<KeyType, ValueType> &l
 #pragma unroll
         for (int block = 0; block < n_blocks; block++) {
             uint32_t words[2][8];
-            trellis_bits z[2] = {};
+            trellis_pairs pairs[2] = {};
             uint32_t quads[2][n_tables][n_quads];
-            load_key_words<side>(stage, lane, 4 * pair_offset<ValueType>(p), block, words, z);
+            load_key_words<side>(stage, lane, 4 * pair_offset<ValueType>(p), block, words, pairs);
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 if constexpr (side::is_shared) {
-                    unpack_half<KeyType>(lane.key_levels, words[e], z[e], t & 1, quads[e]);
+                    unpack_half<KeyType>(lane.key_levels, words[e], pairs[e], lane.share, quads[e]);
                 } else {
-                    unpack_group<KeyType>(lane.key_levels, words[e], z[e], quads[e]);
+                    unpack_group<KeyType>(lane.key_levels, words[e], pairs[e], quads[e]);
                 }
             }
 #pragma unroll
@@ -355,31 +420,29 @@ compute_scores(const uint8_t *stage, const lane_constants<KeyType, ValueType> &l
 
 /* Four neighbouring words of each of the rows that the lane needs for coordinates 4g .. 4g+3 of
  * block `block` of 32. */
-template <typename Side, typename Lane>
+template <typename Layout, typename Lane>
 __device__ __forceinline__ void load_value_words(const uint8_t *stage, const Lane &lane, int block,
-                                                 uint32_t (&words)[4][8], trellis_bits (&z)[4])
+                                                 uint32_t (&words)[4][8], trellis_pairs (&pairs)[4])
 {
+    using side = typename Layout::values;
     int n = 0;
 #pragma unroll
-    for (int plane = 0; plane < Side::c::n_planes; plane++) {
-        const int bits = Side::plane_bits(plane);
+    for (int plane = 0; plane < side::c::n_planes; plane++) {
+        const int bits = side::plane_bits(plane);
         const int n_words = bits > 1 ? bits / 2 : 1;
-        const uint8_t *rows = stage + lane.values[plane] + 128 * block;
-        if (Side::is_path(plane)) {
-            uint32_t u[12];
-#pragma unroll
-            for (int k = 0; k < 3; k++) {
-                *(uint4 *)(u + 4 * k) = *(const uint4 *)(rows - 32 + 16 * k);
-            }
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const uint32_t *now = u + 8 + j;
-                z[j] = trellis_taps(now[0], now[-1], now[-2], now[-3], now[-6], now[-7], now[-8]);
-            }
+        if (side::is_path(plane)) {
+            const uint8_t *row = stage + lane.value_pairs + 128 * block;
+            const uint4 even = *(const uint4 *)row;
+            const uint4 odd = *(const uint4 *)(row + value_pairs_layout<Layout>::odd);
+            pairs[0] = {even.x, odd.x};
+            pairs[1] = {even.y, odd.y};
+            pairs[2] = {even.z, odd.z};
+            pairs[3] = {even.w, odd.w};
         } else {
+            const uint8_t *rows = stage + lane.values[plane] + 128 * block;
 #pragma unroll
             for (int w = 0; w < n_words; w++) {
-                const uint4 four = *(const uint4 *)(rows + w * Side::row_bytes);
+                const uint4 four = *(const uint4 *)(rows + w * side::row_bytes);
                 words[0][n] = four.x;
                 words[1][n] = four.y;
                 words[2][n] = four.z;
@@ -398,20 +461,19 @@ add_values(const uint8_t *stage, const lane_constants<KeyType, ValueType> &lane,
            const uint32_t (&weights)[RowTiles][4], int (&sums)[RowTiles][HeadDim / 16][4])
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
-    using side = typename layout::values;
     constexpr int n_tables = coding<ValueType>::n_tables;
-    const int t = threadIdx.x & 3;
 #pragma unroll
     for (int block = 0; block < HeadDim / 32; block++) {
         uint32_t words[4][8];
-        trellis_bits z[4] = {};
-        load_value_words<side>(stage, lane, block, words, z);
+        trellis_pairs pairs[4] = {};
+        load_value_words<layout>(stage, lane, block, words, pairs);
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             uint32_t quads[2][n_tables][4];
-            unpack_half<ValueType>(lane.value_levels, words[2 * e], z[2 * e], t & 1, quads[0]);
-            unpack_half<ValueType>(lane.value_levels, words[2 * e + 1], z[2 * e + 1], t & 1,
-                                   quads[1]);
+            unpack_half<ValueType>(lane.value_levels, words[2 * e], pairs[2 * e], lane.share,
+                                   quads[0]);
+            unpack_half<ValueType>(lane.value_levels, words[2 * e + 1], pairs[2 * e + 1],
+                                   lane.share, quads[1]);
 #pragma unroll
             for (int table = 0; table < n_tables; table++) {
 #pragma unroll

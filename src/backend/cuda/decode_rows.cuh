@@ -29,6 +29,7 @@ struct decode_job {
     tkv_device_attend params;
     int n_splits;            /* CTAs that share a unit, at most MAX_SPLITS */
     int n_tiles;             /* row tiles a KV head */
+    int group;               /* query heads a KV head */
     int is_early;            /* the launch may overlap the end of the one before: await_launch */
     int blocks_a_split;      /* no more splits than this leaves work for */
     unit_counters *counters; /* [n_units]; none where n_splits is 1 */

@@ -60,6 +60,18 @@ TKV_HOST_DEVICE uint32_t high_half(uint32_t x)
 #endif
 }
 
+/* sum + (x & 0xffff), likewise. */
+TKV_HOST_DEVICE uint32_t add_low_half(uint32_t sum, uint32_t x)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t result;
+    asm("dp2a.lo.u32.u32 %0, %1, %2, %3;" : "=r"(result) : "r"(x), "r"(1), "r"(sum));
+    return result;
+#else
+    return sum + (x & 0xffffu);
+#endif
+}
+
 /* `word` shifted left by n (1 to 31), filled up from the top of `before`. */
 TKV_HOST_DEVICE uint32_t shift_in(uint32_t before, uint32_t word, int n)
 {
@@ -103,11 +115,11 @@ template <int N> struct level_list {
 };
 
 template <int N>
-TKV_HOST_DEVICE constexpr uint32_t pack_levels(const level_list<N> &list, int first, int offset)
+TKV_HOST_DEVICE constexpr uint32_t pack_levels(const level_list<N> &list, int first)
 {
     uint32_t word = 0;
     for (int k = 0; k < 4; k++) {
-        word |= ((uint32_t)(list.level[first + k] + offset) & 255u) << (8 * k);
+        word |= ((uint32_t)list.level[first + k] & 255u) << (8 * k);
     }
     return word;
 }
@@ -115,33 +127,64 @@ TKV_HOST_DEVICE constexpr uint32_t pack_levels(const level_list<N> &list, int fi
 /* Bytes for permute_bytes to look into: low and high half of 8 entries.
  *
  * permute_bytes has 8 entries; where bit 3 of the selector is set it gives the sign of the entry
- * instead, 0 or -1. So a table of 16 ascending levels L, the lower 8 of them negative, splits into
- *     below(c) = c < 8 ? L(c) - 1 : -1       entries L - 1 >= -128, all negative
- *     above(c) = c < 8 ? 0        : L(c)     entries positive, selector with bit 3 flipped
- * and L = below + above + 1 for every code. Both registers go through the tensor core; the sum of
- * the other factor, which the + 1 stands for, is added once. */
+ * instead, 0 or -1. So a table L of 16 levels splits into two of 8, one read with the index c, the
+ * other with its complement, which has bit 3 where c has it not:
+ *     lower(c) = c < 8 ? A(c)           : sign of A(c - 8)
+ *     upper(c) = c < 8 ? sign of B(c+8) : B(c)
+ * A and B are L less 1 where the sign that their level meets is 0, so that L = lower + upper + 1 for
+ * every code. Both registers go through the tensor core; the sum of the other factor, which the + 1
+ * stands for, is added once. */
 template <int Type> struct level_tables {
     uint32_t half[coding<Type>::n_tables][2];
+    uint32_t minus_one; /* where the compiler can't see that a product with it is a complement */
 };
 
+template <int Type>
+TKV_HOST_DEVICE constexpr level_tables<Type> split_levels(const level_list<16> &list)
+{
+    level_list<8> lower = {};
+    level_list<8> upper = {};
+    for (int c = 0; c < 8; c++) {
+        lower.level[c] = list.level[c] - (list.level[c + 8] >= 0);
+        upper.level[7 - c] = list.level[c + 8] - (list.level[c] >= 0);
+    }
+    return {{{pack_levels(lower, 0), pack_levels(lower, 4)},
+             {pack_levels(upper, 0), pack_levels(upper, 4)}},
+            ~0u};
+}
+
+/* For the selectors of a whole group, or of half 0 of one. */
 template <int Type> TKV_HOST_DEVICE constexpr level_tables<Type> make_level_tables()
 {
-    if constexpr (coding<Type>::n_tables == 2) {
-        constexpr level_list<16> turbo = {TKV_CODEBOOK_LEVELS_4};
-        constexpr level_list<16> trellis = {TKV_TRELLIS_LEVELS_16};
-        constexpr level_list<16> list = Type == TKV_TYPE_TURBO4 ? turbo : trellis;
-        return {{{pack_levels(list, 0, -1), pack_levels(list, 4, -1)},
-                 {pack_levels(list, 8, 0), pack_levels(list, 12, 0)}}};
+    if constexpr (Type == TKV_TYPE_TURBO4) {
+        return split_levels<Type>(level_list<16>{TKV_CODEBOOK_LEVELS_4});
+    } else if constexpr (Type == TKV_TYPE_TRELLIS3) {
+        return split_levels<Type>(level_list<16>{TKV_TRELLIS_LEVELS_16});
     } else if constexpr (Type == TKV_TYPE_TURBO2) {
         constexpr level_list<4> list = {TKV_CODEBOOK_LEVELS_2};
-        return {{{pack_levels(list, 0, 0), 0}}};
+        return {{{pack_levels(list, 0), 0}}, ~0u};
     } else if constexpr (Type == TKV_TYPE_TURBO8) {
         return {};
     } else {
         constexpr level_list<8> turbo = {TKV_CODEBOOK_LEVELS_3};
         constexpr level_list<8> trellis = {TKV_TRELLIS_LEVELS_8};
         constexpr level_list<8> list = Type == TKV_TYPE_TURBO3 ? turbo : trellis;
-        return {{{pack_levels(list, 0, 0), pack_levels(list, 4, 0)}}};
+        return {{{pack_levels(list, 0), pack_levels(list, 4)}}, ~0u};
+    }
+}
+
+/* For those of half i: in half 1 of trellis3 the bits of code and path are the other way round. */
+template <int Type> TKV_HOST_DEVICE constexpr level_tables<Type> make_half_tables(int i)
+{
+    if constexpr (Type == TKV_TYPE_TRELLIS3) {
+        constexpr level_list<16> list = {TKV_TRELLIS_LEVELS_16};
+        level_list<16> swapped = {};
+        for (int c = 0; c < 16; c++) {
+            swapped.level[c] = list.level[i ? 4 * (c & 3) + (c >> 2) : c];
+        }
+        return split_levels<Type>(swapped);
+    } else {
+        return make_level_tables<Type>();
     }
 }
 
@@ -172,7 +215,6 @@ TKV_HOST_DEVICE uint32_t take_bits(uint32_t mask, uint32_t a)
 
 constexpr uint32_t NIBBLE_LOW_BITS = 0x33333333u;
 constexpr uint32_t NIBBLE_BIT_2 = 0x44444444u;
-constexpr uint32_t NIBBLE_BIT_3 = 0x88888888u;
 constexpr uint32_t EVEN_BITS = 0x55555555u;
 
 /* The two low bits of a trellis code's table index, for 32 codes a word (FORMAT.md 5.3). `u` are
@@ -220,9 +262,10 @@ TKV_HOST_DEVICE trellis_pairs trellis_pair_up(trellis_bits z)
 }
 
 /* Selectors r = 0 .. 3 of a whole group from the words of its planes in order; the path words of a
- * trellis type are in z instead. */
+ * trellis type are in `pairs` instead. */
 template <int Type>
-TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_bits z, uint32_t selectors[4])
+TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_pairs pairs,
+                                     uint32_t selectors[4])
 {
     if constexpr (Type == TKV_TYPE_TURBO4) {
         for (int r = 0; r < 4; r++) {
@@ -233,7 +276,6 @@ TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_bits z, uint
             selectors[r] = words[r / 2] >> (2 * (r & 1)) & NIBBLE_LOW_BITS;
         }
     } else if constexpr (Type == TKV_TYPE_TRELLIS3) {
-        const trellis_pairs pairs = trellis_pair_up(z);
         selectors[0] = merge_bits(NIBBLE_LOW_BITS, pairs.even, words[0] << 2);
         selectors[1] = merge_bits(NIBBLE_LOW_BITS, pairs.odd, words[0]);
         selectors[2] = merge_bits(NIBBLE_LOW_BITS, pairs.even >> 2, words[1] << 2);
@@ -241,7 +283,6 @@ TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_bits z, uint
     } else {
         uint32_t low[4];
         if constexpr (Type == TKV_TYPE_TRELLIS2) {
-            const trellis_pairs pairs = trellis_pair_up(z);
             low[0] = pairs.even;
             low[1] = pairs.odd;
             low[2] = pairs.even >> 2;
@@ -263,11 +304,23 @@ TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_bits z, uint
     }
 }
 
+/* What half i of a group differs in. */
+struct half_share {
+    uint32_t mask; /* of its pairs of bits in a nibble */
+    uint32_t factor;
+    int shift;
+};
+
+TKV_HOST_DEVICE half_share share_of_half(int i)
+{
+    return {i ? ~NIBBLE_LOW_BITS : NIBBLE_LOW_BITS, i ? 1u : 4u, 2 * i};
+}
+
 /* Selectors 2i and 2i+1 from the lane's share of the group's words: of a plane of 2 or more bits
  * the i-th half of the words, of a plane of one bit its only word. */
 template <int Type>
-TKV_HOST_DEVICE void half_selectors(const uint32_t *words, trellis_bits z, int i,
-                                    uint32_t selectors[2])
+TKV_HOST_DEVICE void half_selectors(const uint32_t *words, trellis_pairs pairs,
+                                    const half_share &share, uint32_t selectors[2])
 {
     if constexpr (Type == TKV_TYPE_TURBO4) {
         selectors[0] = words[0];
@@ -276,21 +329,19 @@ TKV_HOST_DEVICE void half_selectors(const uint32_t *words, trellis_bits z, int i
         selectors[0] = words[0] & NIBBLE_LOW_BITS;
         selectors[1] = words[0] >> 2 & NIBBLE_LOW_BITS;
     } else if constexpr (Type == TKV_TYPE_TRELLIS3) {
-        const trellis_pairs pairs = trellis_pair_up(z);
-        selectors[0] = merge_bits(NIBBLE_LOW_BITS, pairs.even >> (2 * i), words[0] << 2);
-        selectors[1] = merge_bits(NIBBLE_LOW_BITS, pairs.odd >> (2 * i), words[0]);
+        selectors[0] = merge_bits(share.mask, pairs.even, words[0] * share.factor);
+        selectors[1] = merge_bits(share.mask, pairs.odd, words[0] >> share.shift);
     } else {
         uint32_t low[2];
         uint32_t high;
         if constexpr (Type == TKV_TYPE_TRELLIS2) {
-            const trellis_pairs pairs = trellis_pair_up(z);
-            low[0] = pairs.even >> (2 * i);
-            low[1] = pairs.odd >> (2 * i);
-            high = words[0] << (2 - 2 * i);
+            low[0] = pairs.even >> share.shift;
+            low[1] = pairs.odd >> share.shift;
+            high = words[0] * share.factor;
         } else {
             low[0] = words[0];
             low[1] = words[0] >> 2;
-            high = words[1] << (2 - 2 * i);
+            high = words[1] * share.factor;
         }
         selectors[0] = (low[0] & NIBBLE_LOW_BITS) | (high & NIBBLE_BIT_2);
         selectors[1] = (low[1] & NIBBLE_LOW_BITS) | (high >> 1 & NIBBLE_BIT_2);
@@ -303,13 +354,15 @@ TKV_HOST_DEVICE void look_up_quads(const level_tables<Type> &tables, int table, 
                                    uint32_t quads[2])
 {
     const uint32_t *half = tables.half[table];
-    const uint32_t side = table == 0 ? selector : selector ^ NIBBLE_BIT_3;
+    /* The complement beside the shifts, like high_half. */
+    const uint32_t side =
+        table == 0 ? selector : selector * tables.minus_one + tables.minus_one;
     quads[0] = permute_bytes(half[0], half[1], side);
     quads[1] = permute_bytes(half[0], half[1], high_half(side));
 }
 
 /* Words of the planes that a lane reads for a group or for half a group, the path word of a
- * trellis type, which comes as z, left out. */
+ * trellis type, which comes as pairs, left out. */
 template <int Type> struct lane_words {
     using c = coding<Type>;
     static constexpr int whole = c::is_trellis ? c::bits0 : c::bits;
@@ -320,7 +373,7 @@ template <int Type> struct lane_words {
 /* A whole group: quads[table][2 * r + half]. */
 template <int Type>
 TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32_t *words,
-                                  trellis_bits z, uint32_t quads[coding<Type>::n_tables][8])
+                                  trellis_pairs pairs, uint32_t quads[coding<Type>::n_tables][8])
 {
     if constexpr (coding<Type>::is_bytes) {
         for (int k = 0; k < 8; k++) {
@@ -328,7 +381,7 @@ TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32
         }
     } else {
         uint32_t selectors[4];
-        group_selectors<Type>(words, z, selectors);
+        group_selectors<Type>(words, pairs, selectors);
         for (int r = 0; r < 4; r++) {
             for (int table = 0; table < coding<Type>::n_tables; table++) {
                 look_up_quads<Type>(tables, table, selectors[r], &quads[table][2 * r]);
@@ -337,10 +390,11 @@ TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32
     }
 }
 
-/* Half a group: quads[table][2 * s + half] with r = 2i + s. */
+/* Half i of a group: quads[table][2 * s + half] with r = 2i + s; the tables are those of the half. */
 template <int Type>
 TKV_HOST_DEVICE void unpack_half(const level_tables<Type> &tables, const uint32_t *words,
-                                 trellis_bits z, int i, uint32_t quads[coding<Type>::n_tables][4])
+                                 trellis_pairs pairs, const half_share &share,
+                                 uint32_t quads[coding<Type>::n_tables][4])
 {
     if constexpr (coding<Type>::is_bytes) {
         for (int k = 0; k < 4; k++) {
@@ -348,7 +402,7 @@ TKV_HOST_DEVICE void unpack_half(const level_tables<Type> &tables, const uint32_
         }
     } else {
         uint32_t selectors[2];
-        half_selectors<Type>(words, z, i, selectors);
+        half_selectors<Type>(words, pairs, share, selectors);
         for (int s = 0; s < 2; s++) {
             for (int table = 0; table < coding<Type>::n_tables; table++) {
                 look_up_quads<Type>(tables, table, selectors[s], &quads[table][2 * s]);
