@@ -20,8 +20,9 @@ struct decode_work {
     int first_query; /* of the tile's rows */
     int last_query;
     int position;  /* of query 0 */
-    int whole_end; /* all rows of the tile see the positions before this, but for a window */
-    int some_end;  /* and none those from here on */
+    int some_end;  /* no row sees the positions from here on */
+    int first_whole; /* all rows see all of this block and of the n_whole - 1 after it */
+    int n_whole;
     int n_active;  /* splits that take part */
     int begin;     /* blocks that the tile's rows see */
     int end;
@@ -52,11 +53,14 @@ __device__ __forceinline__ void plan_work(const decode_job &job, int blocks_a_sp
     work.position = p.first_position >= 0 ? p.first_position : work.sequence.n_tokens - p.n_queries;
     const int first_seen = work.position + work.first_query;
     const int last_seen = work.position + work.last_query;
-    work.whole_end = first_seen + 1;
     work.some_end = last_seen + 1;
     const int oldest = p.window ? max(first_seen + 1 - p.window, 0) : 0;
     work.begin = block_of(p.layer, oldest);
     work.end = last_seen < 0 ? work.begin : block_of(p.layer, last_seen) + 1;
+    const int newest_window = p.window ? max(last_seen + 1 - p.window, 0) : 0;
+    work.first_whole = max(block_of(p.layer, newest_window + PAGE_TOKENS - 1),
+                           sink_blocks(p.layer));
+    work.n_whole = max(block_of(p.layer, max(first_seen + 1, 0)) - work.first_whole, 0);
     work.n_active = max(
         1, min(job.n_splits, (work.end - work.begin + blocks_a_split - 1) / blocks_a_split));
 }
@@ -246,6 +250,25 @@ __device__ __forceinline__ float find_maximum(float maximum, float (&logit)[8],
         top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, mask));
     }
     return fmaxf(maximum, top - WEIGHT_BITS);
+}
+
+/* An integer in the order of floats. */
+__device__ __forceinline__ int order_of(float x)
+{
+    const int bits = __float_as_int(x);
+    return bits >= 0 ? bits : bits ^ 0x7fffffff;
+}
+
+/* The largest maximum of the lane's row that any warp of the CTA has met: what one has met the
+ * others need not find out one after the other, at the price of a flush each. */
+__device__ __forceinline__ float share_maximum(float maximum, int *shared)
+{
+    int order = order_of(maximum);
+    if (threadIdx.x % 32 < 4) {
+        order = max(order, atomicMax(shared, order));
+    }
+    order = __shfl_sync(ALL_LANES, order, threadIdx.x & 3);
+    return __int_as_float(order >= 0 ? order : order ^ 0x7fffffff);
 }
 
 /* exp2(logit - maximum) and, times the value's scale, rounded to an integer. Returns their sum. */

@@ -78,7 +78,7 @@ __device__ __forceinline__ void copy_block(uint32_t stage, int lane, const decod
 template <int KeyType, int ValueType, int HeadDim, int RowTiles>
 __device__ __forceinline__ void
 attend_pair(const decode_job &job, const decode_work &work, int block, bool is_first,
-            uint8_t *stage, const lane_constants<KeyType, ValueType> &lane,
+            uint8_t *stage, int *shared_maxima, const lane_constants<KeyType, ValueType> &lane,
             const uint32_t (&queries)[RowTiles][HeadDim / 16], const row_terms (&terms)[RowTiles],
             row_state<HeadDim, RowTiles> &state, sparse_state (&sparse)[RowTiles])
 {
@@ -104,17 +104,15 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
     float value_scale[8];
     load_scales<KeyType, ValueType>(stage + lane.key_scales, key_scale);
     load_scales<ValueType, ValueType>(stage + lane.value_scales, value_scale);
-    const int n_seen = work.some_end - block_start(job.params.layer, block);
-    if (n_seen < PAGE_TOKENS) {
-        forget_unseen<ValueType>(n_seen, value_scale);
+    const bool is_masked =
+        (unsigned)(block - work.first_whole) >= (unsigned)work.n_whole;
+    if (is_masked) {
+        forget_unseen<ValueType>(work.some_end - block_start(job.params.layer, block), value_scale);
     }
     uint32_t columns[RowTiles][4];
     bool is_any_left = true;
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
-        const int start = block_start(job.params.layer, block);
-        const bool is_masked = start + PAGE_TOKENS > work.whole_end || job.params.window ||
-                               block < sink_blocks(job.params.layer);
         row_span span = {};
         if (is_masked) {
             span = span_of_row(job, work, 4 * i + t, block);
@@ -125,7 +123,9 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         compute_logits<ValueType>(job, terms[i], key_scale, score[i], is_masked, span, logit);
         float sum = compute_weights(state.maximum[i], logit, value_scale, weight, integer);
         if (!__all_sync(ALL_LANES, fit_16_bits(integer, sum))) {
-            const float maximum = find_maximum(state.maximum[i], logit, value_scale);
+            const float maximum =
+                share_maximum(find_maximum(state.maximum[i], logit, value_scale),
+                              shared_maxima + 4 * i + t);
             if (!is_first) {
                 const float factor = exp2_fast(state.maximum[i] - maximum);
                 flush_sums<ValueType>(i, factor, state);
@@ -342,6 +342,10 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     if (threadIdx.x == 0) {
         own_drawn = 0;
     }
+    __shared__ int shared_maxima[shape::n_rows];
+    if (threadIdx.x < shape::n_rows) {
+        shared_maxima[threadIdx.x] = order_of(NO_MAXIMUM);
+    }
     __shared__ hidden_tables<KeyType, ValueType> hidden[2];
     if (threadIdx.x < 2) {
         hidden[threadIdx.x] = {layout::keys::is_shared ? make_half_tables<KeyType>(threadIdx.x)
@@ -391,6 +395,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     raw_entry &ahead = first[n_stages - 1];
     unsigned drawn = 0;
     bool is_first = true;
+    int at = 0; /* the stage of due[0] */
     for (unsigned n_done = 0; due[0].block < work.end; n_done++) {
         /* The keys are there. Only now the next pages are asked for: if all were on their way at
          * once, all would arrive at the end. */
@@ -405,12 +410,12 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         if (lane == 0 && number < work.end) {
             drawn = draw_number(counter);
         }
-        copy_block<layout>(stage_address + (n_done + n_stages - 1) % n_stages * layout::bytes, lane,
-                           work, last);
+        const int next_free = at == 0 ? (n_stages - 1) * layout::bytes : at - layout::bytes;
+        copy_block<layout>(stage_address + next_free, lane, work, last);
         if (!due[0].is_exact) {
             attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
-                job, work, due[0].block, is_first, stage + n_done % n_stages * layout::bytes,
-                lane_of, queries, terms, state, sparse);
+                job, work, due[0].block, is_first, stage + at, shared_maxima, lane_of, queries,
+                terms, state, sparse);
             is_first = false;
         }
         if (n_done % PAGES_A_FLUSH == PAGES_A_FLUSH - 1) {
@@ -425,6 +430,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
             due[k] = due[k + 1];
         }
         due[n_stages - 2] = last;
+        at = at == (n_stages - 1) * layout::bytes ? 0 : at + layout::bytes;
     }
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {
