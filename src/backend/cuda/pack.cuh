@@ -118,15 +118,19 @@ __device__ void pack_key_plane(const row_shape<N> &shape, int slot, bool is_used
         }
     }
     if (shape.n() % 2) {
-        const uint32_t half = gather_word<BITS>(codes[shape.n() - 1] >> shift & mask, 0);
+        const uint32_t last = codes[shape.n() - 1] >> shift & mask;
         const int row = shape.n() / 2 * BITS;
         if (BITS == 1) {
+            // The ptxas of CUDA 12.0 to 12.6 crashes on a ballot of a constant, as gather_word's
+            // second would be.
+            const uint32_t half = row_ballot(last != 0);
             if (is_used && lane == 0) {
                 uint16_t *halves = reinterpret_cast<uint16_t *>(image + row * key_stride);
                 halves[slot % 32 * 2 + slot / 32] = (uint16_t)half;
             }
             return;
         }
+        const uint32_t half = gather_word<BITS>(last, 0);
         // Half-words 2 m and 2 m + 1 share a word.
         const uint32_t next = __shfl_down_sync(full_warp, half, BITS == 2 ? 2 : 1, half_warp);
         const int m = BITS == 2 ? 0 : lane / 2;
