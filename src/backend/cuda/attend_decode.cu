@@ -35,15 +35,12 @@ static decode_kernel find_kernel(const tkv_device_attend &params)
     return kernel.launch && fits(kernel) ? kernel : find_any_kernel(layer);
 }
 
-/* Hopper and newer can launch a kernel before the one before it has ended. */
+/* Hopper and newer can launch a kernel before the one before it has ended. Only code for them waits
+ * for that one (await_launch): they may be running Ampere's. */
 static bool has_early_launches()
 {
-    int device = 0;
-    int major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-               cudaSuccess &&
-           major >= 9;
+    int version = 0;
+    return tkv_cuda_code_version(&version) == cudaSuccess && version >= 90;
 }
 
 /* Splits cost a beginning and an end each, worth some pages a warp; whole waves of CTAs count. */

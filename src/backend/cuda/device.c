@@ -137,7 +137,9 @@ static tkv_status read_properties(cuda_device *device, tkv_error *error)
                         "CUDA device %d is a %s: expected sm_%d or newer", device->index,
                         device->description, MIN_COMPUTE_CAPABILITY);
     }
-    return TKV_OK;
+    int version;
+    return tkv_cuda_check(tkv_cuda_code_version(&version), "looking for code for the device",
+                          error);
 }
 
 static void close_device(tkv_device *base)

@@ -20,6 +20,10 @@ extern "C" {
 #define TKV_CUDA_QUERY_ROUNDING 0x1p-8f
 #define TKV_CUDA_QUERY_ROUNDING_TURBO8 0x1p-14f
 
+/* What the code that the current device runs was compiled for, 80 or newer (__CUDA_ARCH__ / 10):
+ * something older than the device where the driver compiles it from PTX. */
+cudaError_t tkv_cuda_code_version(int *version);
+
 /* Writes n_bytes of the host's memory, which is free when the call returns. For few KiB. */
 cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStream_t stream);
 

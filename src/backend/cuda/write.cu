@@ -39,6 +39,14 @@ cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStrea
     return cudaSuccess;
 }
 
+cudaError_t tkv_cuda_code_version(int *version)
+{
+    cudaFuncAttributes attributes;
+    const cudaError_t result = cudaFuncGetAttributes(&attributes, write_bytes);
+    *version = result == cudaSuccess ? attributes.ptxVersion : 0;
+    return result;
+}
+
 __global__ static void gather(tkv_device_sequence *sequences, address_chunk chunk, int n)
 {
     if (threadIdx.x < n) {
