@@ -1,7 +1,9 @@
-# The CUDA back end: built where there is a CUDA compiler, or said why not. Sets TKV_HAVE_CUDA.
+# The CUDA back end: built where there is a CUDA compiler, or said why not. Sets TKV_HAVE_CUDA, and
+# TKV_HAVE_HOPPER if the kernels for that card alone are built too.
 set(TKV_CUDA AUTO CACHE STRING "build the CUDA back end: ON, OFF or AUTO (if nvcc is found)")
 set_property(CACHE TKV_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(TKV_HAVE_CUDA OFF)
+set(TKV_HAVE_HOPPER OFF)
 
 if(TKV_CUDA STREQUAL AUTO AND (TKV_SANITIZE OR CMAKE_CROSSCOMPILING))
     message(STATUS "CUDA back end: not built with sanitizers or for another processor "
@@ -31,4 +33,11 @@ if(TKV_HAVE_CUDA)
     set(CMAKE_CUDA_STANDARD 17)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     message(STATUS "CUDA back end: CUDA ${CUDAToolkit_VERSION}, ${CMAKE_CUDA_ARCHITECTURES}")
+    # Older assemblers know no wgmma of signed and unsigned bytes.
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
+        message(STATUS "CUDA back end: prefill goes through decode's kernels, "
+                       "Hopper's own need CUDA 12.4")
+    elseif(CMAKE_CUDA_ARCHITECTURES MATCHES "(^|;)(90|all|native)")
+        set(TKV_HAVE_HOPPER ON)
+    endif()
 endif()

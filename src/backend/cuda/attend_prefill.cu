@@ -12,6 +12,12 @@ namespace
 
 constexpr int WARPS = 4; // a CTA of prepare and finish; a warp has one row
 
+#ifdef TKV_HAVE_HOPPER
+constexpr bool HAS_CODED_KERNELS = true;
+#else
+constexpr bool HAS_CODED_KERNELS = false; // nor is there a launch_coded
+#endif
+
 __constant__ unsigned rotation_signs[2][32] = {TKV_ROTATION_SIGNS_0, TKV_ROTATION_SIGNS_1};
 
 // Orthonormal Walsh-Hadamard transform of a row: a lane holds coordinates 32 i + lane.
@@ -221,8 +227,10 @@ template <int D> cudaError_t launch(const Plan &plan, cudaStream_t stream)
     const int n_units = plan.a.n_sequences * plan.a.layer.n_kv_heads;
     prepare<D><<<dim3(padded_rows(plan) / WARPS, n_units), WARPS * 32, 0, stream>>>(plan);
     cudaError_t error = cudaGetLastError();
-    if (error == cudaSuccess && plan.has_coded) {
-        error = launch_coded(plan, stream);
+    if constexpr (HAS_CODED_KERNELS) {
+        if (error == cudaSuccess && plan.has_coded) {
+            error = launch_coded(plan, stream);
+        }
     }
     if (error == cudaSuccess && plan.has_exact) {
         error = launch_exact(plan, stream);
@@ -299,7 +307,7 @@ bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major)
     const bool has_types = (is_coded_type(layer.type_k) && is_coded_type(layer.type_v)) ||
                            (layer.type_k == TKV_TYPE_F16 && layer.type_v == TKV_TYPE_F16);
     const int d = layer.head_dim_k;
-    return compute_major == 9 && has_types && layer.head_dim_v == d &&
+    return HAS_CODED_KERNELS && compute_major == 9 && has_types && layer.head_dim_v == d &&
            (d == 64 || d == 128 || d == 256) && params->scale >= 0.0f && !params->stats;
 }
 
