@@ -37,6 +37,14 @@ constexpr int codebook4[] = TKV_CODEBOOK_LEVELS_4;
 constexpr int trellis8[] = TKV_TRELLIS_LEVELS_8;
 constexpr int trellis16[] = TKV_TRELLIS_LEVELS_16;
 
+// x >> 16 by a product, which runs beside the shifts and permutations.
+__device__ inline unsigned high_half(unsigned x)
+{
+    unsigned y;
+    asm("dp2a.lo.u32.u32 %0, %1, %2, %3;" : "=r"(y) : "r"(x), "r"(0x100), "r"(0));
+    return y;
+}
+
 // Looks up four nibbles (the low half of sel), each below 8.
 __device__ inline unsigned look_up8(LevelWords t, unsigned sel)
 {
@@ -55,13 +63,13 @@ __device__ inline unsigned look_up16(LevelWords t, unsigned sel, unsigned top)
 __device__ inline void look_up8x8(LevelWords t, unsigned sel, unsigned *out)
 {
     out[0] = look_up8(t, sel);
-    out[1] = look_up8(t, sel >> 16);
+    out[1] = look_up8(t, high_half(sel));
 }
 
 __device__ inline void look_up16x8(LevelWords t, unsigned sel, unsigned top, unsigned *out)
 {
     out[0] = look_up16(t, sel, top);
-    out[1] = look_up16(t, sel >> 16, top >> 16);
+    out[1] = look_up16(t, high_half(sel), top >> 16);
 }
 
 // w[4]: the words of a 4-bit plane.
