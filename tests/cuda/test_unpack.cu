@@ -110,10 +110,9 @@ template <int Type> static trellis_pairs value_pairs(const page &p, int b, int j
     if (!coding<Type>::is_trellis) {
         return {};
     }
-    return trellis_pair_up(trellis_taps(path_word(p, b, j), path_word(p, b, j - 1),
-                                        path_word(p, b, j - 2), path_word(p, b, j - 3),
-                                        path_word(p, b, j - 6), path_word(p, b, j - 7),
-                                        path_word(p, b, j - 8)));
+    return trellis_pair_up(trellis_taps(
+        path_word(p, b, j), path_word(p, b, j - 1), path_word(p, b, j - 2), path_word(p, b, j - 3),
+        path_word(p, b, j - 6), path_word(p, b, j - 7), path_word(p, b, j - 8)));
 }
 
 /* The words of a group's planes but for a trellis' path, or the share of half i of it. */
@@ -132,8 +131,8 @@ template <int Type> static void lane_share(const page &p, int b, int place, int 
 template <int Type> static void check_group(const page &p, int b, int place)
 {
     const bool is_key = p.order == TKV_ORDER_KEY;
-    const trellis_pairs pairs = is_key ? key_pairs<Type>(p, b, place)
-                                       : value_pairs<Type>(p, b, place);
+    const trellis_pairs pairs =
+        is_key ? key_pairs<Type>(p, b, place) : value_pairs<Type>(p, b, place);
     const level_tables<Type> tables = make_level_tables<Type>();
     const auto expected = [&](int code) {
         const int other = 32 * b + code;

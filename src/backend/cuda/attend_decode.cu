@@ -108,8 +108,8 @@ cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multip
     const tkv_cuda::decode_kernel kernel = tkv_cuda::find_kernel(*params);
     tkv_cuda::decode_job job = tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
     job.counters = (tkv_cuda::unit_counters *)counters;
-    /* Neighbours among CTAs get the same share of the memory, some 20 % more or less than others: so
-     * they are of different units, and each unit has some of all. */
+    /* Neighbours among CTAs get the same share of the memory, some 20 % more or less than others:
+     * so they are of different units, and each unit has some of all. */
     const dim3 grid(params->layer.n_kv_heads * job.n_tiles, job.n_splits, params->n_sequences);
     return kernel.launch(job, grid, stream);
 }

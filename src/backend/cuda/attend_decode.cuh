@@ -19,12 +19,12 @@ struct decode_work {
     int group;
     int first_query; /* of the tile's rows */
     int last_query;
-    int position;  /* of query 0 */
-    int some_end;  /* no row sees the positions from here on */
+    int position;    /* of query 0 */
+    int some_end;    /* no row sees the positions from here on */
     int first_whole; /* all rows see all of this block and of the n_whole - 1 after it */
     int n_whole;
-    int n_active;  /* splits that take part */
-    int begin;     /* blocks that the tile's rows see */
+    int n_active; /* splits that take part */
+    int begin;    /* blocks that the tile's rows see */
     int end;
 };
 
@@ -58,11 +58,11 @@ __device__ __forceinline__ void plan_work(const decode_job &job, int blocks_a_sp
     work.begin = block_of(p.layer, oldest);
     work.end = last_seen < 0 ? work.begin : block_of(p.layer, last_seen) + 1;
     const int newest_window = p.window ? max(last_seen + 1 - p.window, 0) : 0;
-    work.first_whole = max(block_of(p.layer, newest_window + PAGE_TOKENS - 1),
-                           sink_blocks(p.layer));
+    work.first_whole =
+        max(block_of(p.layer, newest_window + PAGE_TOKENS - 1), sink_blocks(p.layer));
     work.n_whole = max(block_of(p.layer, max(first_seen + 1, 0)) - work.first_whole, 0);
-    work.n_active = max(
-        1, min(job.n_splits, (work.end - work.begin + blocks_a_split - 1) / blocks_a_split));
+    work.n_active =
+        max(1, min(job.n_splits, (work.end - work.begin + blocks_a_split - 1) / blocks_a_split));
 }
 
 __device__ __forceinline__ const float *query_of_row(const decode_job &job, const decode_work &work,

@@ -12,10 +12,10 @@ namespace tkv_cuda
 /* The accumulators hold 65536 tokens without overflow. */
 constexpr unsigned PAGES_A_FLUSH = 256;
 
-/* Which blocks a warp takes: the first ones are fixed, so that nothing waits for them; the others go
- * to whoever is ready, since multiprocessors do not get the same share of the memory. Nothing waits
- * for a block's number or its entry in the table either: the number is drawn a page before the
- * entry is looked up, and that a page before the block's own pages are asked for. */
+/* Which blocks a warp takes: the first ones are fixed, so that nothing waits for them; the others
+ * go to whoever is ready, since multiprocessors do not get the same share of the memory. Nothing
+ * waits for a block's number or its entry in the table either: the number is drawn a page before
+ * the entry is looked up, and that a page before the block's own pages are asked for. */
 /* atomicAdd(counter, 1), which the compiler would do once for all lanes and wait for at once. */
 __device__ __forceinline__ unsigned draw_number(unsigned *counter)
 {
@@ -104,8 +104,7 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
     float value_scale[8];
     load_scales<KeyType, ValueType>(stage + lane.key_scales, key_scale);
     load_scales<ValueType, ValueType>(stage + lane.value_scales, value_scale);
-    const bool is_masked =
-        (unsigned)(block - work.first_whole) >= (unsigned)work.n_whole;
+    const bool is_masked = (unsigned)(block - work.first_whole) >= (unsigned)work.n_whole;
     if (is_masked) {
         forget_unseen<ValueType>(work.some_end - block_start(job.params.layer, block), value_scale);
     }
@@ -123,9 +122,8 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         compute_logits<ValueType>(job, terms[i], key_scale, score[i], is_masked, span, logit);
         float sum = compute_weights(state.maximum[i], logit, value_scale, weight, integer);
         if (!__all_sync(ALL_LANES, fit_16_bits(integer, sum))) {
-            const float maximum =
-                share_maximum(find_maximum(state.maximum[i], logit, value_scale),
-                              shared_maxima + 4 * i + t);
+            const float maximum = share_maximum(find_maximum(state.maximum[i], logit, value_scale),
+                                                shared_maxima + 4 * i + t);
             if (!is_first) {
                 const float factor = exp2_fast(state.maximum[i] - maximum);
                 flush_sums<ValueType>(i, factor, state);
@@ -157,8 +155,8 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         if constexpr (coding<ValueType>::n_tables == 2) {
 #pragma unroll
             for (int k = 0; k < 8; k++) {
-                state.weight_sum[i] = add_low_half(state.weight_sum[i],
-                                                   __float_as_uint(integer[k]));
+                state.weight_sum[i] =
+                    add_low_half(state.weight_sum[i], __float_as_uint(integer[k]));
             }
         }
         pack_weights<ValueType>(integer, columns[i]);
@@ -413,9 +411,9 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         const int next_free = at == 0 ? (n_stages - 1) * layout::bytes : at - layout::bytes;
         copy_block<layout>(stage_address + next_free, lane, work, last);
         if (!due[0].is_exact) {
-            attend_pair<KeyType, ValueType, HeadDim, RowTiles>(
-                job, work, due[0].block, is_first, stage + at, shared_maxima, lane_of, queries,
-                terms, state, sparse);
+            attend_pair<KeyType, ValueType, HeadDim, RowTiles>(job, work, due[0].block, is_first,
+                                                               stage + at, shared_maxima, lane_of,
+                                                               queries, terms, state, sparse);
             is_first = false;
         }
         if (n_done % PAGES_A_FLUSH == PAGES_A_FLUSH - 1) {

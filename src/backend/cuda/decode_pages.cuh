@@ -220,8 +220,8 @@ template <typename Side> __device__ __forceinline__ int lane_rows(int plane, int
                      : t * (bits / 2) * Side::row_bytes + Side::shift_of_lane(t);
 }
 
-/* Index bits of the values' trellis, by token group and by what place_value_pairs calls even or odd:
- * groups are in different banks. They take the place of the keys. */
+/* Index bits of the values' trellis, by token group and by what place_value_pairs calls even or
+ * odd: groups are in different banks. They take the place of the keys. */
 template <typename Layout> struct value_pairs_layout {
     static constexpr int row_bytes = Layout::values::row_bytes + 64;
     static constexpr int odd = 2 * row_bytes;

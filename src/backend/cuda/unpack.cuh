@@ -47,8 +47,8 @@ TKV_HOST_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t sel
 #endif
 }
 
-/* x >> 16 by a product of halves and bytes: it runs beside the shifts and permutations, whose unit is
- * what the unpacking waits for. */
+/* x >> 16 by a product of halves and bytes: it runs beside the shifts and permutations, whose unit
+ * is what the unpacking waits for. */
 TKV_HOST_DEVICE uint32_t high_half(uint32_t x)
 {
 #ifdef __CUDA_ARCH__
@@ -131,9 +131,9 @@ TKV_HOST_DEVICE constexpr uint32_t pack_levels(const level_list<N> &list, int fi
  * other with its complement, which has bit 3 where c has it not:
  *     lower(c) = c < 8 ? A(c)           : sign of A(c - 8)
  *     upper(c) = c < 8 ? sign of B(c+8) : B(c)
- * A and B are L less 1 where the sign that their level meets is 0, so that L = lower + upper + 1 for
- * every code. Both registers go through the tensor core; the sum of the other factor, which the + 1
- * stands for, is added once. */
+ * A and B are L less 1 where the sign that their level meets is 0, so that L = lower + upper + 1
+ * for every code. Both registers go through the tensor core; the sum of the other factor, which the
+ * + 1 stands for, is added once. */
 template <int Type> struct level_tables {
     uint32_t half[coding<Type>::n_tables][2];
     uint32_t minus_one; /* where the compiler can't see that a product with it is a complement */
@@ -355,8 +355,7 @@ TKV_HOST_DEVICE void look_up_quads(const level_tables<Type> &tables, int table, 
 {
     const uint32_t *half = tables.half[table];
     /* The complement beside the shifts, like high_half. */
-    const uint32_t side =
-        table == 0 ? selector : selector * tables.minus_one + tables.minus_one;
+    const uint32_t side = table == 0 ? selector : selector * tables.minus_one + tables.minus_one;
     quads[0] = permute_bytes(half[0], half[1], side);
     quads[1] = permute_bytes(half[0], half[1], high_half(side));
 }
@@ -390,7 +389,8 @@ TKV_HOST_DEVICE void unpack_group(const level_tables<Type> &tables, const uint32
     }
 }
 
-/* Half i of a group: quads[table][2 * s + half] with r = 2i + s; the tables are those of the half. */
+/* Half i of a group: quads[table][2 * s + half] with r = 2i + s; the tables are those of the half.
+ */
 template <int Type>
 TKV_HOST_DEVICE void unpack_half(const level_tables<Type> &tables, const uint32_t *words,
                                  trellis_pairs pairs, const half_share &share,
