@@ -13,9 +13,9 @@ namespace
 constexpr int WARPS = 4; // a CTA of prepare and finish; a warp has one row
 
 #ifdef TKV_HAVE_HOPPER
-constexpr bool HAS_CODED_KERNELS = true;
+constexpr bool HAS_PAGE_KERNELS = true;
 #else
-constexpr bool HAS_CODED_KERNELS = false; // nor is there a launch_coded
+constexpr bool HAS_PAGE_KERNELS = false; // nor are there launch_coded and launch_exact
 #endif
 
 __constant__ unsigned rotation_signs[2][32] = {TKV_ROTATION_SIGNS_0, TKV_ROTATION_SIGNS_1};
@@ -227,13 +227,13 @@ template <int D> cudaError_t launch(const Plan &plan, cudaStream_t stream)
     const int n_units = plan.a.n_sequences * plan.a.layer.n_kv_heads;
     prepare<D><<<dim3(padded_rows(plan) / WARPS, n_units), WARPS * 32, 0, stream>>>(plan);
     cudaError_t error = cudaGetLastError();
-    if constexpr (HAS_CODED_KERNELS) {
+    if constexpr (HAS_PAGE_KERNELS) {
         if (error == cudaSuccess && plan.has_coded) {
             error = launch_coded(plan, stream);
         }
-    }
-    if (error == cudaSuccess && plan.has_exact) {
-        error = launch_exact(plan, stream);
+        if (error == cudaSuccess && plan.has_exact) {
+            error = launch_exact(plan, stream);
+        }
     }
     if (error == cudaSuccess) {
         finish<D>
@@ -265,7 +265,7 @@ size_t make_plan(const tkv_device_attend &a, int n_multiprocessors, uint64_t bas
     plan->n_rows = a.n_queries * plan->group;
     plan->n_row_tiles = (plan->n_rows + CTA_ROWS - 1) / CTA_ROWS;
     plan->n_splits[0] = count_splits(*plan, n_multiprocessors);
-    plan->n_splits[1] = count_splits(*plan, 2 * n_multiprocessors);
+    plan->n_splits[1] = count_splits(*plan, n_multiprocessors);
     plan->has_coded = a.layer.type_k != TKV_TYPE_F16;
     plan->has_exact = 1; // only the device knows
     const size_t units = static_cast<size_t>(a.n_sequences) * a.layer.n_kv_heads;
@@ -307,7 +307,7 @@ bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major)
     const bool has_types = (is_coded_type(layer.type_k) && is_coded_type(layer.type_v)) ||
                            (layer.type_k == TKV_TYPE_F16 && layer.type_v == TKV_TYPE_F16);
     const int d = layer.head_dim_k;
-    return HAS_CODED_KERNELS && compute_major == 9 && has_types && layer.head_dim_v == d &&
+    return HAS_PAGE_KERNELS && compute_major == 9 && has_types && layer.head_dim_v == d &&
            (d == 64 || d == 128 || d == 256) && params->scale >= 0.0f && !params->stats;
 }
 

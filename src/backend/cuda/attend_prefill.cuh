@@ -3,7 +3,7 @@
 //
 //   prepare   queries -> int8 rows with a scale (rotated), and f16 rows (not rotated)
 //   coded     coded pages through int8 wgmma (attend_prefill_coded.cu)
-//   exact     f16 pages through f16 mma (attend_prefill_exact.cu)
+//   exact     f16 pages through f16 wgmma (attend_prefill_exact.cu)
 //   finish    partial results -> out: merge, inverse rotation, means
 #pragma once
 

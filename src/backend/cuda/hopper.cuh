@@ -1,5 +1,5 @@
 // Hopper's asynchronous instructions: bulk copies that complete on a barrier in shared memory, and
-// matrix products of a warpgroup on int8 operands (PTX ISA, "wgmma.mma_async").
+// matrix products of a warpgroup on bytes or halves (PTX ISA, "wgmma.mma_async").
 #pragma once
 
 #include <cuda_runtime.h>
@@ -61,12 +61,13 @@ __device__ inline void fence_async_proxy()
 }
 
 // A matrix in shared memory, made of 8 rows x 16 bytes cores of 128 contiguous bytes: `lead` bytes
-// from a core to the next along the contraction, 128 along the rows.
-__device__ inline unsigned long long core_matrix_descriptor(const void *p, unsigned lead)
+// from a core to the next along the contraction, `stride` along the rows.
+__device__ inline unsigned long long core_matrix_descriptor(const void *p, unsigned lead,
+                                                            unsigned stride = 128)
 {
     const unsigned long long address = (shared_address(p) & 0x3ffffu) >> 4;
     return address | static_cast<unsigned long long>(lead >> 4) << 16 |
-           static_cast<unsigned long long>(128 >> 4) << 32;
+           static_cast<unsigned long long>(stride >> 4) << 32;
 }
 
 __device__ inline void wgmma_begin()
@@ -79,9 +80,19 @@ __device__ inline void wgmma_commit()
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-__device__ inline void wgmma_wait()
+// Waits until no more than LEFT of the committed groups are under way.
+template <int LEFT = 0> __device__ inline void wgmma_wait()
 {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
+
+// After a wait: what a product has left is not read before it.
+template <int N> __device__ inline void wgmma_hold(float (&acc)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        asm volatile("" : "+f"(acc[i])::"memory");
+    }
 }
 
 // The accumulators as operands; written only ("=r") by the first product of a sum, which starts
@@ -105,6 +116,13 @@ __device__ inline void wgmma_wait()
                  : accumulators                                                                    \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_matrix),                      \
                    "r"(IS_FIRST ? 0 : 1))
+#define TKV_WGMMA_F16(shape, names, accumulators, a_text, b_text, use, flag)                       \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " use ", 0;\n"                                  \
+                 "wgmma.mma_async.sync.aligned." shape ".f32.f16.f16 {" names "}, " a_text         \
+                 ", " b_text ", p, 1, 1, " flag ";\n}\n"                                           \
+                 : accumulators                                                                    \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_matrix),                      \
+                   "r"(IS_FIRST ? 0 : 1), "n"(IS_TRANSPOSED ? 1 : 0))
 #define TKV_NAMES32                                                                                \
     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%"  \
     "25,%26,%27,%28,%29,%30,%31"
@@ -113,6 +131,8 @@ __device__ inline void wgmma_wait()
                 "51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define TKV_WRITTEN "=r"
 #define TKV_ADDED_TO "+r"
+#define TKV_WRITTEN_FLOAT "=f"
+#define TKV_ADDED_TO_FLOAT "+f"
 
 // acc [64 x N] = (or, if not the first, +=) A [64 x 32] B^T [N x 32]: signed bytes in shared
 // memory.
@@ -153,15 +173,37 @@ __device__ inline void wgmma_u8(int (&acc)[N / 2], const unsigned (&a)[4],
     }
 }
 
+// acc [64 x N] = (or, if not the first, +=) A [64 x 16] B^T [N x 16] of halves, A in registers. If
+// B is transposed, the rows of its cores run along the contraction.
+template <int N, bool IS_FIRST, bool IS_TRANSPOSED>
+__device__ inline void wgmma_f16(float (&acc)[N / 2], const unsigned (&a)[4],
+                                 unsigned long long b_matrix)
+{
+    static_assert(N == 64 || (N == 128 && !IS_FIRST), "what is used");
+    if constexpr (N == 64 && IS_FIRST) {
+        TKV_WGMMA_F16("m64n64k16", TKV_NAMES32, TKV_ACC32(TKV_WRITTEN_FLOAT), "{%32,%33,%34,%35}",
+                      "%36", "%37", "%38");
+    } else if constexpr (N == 64) {
+        TKV_WGMMA_F16("m64n64k16", TKV_NAMES32, TKV_ACC32(TKV_ADDED_TO_FLOAT), "{%32,%33,%34,%35}",
+                      "%36", "%37", "%38");
+    } else {
+        TKV_WGMMA_F16("m64n128k16", TKV_NAMES64, TKV_ACC64(TKV_ADDED_TO_FLOAT), "{%64,%65,%66,%67}",
+                      "%68", "%69", "%70");
+    }
+}
+
 #undef TKV_ACC8
 #undef TKV_ACC32
 #undef TKV_ACC64
 #undef TKV_WGMMA_S8
 #undef TKV_WGMMA_U8
+#undef TKV_WGMMA_F16
 #undef TKV_NAMES32
 #undef TKV_NAMES64
 #undef TKV_WRITTEN
 #undef TKV_ADDED_TO
+#undef TKV_WRITTEN_FLOAT
+#undef TKV_ADDED_TO_FLOAT
 
 template <int REGISTERS> __device__ inline void take_registers()
 {
