@@ -15,7 +15,7 @@ import sys
 
 ROTATED_BYTES = 400 << 20
 COPY_BYTES = 512 << 20
-MIN_CALLS = 8
+MIN_CALLS = 32
 
 
 def parse_arguments():

@@ -93,7 +93,7 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         query_sums[i][1] = coding<KeyType>::n_tables == 2 ? terms[i].sums[1] : 0;
     }
     compute_scores<KeyType, ValueType, HeadDim, RowTiles>(stage, lane, queries, query_sums, score);
-    constexpr int n_later = 2 * (decode_shape<KeyType, ValueType, HeadDim, RowTiles>::n_stages - 1);
+    constexpr int n_later = 2; /* groups of copies: the pages that come after these */
     if constexpr (coding<ValueType>::is_trellis) { /* while the softmax is worked out */
         wait_copies<n_later>();
         __syncwarp();
@@ -327,13 +327,13 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     uint8_t *stage = stages + warp * shape::warp_bytes;
     const uint32_t stage_address = (uint32_t)__cvta_generic_to_shared(stage);
     const int stride = work.n_active * shape::n_warps;
-    constexpr int n_stages = shape::n_stages;
     int number = work.begin + work.split * shape::n_warps + warp; /* of the block to look up */
-    raw_entry first[n_stages] = {};
-#pragma unroll
-    for (int k = 0; k < n_stages; k++, number += stride) {
-        load_entry(work, number, first[k]);
-    }
+    raw_entry first = {};
+    raw_entry ahead = {};
+    load_entry(work, number, first);
+    number += stride;
+    load_entry(work, number, ahead);
+    number += stride;
     const bool has_own_exact = has_exact_block(work);
     __shared__ unsigned own_drawn; /* a CTA that is alone needs no counter of the unit */
     unsigned *counter = work.n_active == 1 ? &own_drawn : &job.counters[work.unit].drawn;
@@ -357,9 +357,8 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         prepare_row<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
     }
     /* From here on whatever is loaded comes after the pages, which fill the memory's queues. */
-    due_block due[n_stages - 1];
-    due[0] = read_entry<layout>(work, first[0]);
-    copy_block<layout>(stage_address, lane, work, due[0]);
+    due_block due = read_entry<layout>(work, first);
+    copy_block<layout>(stage_address, lane, work, due);
     const bool has_exact = __syncthreads_or(has_own_exact);
     const lane_constants<KeyType, ValueType> lane_of =
         make_lane_constants<layout, KeyType, ValueType>(hidden);
@@ -385,33 +384,26 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         }
     }
 
-#pragma unroll
-    for (int k = 1; k < n_stages - 1; k++) {
-        due[k] = read_entry<layout>(work, first[k]);
-        copy_block<layout>(stage_address + k * layout::bytes, lane, work, due[k]);
-    }
-    raw_entry &ahead = first[n_stages - 1];
     unsigned drawn = 0;
     bool is_first = true;
-    int at = 0; /* the stage of due[0] */
-    for (unsigned n_done = 0; due[0].block < work.end; n_done++) {
+    int at = 0; /* the stage of `due` */
+    for (unsigned n_done = 0; due.block < work.end; n_done++) {
         /* The keys are there. Only now the next pages are asked for: if all were on their way at
          * once, all would arrive at the end. */
-        wait_copies<1 + 2 * (n_stages - 2)>();
+        wait_copies<1>();
         __syncwarp();
-        const due_block last = read_entry<layout>(work, ahead);
+        const due_block next = read_entry<layout>(work, ahead);
         if (n_done > 0 && number < work.end) {
-            number = work.begin + (n_stages + 1) * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
+            number = work.begin + 3 * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
         }
         /* These are answered in order: what the next turn wants before its pages comes first. */
         load_entry(work, number, ahead);
         if (lane == 0 && number < work.end) {
             drawn = draw_number(counter);
         }
-        const int next_free = at == 0 ? (n_stages - 1) * layout::bytes : at - layout::bytes;
-        copy_block<layout>(stage_address + next_free, lane, work, last);
-        if (!due[0].is_exact) {
-            attend_pair<KeyType, ValueType, HeadDim, RowTiles>(job, work, due[0].block, is_first,
+        copy_block<layout>(stage_address + layout::bytes - at, lane, work, next);
+        if (!due.is_exact) {
+            attend_pair<KeyType, ValueType, HeadDim, RowTiles>(job, work, due.block, is_first,
                                                                stage + at, shared_maxima, lane_of,
                                                                queries, terms, state, sparse);
             is_first = false;
@@ -423,12 +415,8 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
             }
         }
         __syncwarp();
-#pragma unroll
-        for (int k = 0; k < n_stages - 2; k++) {
-            due[k] = due[k + 1];
-        }
-        due[n_stages - 2] = last;
-        at = at == (n_stages - 1) * layout::bytes ? 0 : at + layout::bytes;
+        due = next;
+        at = layout::bytes - at;
     }
 #pragma unroll
     for (int i = 0; i < RowTiles; i++) {

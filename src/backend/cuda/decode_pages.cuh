@@ -43,15 +43,13 @@ template <int KeyType, int ValueType, int HeadDim, int RowTiles> struct decode_s
     static constexpr int n_steps = HeadDim / 32; /* of the score product */
     static constexpr int fragment_words = n_steps * 2 * 32;
     /* One CTA a multiprocessor: 12 warps have the registers that the loop wants, 168, and more
-     * would only queue for the memory. A third stage where there is room: pages of few bits. */
+     * would only queue for the memory. */
     static constexpr int most_warps = HeadDim * RowTiles > 256 ? 8 : 12;
     static constexpr int shared_limit = 224 * 1024;
     static constexpr int query_bytes = RowTiles * fragment_words * 4 + n_rows * 16;
     static constexpr int fitting = (shared_limit - query_bytes) / (2 * layout::bytes);
     static constexpr int n_warps = fitting < most_warps ? fitting : most_warps;
-    static constexpr int n_stages =
-        query_bytes + n_warps * 3 * layout::bytes <= shared_limit ? 3 : 2;
-    static constexpr int warp_bytes = n_stages * layout::bytes;
+    static constexpr int warp_bytes = 2 * layout::bytes; /* one page pair is worked on, one comes */
     static constexpr int shared_bytes = query_bytes + n_warps * warp_bytes;
 };
 

@@ -11,7 +11,8 @@
 /* All copies together: several times what a device's cache holds. */
 #define ROTATED_BYTES ((size_t)400 << 20)
 #define MAX_COPIES 64
-#define MIN_CALLS 8
+/* As many as a model has layers, so that a graph's start is a small part. */
+#define MIN_CALLS 32
 
 /* Tokens that are appended at a time, the same ones over and over. */
 #define CHUNK_TOKENS 1024
