@@ -192,6 +192,13 @@ __device__ inline float exp2_fast(float x)
     return y;
 }
 
+// The four lanes that share a row of a product's result.
+__device__ inline float max_of_four_lanes(float x)
+{
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
 cudaError_t launch_coded(const Plan &plan, cudaStream_t stream);
 cudaError_t launch_exact(const Plan &plan, cudaStream_t stream);
 

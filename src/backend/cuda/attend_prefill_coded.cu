@@ -83,12 +83,6 @@ __device__ inline void mask_scores(const int *starts, int window, bool natural, 
     }
 }
 
-__device__ inline float max_of_four_lanes(float x)
-{
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-
 // What one tile means for a row's sums: they are multiplied by `rescale`, the product by `unit`.
 struct RowStep {
     float rescale;

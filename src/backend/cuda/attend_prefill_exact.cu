@@ -69,12 +69,6 @@ struct Rows {
     float sum[2];
 };
 
-__device__ inline float max_of_four_lanes(float x)
-{
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-
 // Scores -> logits, base 2.
 template <bool IS_SPECIAL>
 __device__ inline void scale_scores(const Plan &plan, float (&s)[PAGE / 2])
