@@ -12,10 +12,6 @@ namespace tkv_cuda
 /* The accumulators hold 65536 tokens without overflow. */
 constexpr unsigned PAGES_A_FLUSH = 256;
 
-/* Which blocks a warp takes: the first ones are fixed, so that nothing waits for them; the others
- * go to whoever is ready, since multiprocessors do not get the same share of the memory. Nothing
- * waits for a block's number or its entry in the table either: the number is drawn a page before
- * the entry is looked up, and that a page before the block's own pages are asked for. */
 /* atomicAdd(counter, 1), which the compiler would do once for all lanes and wait for at once. */
 __device__ __forceinline__ unsigned draw_number(unsigned *counter)
 {
@@ -384,6 +380,10 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         }
     }
 
+    /* Which blocks a warp takes: the first ones are fixed, so that nothing waits for them; the
+     * others go to whoever is ready, since multiprocessors do not get the same share of the memory.
+     * Nothing waits for a block's number or its entry in the table either: the number is drawn a
+     * page before the entry is looked up, and that a page before the pages are asked for. */
     unsigned drawn = 0;
     bool is_first = true;
     int at = 0; /* the stage of `due` */
