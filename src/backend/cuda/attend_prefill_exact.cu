@@ -22,13 +22,13 @@ constexpr float MOST = 0x1p15f;
 // columns are in different banks.
 constexpr int COLUMN_BYTES = PAGE * 16 + 16;
 
-// Where a row's sums leave no room for its queries (D = 256), the two warpgroups have the same 64
-// rows and half of the values' coordinates each.
 template <int D> struct Shape {
     static constexpr int N_STAGES = D <= 128 ? 4 : 3;
-    static constexpr bool IS_SHARED = D > 128;
-    static constexpr int ROWS = IS_SHARED ? CTA_ROWS / 2 : CTA_ROWS; // of a CTA
-    static constexpr int COLUMNS = IS_SHARED ? D / 2 : D;            // of a warpgroup
+    static constexpr int COLUMNS = D <= 128 ? D : 128; // of one value product
+    // Whether there are registers for a page's scores while the sums of the page before are added.
+    static constexpr bool IS_OVERLAPPED = D <= 128;
+    // Pages on their way; where they overlap, the stage of the page before is still read.
+    static constexpr int N_AHEAD = N_STAGES - (IS_OVERLAPPED ? 2 : 1);
 };
 
 template <int D> struct __align__(128) Stage
@@ -63,7 +63,7 @@ __device__ void fetch_page(const __half *keys, int n_slots, int n_tokens, Stage<
     }
 }
 
-template <int D> using Sums = float[Shape<D>::COLUMNS / 2];
+template <int D> using Sums = float[D / Shape<D>::COLUMNS][Shape<D>::COLUMNS / 2];
 
 // A thread's two rows (g and g + 8 of its warp's 16) and what the softmax knows of them.
 struct Rows {
@@ -224,18 +224,30 @@ __device__ inline void multiply_keys(const unsigned (&queries)[D / 16][4], const
     wgmma_commit();
 }
 
-// Asks for weights times values, from coordinate `column` on, to be added to the sums.
+// Asks for weights times values to be added to the sums.
 template <int D>
 __device__ inline void multiply_values(const unsigned (&weights)[PAGE / 16][4],
-                                       const Stage<D> &stage, int column, Sums<D> &sums)
+                                       const Stage<D> &stage, Sums<D> &sums)
 {
-    const unsigned long long first =
-        core_matrix_descriptor(stage.values + column / 8 * COLUMN_BYTES, 128, COLUMN_BYTES);
+    constexpr int COLUMNS = Shape<D>::COLUMNS;
 #pragma unroll
-    for (int k = 0; k < PAGE / 16; k++) { // 16 tokens are 256 bytes on
-        wgmma_f16<Shape<D>::COLUMNS, false, true>(sums, weights[k], first + 16 * k);
+    for (int part = 0; part < D / COLUMNS; part++) {
+        const unsigned long long first = core_matrix_descriptor(
+            stage.values + part * COLUMNS / 8 * COLUMN_BYTES, 128, COLUMN_BYTES);
+#pragma unroll
+        for (int k = 0; k < PAGE / 16; k++) { // 16 tokens are 256 bytes on
+            wgmma_f16<COLUMNS, false, true>(sums[part], weights[k], first + 16 * k);
+        }
     }
     wgmma_commit();
+}
+
+template <int D> __device__ inline void hold_sums(Sums<D> &sums)
+{
+#pragma unroll
+    for (int part = 0; part < D / Shape<D>::COLUMNS; part++) {
+        wgmma_hold(sums[part]);
+    }
 }
 
 // Of rows g and g + 8 of the warp, coordinates 2t and 2t + 8 of every 16.
@@ -254,25 +266,27 @@ __device__ inline void load_queries(const __half *row, unsigned (&queries)[D / 1
 }
 
 template <int D>
-__device__ void write_part(const Plan &plan, int unit, int split, int first_row, int column,
-                           const Rows &rows, const Sums<D> &sums)
+__device__ void write_part(const Plan &plan, int unit, int split, int first_row, const Rows &rows,
+                           const Sums<D> &sums)
 {
+    constexpr int COLUMNS = Shape<D>::COLUMNS;
     const int t = threadIdx.x & 3;
     for (int h = 0; h < 2; h++) {
         float sum = rows.sum[h];
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
         const size_t part = part_index(plan, unit, 1, split, first_row + 8 * h);
-        if (t == 0 && column == 0) {
+        if (t == 0) {
             plan.part_stats[part] = make_float2(rows.reference[h], sum);
         }
         if (rows.reference[h] == -INFINITY) {
             continue; // nothing seen: the sums will not be read
         }
 #pragma unroll
-        for (int j = 0; j < Shape<D>::COLUMNS / 8; j++) {
-            *reinterpret_cast<float2 *>(plan.part_sums + part * D + column + 8 * j + 2 * t) =
-                make_float2(sums[4 * j + 2 * h], sums[4 * j + 2 * h + 1]);
+        for (int j = 0; j < D / 8; j++) {
+            const float *two = sums[8 * j / COLUMNS] + 4 * (j % (COLUMNS / 8)) + 2 * h;
+            *reinterpret_cast<float2 *>(plan.part_sums + part * D + 8 * j + 2 * t) =
+                make_float2(two[0], two[1]);
         }
     }
 }
@@ -309,21 +323,17 @@ template <int D, bool IS_SPECIAL>
 __global__ void __launch_bounds__(N_THREADS, 1) attend_exact(const __grid_constant__ Plan plan)
 {
     constexpr int N_STAGES = Shape<D>::N_STAGES;
-    constexpr int N_AHEAD = N_STAGES - 2; // the stage of the page before is still read
+    constexpr int N_AHEAD = Shape<D>::N_AHEAD;
+    constexpr bool IS_OVERLAPPED = Shape<D>::IS_OVERLAPPED;
     extern __shared__ __align__(128) unsigned char memory[];
     Stage<D> *stages = reinterpret_cast<Stage<D> *>(memory);
     const int unit = blockIdx.y;
     const int split = blockIdx.z;
     const Unit u = unit_of(plan, unit);
     const tkv_device_sequence &sequence = sequence_of(plan, u.sequence);
-    const int warpgroup = threadIdx.x / WARPGROUP;
-    const int column = Shape<D>::IS_SHARED ? warpgroup * Shape<D>::COLUMNS : 0;
-    const int warp = threadIdx.x / 32 - (Shape<D>::IS_SHARED ? warpgroup * 4 : 0);
-    const int first_row = blockIdx.x * Shape<D>::ROWS + warp * 16 + (threadIdx.x & 31) / 4;
+    const int first_row = blockIdx.x * CTA_ROWS + threadIdx.x / 32 * 16 + (threadIdx.x & 31) / 4;
     Pages<D> pages = {plan, sequence, u.kv_head, {}};
-    pages.walk.begin(sequence,
-                     block_range(plan, sequence, blockIdx.x * Shape<D>::ROWS / CTA_ROWS, 0, 1), 1,
-                     !plan.has_coded);
+    pages.walk.begin(sequence, block_range(plan, sequence, blockIdx.x, 0, 1), 1, !plan.has_coded);
     pages.walk.skip(split);
     int blocks[N_AHEAD + 1]; // the page to work on and those asked for
 #pragma unroll
@@ -354,22 +364,33 @@ __global__ void __launch_bounds__(N_THREADS, 1) attend_exact(const __grid_consta
         float s[PAGE / 2];
         wgmma_begin();
         multiply_keys<D>(queries, stages[at], s);
-        multiply_values<D>(weights, stages[is_any ? before : at], column, sums);
+        if constexpr (IS_OVERLAPPED) {
+            multiply_values<D>(weights, stages[is_any ? before : at], sums);
+        }
         // Behind the products, which wait for all copies that are asked for before.
         blocks[N_AHEAD] = pages.fetch(stages[(at + N_AHEAD) % N_STAGES]);
-        wgmma_wait<1>();
+        wgmma_wait<IS_OVERLAPPED ? 1 : 0>();
         wgmma_hold(s);
         scale_scores<IS_SPECIAL>(plan, s);
         mask_logits(block_start(plan.a.layer, blocks[0]), block_start(plan.a.layer, blocks[0] + 1),
                     plan.a.window, rows, s);
-        wgmma_wait<0>();
-        wgmma_hold(sums);
+        if constexpr (IS_OVERLAPPED) {
+            wgmma_wait<0>();
+            hold_sums<D>(sums);
+        }
         float rescale[2];
         if (soften<IS_SPECIAL>(plan, s, rows, weights, rescale)) {
 #pragma unroll
-            for (int c = 0; c < Shape<D>::COLUMNS / 2; c++) {
-                sums[c] *= rescale[c >> 1 & 1];
+            for (int c = 0; c < D / 2; c++) {
+                sums[c / (Shape<D>::COLUMNS / 2)][c % (Shape<D>::COLUMNS / 2)] *=
+                    rescale[c >> 1 & 1];
             }
+        }
+        if constexpr (!IS_OVERLAPPED) {
+            wgmma_begin();
+            multiply_values<D>(weights, stages[at], sums);
+            wgmma_wait<0>();
+            hold_sums<D>(sums);
         }
 #pragma unroll
         for (int i = 0; i < N_AHEAD; i++) {
@@ -379,14 +400,14 @@ __global__ void __launch_bounds__(N_THREADS, 1) attend_exact(const __grid_consta
         before = at;
         at = at + 1 == N_STAGES ? 0 : at + 1;
     }
-    if (is_any) {
+    if (IS_OVERLAPPED && is_any) {
         wgmma_begin();
-        multiply_values<D>(weights, stages[before], column, sums);
+        multiply_values<D>(weights, stages[before], sums);
         wgmma_wait<0>();
-        wgmma_hold(sums);
+        hold_sums<D>(sums);
     }
     asm volatile("cp.async.wait_all;" ::: "memory");
-    write_part<D>(plan, unit, split, first_row, column, rows, sums);
+    write_part<D>(plan, unit, split, first_row, rows, sums);
 }
 
 template <int D, bool IS_SPECIAL> cudaError_t launch(const Plan &plan, cudaStream_t stream)
@@ -397,8 +418,8 @@ template <int D, bool IS_SPECIAL> cudaError_t launch(const Plan &plan, cudaStrea
     if (error != cudaSuccess) {
         return error;
     }
-    const dim3 grid(plan.n_row_tiles * CTA_ROWS / Shape<D>::ROWS,
-                    plan.a.n_sequences * plan.a.layer.n_kv_heads, plan.n_splits[1]);
+    const dim3 grid(plan.n_row_tiles, plan.a.n_sequences * plan.a.layer.n_kv_heads,
+                    plan.n_splits[1]);
     attend_exact<D, IS_SPECIAL><<<grid, N_THREADS, bytes, stream>>>(plan);
     return cudaGetLastError();
 }
