@@ -290,7 +290,7 @@ static void holds_what_the_cpu_holds(void **state)
 {
     (void)state;
     uint64_t seed = 5;
-    for (int run = 0; run < 30; run++) {
+    for (int run = 0; run < 40; run++) {
         tkv_type types[2 * N_LAYERS];
         const tkv_cache_params params = random_params(&seed, types);
         twin *t = create_twin(seed, &params);
@@ -351,7 +351,7 @@ static void captured_steps_go_on_working(void **state)
 {
     (void)state;
     uint64_t seed = 9;
-    for (int run = 0; run < 8; run++) {
+    for (int run = 0; run < 12; run++) {
         tkv_type types[2 * N_LAYERS];
         const tkv_cache_params params = random_params(&seed, types);
         twin *t = create_twin(seed, &params);
