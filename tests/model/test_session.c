@@ -105,19 +105,24 @@ static void check_near(const float *found, const double *expected, size_t n, dou
 
 /* ---- Against the double-precision forward pass --------------------------------------------- */
 
-static void check_shape(const toy_shape *shape)
+static void check_forward(const fixture *f)
 {
-    fixture f;
-    make_fixture(&f, shape);
     int32_t tokens[N_TOKENS];
     fill_tokens(tokens);
     static double expected[N_TOKENS * VOCABULARY];
     static float found[N_TOKENS * VOCABULARY];
-    toy_model_forward(&f.toy, tokens, N_TOKENS, expected);
-    tkv_session *session = start(&f, 16);
+    toy_model_forward(&f->toy, tokens, N_TOKENS, expected);
+    tkv_session *session = start(f, 16);
     assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
     check_near(found, expected, N_TOKENS * VOCABULARY, TOLERANCE);
     tkv_session_free(session);
+}
+
+static void check_shape(const toy_shape *shape)
+{
+    fixture f;
+    make_fixture(&f, shape);
+    check_forward(&f);
     close_fixture(&f);
 }
 
@@ -196,15 +201,7 @@ static void test_large_activations(void **state)
     scale_tensor(&f, "blk.0.ffn_up.weight", 2048.0f);
     scale_tensor(&f, "blk.0.ffn_down.weight", 1.0f / 2048.0f);
     open_fixture(&f);
-    int32_t tokens[N_TOKENS];
-    fill_tokens(tokens);
-    static double expected[N_TOKENS * VOCABULARY];
-    static float found[N_TOKENS * VOCABULARY];
-    toy_model_forward(&f.toy, tokens, N_TOKENS, expected);
-    tkv_session *session = start(&f, 16);
-    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_ALL, found, &error));
-    check_near(found, expected, N_TOKENS * VOCABULARY, TOLERANCE);
-    tkv_session_free(session);
+    check_forward(&f);
     close_fixture(&f);
 }
 
