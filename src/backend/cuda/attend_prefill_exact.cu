@@ -73,6 +73,21 @@ struct Rows {
     float sum[2];
 };
 
+__device__ inline Rows begin_rows(const Plan &plan, const tkv_device_sequence &sequence,
+                                  int first_row)
+{
+    Rows rows;
+    for (int h = 0; h < 2; h++) {
+        const int row = first_row + 8 * h;
+        const bool is_real = row < plan.n_rows;
+        rows.position[h] = is_real ? first_position(plan, sequence) + row / plan.group : -1;
+        rows.reference[h] = is_real ? -INFINITY : 0.0f; // what sees nothing never moves it
+        rows.largest[h] = -INFINITY;
+        rows.sum[h] = 0.0f;
+    }
+    return rows;
+}
+
 // Scores -> logits, base 2.
 template <bool IS_SPECIAL>
 __device__ inline void scale_scores(const Plan &plan, float (&s)[PAGE / 2])
@@ -242,8 +257,19 @@ __device__ inline void multiply_values(const unsigned (&weights)[PAGE / 16][4],
     wgmma_commit();
 }
 
-template <int D> __device__ inline void hold_sums(Sums<D> &sums)
+template <int D> __device__ inline void rescale_sums(const float (&rescale)[2], Sums<D> &sums)
 {
+    constexpr int HALF = Shape<D>::COLUMNS / 2;
+#pragma unroll
+    for (int c = 0; c < D / 2; c++) {
+        sums[c / HALF][c % HALF] *= rescale[c >> 1 & 1];
+    }
+}
+
+// Waits for all products.
+template <int D> __device__ inline void wait_for_sums(Sums<D> &sums)
+{
+    wgmma_wait<0>();
 #pragma unroll
     for (int part = 0; part < D / Shape<D>::COLUMNS; part++) {
         wgmma_hold(sums[part]);
@@ -343,15 +369,7 @@ __global__ void __launch_bounds__(N_THREADS, 1) attend_exact(const __grid_consta
     unsigned queries[D / 16][4];
     load_queries<D>(plan.q16 + (static_cast<size_t>(unit) * padded_rows(plan) + first_row) * D,
                     queries);
-    Rows rows;
-    for (int h = 0; h < 2; h++) {
-        const int row = first_row + 8 * h;
-        const bool is_real = row < plan.n_rows;
-        rows.position[h] = is_real ? first_position(plan, sequence) + row / plan.group : -1;
-        rows.reference[h] = is_real ? -INFINITY : 0.0f; // what sees nothing never moves it
-        rows.largest[h] = -INFINITY;
-        rows.sum[h] = 0.0f;
-    }
+    Rows rows = begin_rows(plan, sequence, first_row);
     Sums<D> sums = {};
     unsigned weights[PAGE / 16][4] = {}; // nothing before the first page
     int at = 0;
@@ -375,22 +393,16 @@ __global__ void __launch_bounds__(N_THREADS, 1) attend_exact(const __grid_consta
         mask_logits(block_start(plan.a.layer, blocks[0]), block_start(plan.a.layer, blocks[0] + 1),
                     plan.a.window, rows, s);
         if constexpr (IS_OVERLAPPED) {
-            wgmma_wait<0>();
-            hold_sums<D>(sums);
+            wait_for_sums<D>(sums);
         }
         float rescale[2];
         if (soften<IS_SPECIAL>(plan, s, rows, weights, rescale)) {
-#pragma unroll
-            for (int c = 0; c < D / 2; c++) {
-                sums[c / (Shape<D>::COLUMNS / 2)][c % (Shape<D>::COLUMNS / 2)] *=
-                    rescale[c >> 1 & 1];
-            }
+            rescale_sums<D>(rescale, sums);
         }
         if constexpr (!IS_OVERLAPPED) {
             wgmma_begin();
             multiply_values<D>(weights, stages[at], sums);
-            wgmma_wait<0>();
-            hold_sums<D>(sums);
+            wait_for_sums<D>(sums);
         }
 #pragma unroll
         for (int i = 0; i < N_AHEAD; i++) {
@@ -403,8 +415,7 @@ __global__ void __launch_bounds__(N_THREADS, 1) attend_exact(const __grid_consta
     if (IS_OVERLAPPED && is_any) {
         wgmma_begin();
         multiply_values<D>(weights, stages[before], sums);
-        wgmma_wait<0>();
-        hold_sums<D>(sums);
+        wait_for_sums<D>(sums);
     }
     asm volatile("cp.async.wait_all;" ::: "memory");
     write_part<D>(plan, unit, split, first_row, rows, sums);
