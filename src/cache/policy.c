@@ -1,5 +1,4 @@
-/* Policies: presets, the text form, and what a policy costs. */
-#include "cache/cache.h"
+/* Policies: presets and the text form. */
 #include "common/error.h"
 
 #include <ctype.h>
@@ -17,27 +16,29 @@ typedef struct preset {
     tkv_policy policy;
 } preset;
 
+/* Sinks and the tokens of the means together are one page, so that at any length as many rows are
+ * exact as f16 would hold. */
 static const preset presets[] = {
     {"f16", {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16}},
-    {"8bit", {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8}},
+    {"8bit", {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8, .n_recent = 32}},
     {"4bit",
      {.type_k = TKV_TYPE_TURBO4,
       .type_v = TKV_TYPE_TURBO4,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
     {"3bit",
      {.type_k = TKV_TYPE_TRELLIS3,
       .type_v = TKV_TYPE_TRELLIS3,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
     {"2bit",
      {.type_k = TKV_TYPE_TRELLIS2,
       .type_v = TKV_TYPE_TRELLIS2,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
 };
 
 enum { N_PRESETS = sizeof presets / sizeof *presets };
@@ -282,69 +283,4 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
         }
     }
     return TKV_OK;
-}
-
-/* Bytes that one layer holds at n_tokens, appended one at a time. */
-static size_t layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens)
-{
-    const bool is_f16 = layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16;
-    const bool has_means = cache->centre_tokens > 0 && !is_f16;
-    const bool is_waiting = has_means && n_tokens < cache->n_sinks + cache->centre_tokens;
-    const int n_blocks = tkv_block_of(cache, n_tokens - 1) + 1;
-    size_t bytes = sizeof *layer + (size_t)n_blocks * sizeof *layer->blocks;
-    for (int i = 0; i < n_blocks; i++) {
-        const int last = tkv_block_start(cache, i + 1) - 1;
-        const bool is_recent = cache->n_recent > 0 && last > n_tokens - 1 - cache->n_recent;
-        const tkv_block block = {.is_exact = is_f16 || is_waiting || is_recent ||
-                                             i < tkv_sink_blocks(cache),
-                                 .n_slots = tkv_block_slots(cache, i)};
-        bytes += tkv_block_bytes(cache, layer, &block);
-    }
-    if (has_means) {
-        bytes += (size_t)cache->n_kv_heads * (size_t)(cache->head_dim_k + cache->head_dim_v) *
-                 sizeof(float);
-    }
-    return bytes;
-}
-
-/* As much of a cache as layer_bytes looks at. */
-static tkv_cache shape_of(const tkv_policy *policy, int n_kv_heads, int head_dim_k, int head_dim_v)
-{
-    return (tkv_cache){.n_kv_heads = n_kv_heads,
-                       .head_dim_k = head_dim_k,
-                       .head_dim_v = head_dim_v,
-                       .n_sinks = policy->n_sinks,
-                       .n_recent = policy->n_recent,
-                       .centre_tokens = policy->centre_tokens};
-}
-
-size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
-                              int n_kv_heads, int head_dim_k, int head_dim_v, int n_tokens)
-{
-    const tkv_cache cache = shape_of(policy, n_kv_heads, head_dim_k, head_dim_v);
-    const tkv_cache_layer layer = {.type_k = type_k, .type_v = type_v};
-    return layer_bytes(&cache, &layer, n_tokens);
-}
-
-double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, int head_dim_k,
-                       int head_dim_v, int n_tokens)
-{
-    if (!policy || n_layers < 1 || n_kv_heads < 1 || n_tokens < 1) {
-        return 0.0;
-    }
-    tkv_type *types = malloc(2 * (size_t)n_layers * sizeof *types);
-    double bits = 0.0;
-    if (types &&
-        tkv_policy_layer_types(policy, n_layers, types, types + n_layers, NULL) == TKV_OK) {
-        const tkv_cache cache = shape_of(policy, n_kv_heads, head_dim_k, head_dim_v);
-        size_t bytes = sizeof cache;
-        for (int i = 0; i < n_layers; i++) {
-            const tkv_cache_layer layer = {.type_k = types[i], .type_v = types[n_layers + i]};
-            bytes += layer_bytes(&cache, &layer, n_tokens);
-        }
-        bits = 8.0 * (double)bytes /
-               ((double)n_layers * n_kv_heads * (head_dim_k + head_dim_v) * n_tokens);
-    }
-    free(types);
-    return bits;
 }

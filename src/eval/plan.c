@@ -75,9 +75,9 @@ static uint64_t sum_layers(const tkv_plan_params *params, const tkv_policy *poli
         } else if (equal >= 0 && equal >= i - LOOK_BACK) {
             bytes[i] = bytes[equal];
         } else {
-            bytes[i] = tkv_policy_layer_bytes(policy, types_k[i], types_v[i], layer->n_kv_heads,
-                                              layer->head_dim_k, layer->head_dim_v,
-                                              kept_tokens(params, layer, n_tokens));
+            const tkv_layer_shape shape = {layer->n_kv_heads, layer->head_dim_k, layer->head_dim_v,
+                                           params->keeps_all ? 0 : layer->window, NULL};
+            bytes[i] = tkv_policy_layer_bytes(policy, types_k[i], types_v[i], &shape, n_tokens, 1);
         }
         sum += bytes[i];
     }
