@@ -44,14 +44,22 @@ bool command_flush_output(void)
     return fflush(stdout) == 0 && !ferror(stdout);
 }
 
+/* Why nothing can be written to stdout any more. When a write failed some time ago the reason is
+ * gone, so another byte is tried; 0 if that one can be written. */
+static int output_error(void)
+{
+    clearerr(stdout);
+    errno = 0;
+    return putchar('\n') == EOF || fflush(stdout) != 0 ? errno : 0;
+}
+
 int command_end(int code)
 {
     errno = 0;
-    const bool has_failed = !command_flush_output();
-    const int reason = errno;
-    if (!has_failed) {
+    if (command_flush_output()) {
         return code;
     }
+    const int reason = errno ? errno : output_error();
     if (reason == EPIPE) {
         signal(SIGPIPE, SIG_DFL);
         raise(SIGPIPE);
