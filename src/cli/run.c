@@ -208,7 +208,6 @@ static int generate(const run_options *o)
     }
     if (status == TKV_OK) {
         note_endless(o, &loaded);
-        command_catch_interrupt();
         status = generation_run(&loaded, &o->generation, &g, &error);
     }
     int code = EXIT_OK;
@@ -238,6 +237,7 @@ int command_run(int argc, char **argv)
     }
     o.generation.is_streamed = !o.wants_json;
     o.generation.has_progress = !o.wants_json;
+    o.generation.catches_interrupts = true;
     char *text = NULL;
     int code = find_prompt(&o, &text);
     if (code == EXIT_OK) {
