@@ -74,7 +74,8 @@ static tkv_status parse_count(const char *key, const char *text, int *count, tkv
     const long value = strtol(text, &end, 10);
     if (!isdigit((unsigned char)*text) || *end || errno || value > INT32_MAX) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "policy: '%s' is '%.40s': expected a whole number from 0", key, text);
+                        "policy: '%s' is '%.40s': expected a whole number from 0 to %d", key, text,
+                        INT32_MAX);
     }
     *count = (int)value;
     return TKV_OK;
@@ -263,6 +264,11 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "policy for %d layers: expected a policy, results and at least one layer",
                         n_layers);
+    }
+    if (policy->boundary_layers > n_layers) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy names the first and last %d layers: the model has %d",
+                        policy->boundary_layers, n_layers);
     }
     for (int i = 0; i < n_layers; i++) {
         const bool is_boundary =
