@@ -206,6 +206,45 @@ static void chats_have_a_form(void **state)
     tear_down(&f);
 }
 
+/* Changes the ggml type of a tensor of two dimensions in a file. */
+static void set_tensor_type(const char *path, const char *name, uint32_t type)
+{
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    char *bytes = allocate(1 << 20);
+    const size_t n = fread(bytes, 1, 1 << 20, file);
+    const size_t length = strlen(name);
+    size_t at = 0;
+    while (at + length < n && memcmp(bytes + at, name, length) != 0) {
+        at++;
+    }
+    free(bytes);
+    const size_t after_name = sizeof(uint32_t) + 2 * sizeof(uint64_t);
+    assert_int_equal(fseek(file, (long)(at + length + after_name), SEEK_SET), 0);
+    assert_int_equal(fwrite(&type, sizeof type, 1, file), 1);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void weights_of_other_types_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t type;
+        const char *message;
+    } cases[] = {{23, "token_embd.weight is IQ4_XS (ggml type 23)"},
+                 {39, "token_embd.weight is MXFP4"},
+                 {42, "token_embd.weight is Q2_0"},
+                 {99, "token_embd.weight is of an unknown type (ggml type 99)"}};
+    fixture f;
+    set_up(&f, plain);
+    write_file(&f);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        set_tensor_type(f.path, "token_embd.weight", cases[i].type);
+        assert_outcome(run("run", "-m", f.path, "-p", "x"), 1, "", cases[i].message);
+    }
+    tear_down(&f);
+}
+
 static void values_of_llama_cpp_are_taken(void **state)
 {
     (void)state;
@@ -238,6 +277,7 @@ int main(void)
                                        cmocka_unit_test(wrong_ids_are_warned_of),
                                        cmocka_unit_test(chunks_of_eval_begin_as_the_model_wants),
                                        cmocka_unit_test(chats_have_a_form),
+                                       cmocka_unit_test(weights_of_other_types_are_named),
                                        cmocka_unit_test(values_of_llama_cpp_are_taken)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
