@@ -158,6 +158,9 @@ void tkv_layer_clear(const tkv_cache *cache, tkv_cache_layer *layer)
 
 void tkv_cache_clear(tkv_cache *cache)
 {
+    if (!cache) {
+        return;
+    }
     cache->n_reserved = 0;
     for (int i = 0; i < cache->n_layers; i++) {
         tkv_layer_clear(cache, &cache->layers[i]);
@@ -389,6 +392,9 @@ int tkv_cache_length(const tkv_cache *cache, int layer)
 
 size_t tkv_cache_bytes(const tkv_cache *cache)
 {
+    if (!cache) {
+        return 0;
+    }
     size_t bytes = sizeof *cache + (size_t)cache->n_layers * sizeof *cache->layers;
     for (int i = 0; i < cache->n_layers; i++) {
         const tkv_cache_layer *layer = &cache->layers[i];
@@ -410,7 +416,7 @@ size_t tkv_cache_bytes(const tkv_cache *cache)
 size_t tkv_cache_shared_bytes(const tkv_cache *cache)
 {
     size_t bytes = 0;
-    for (int i = 0; i < cache->n_layers; i++) {
+    for (int i = 0; cache && i < cache->n_layers; i++) {
         const tkv_cache_layer *layer = &cache->layers[i];
         for (int b = 0; b < layer->n_blocks; b++) {
             if (atomic_load(&layer->blocks[b]->n_owners) > 1) {
