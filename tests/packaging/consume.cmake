@@ -24,11 +24,3 @@ execute_process(COMMAND ${CMAKE_COMMAND} --build ${WORK}/build OUTPUT_QUIET COMM
 foreach(kind static shared)
     execute_process(COMMAND ${WORK}/build/consumer_${kind} COMMAND_ERROR_IS_FATAL ANY)
 endforeach()
-
-execute_process(COMMAND ${CMAKE_COMMAND} -S ${EXAMPLES} -B ${WORK}/examples
-                        -DCMAKE_PREFIX_PATH=${WORK}/moved -DCMAKE_C_COMPILER=${CC}
-                OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
-execute_process(COMMAND ${CMAKE_COMMAND} --build ${WORK}/examples
-                OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
-execute_process(COMMAND ${CMAKE_CTEST_COMMAND} --test-dir ${WORK}/examples --output-on-failure
-                COMMAND_ERROR_IS_FATAL ANY)
