@@ -314,6 +314,8 @@ typedef struct tkv_layer_range {
     tkv_type type_v;
 } tkv_layer_range;
 
+/* Functions that take a policy refuse counts below 0, types that do not exist and more ranges than
+ * there is room for. */
 typedef struct tkv_policy {
     tkv_type type_k;
     tkv_type type_v;
@@ -342,8 +344,7 @@ TKV_API const char *tkv_policy_preset_name(int index);
 TKV_API tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *error);
 
 /* Writes a policy as text that tkv_policy_parse turns back into it, starting from an all-zero
- * policy: "k=turbo4 v=turbo4 sinks=4". Fails if it does not fit `size` bytes; 1024 always do for
- * valid types. */
+ * policy: "k=turbo4 v=turbo4 sinks=4". Fails if it does not fit `size` bytes; 1024 always do. */
 TKV_API tkv_status tkv_policy_format(const tkv_policy *policy, char *text, size_t size,
                                      tkv_error *error);
 
