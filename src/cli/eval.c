@@ -28,7 +28,7 @@ typedef struct eval_options {
 
 static const eval_options defaults = {.policies = DEFAULT_POLICIES,
                                       .lengths = DEFAULT_LENGTHS,
-                                      .context = {.device = "cpu"},
+                                      .context = {.device = "cpu", .is_stopped = command_stops},
                                       .plan = {.mode = "prefill",
                                                .text = {.n_context = 4096, .n_chunks = 6},
                                                .n_facts = 5,
@@ -156,7 +156,7 @@ static int show(const loaded_model *loaded, const eval_options *o, eval_results 
     if (results->was_interrupted) {
         fprintf(stderr, "turbokv: interrupted%s\n",
                 o->plan.state_path ? "; the same command goes on from here" : "");
-        return EXIT_INTERRUPTED;
+        return command_interrupted_code();
     }
     int code = EXIT_OK;
     if (o->wants_json) {
@@ -185,6 +185,10 @@ static int run(eval_options *o, eval_results *results)
     if (status == TKV_OK) {
         command_catch_interrupt();
         status = eval_measure(&loaded, &o->plan, results, &error);
+    }
+    if (status == TKV_ERR_INTERRUPTED) {
+        results->was_interrupted = true;
+        status = TKV_OK;
     }
     const int code = status == TKV_OK ? show(&loaded, o, results) : command_fail(&error);
     tkv_tokens_free(&tokens);

@@ -21,7 +21,7 @@ static tkv_status parse_types(const char *text, tkv_policy *policy, tkv_error *e
 
 static tkv_status parse_entry(const char *text, tkv_policy *policy, tkv_error *error)
 {
-    *policy = (tkv_policy){0};
+    *policy = (tkv_policy)COMMAND_POLICY;
     if (*text == '@') {
         return command_read_policy(text + 1, policy, error);
     }

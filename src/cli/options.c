@@ -152,7 +152,7 @@ static option_result set_word(const option_value *v, const char *text)
         return wrong_word(v, text);
     }
     if (v->entry->kind == OPTION_EFFORT) {
-        *(tkv_effort *)v->target = (tkv_effort)index;
+        *(tkv_effort *)v->target = option_efforts[index];
     } else {
         *(const char **)v->target = text;
     }
@@ -259,10 +259,11 @@ static option_result unknown(const option_table *table, const char *word)
 {
     const char *meant = guess(table, word);
     if (meant) {
-        fprintf(stderr, "turbokv: no option '%s': --%s in full?\n", word, meant);
+        fprintf(stderr, "turbokv: no option '%s': did you mean --%s?\n", word, meant);
     } else {
-        fprintf(stderr, "turbokv: no option '%s': 'turbokv %s --help' lists them\n", word,
-                table->command);
+        options_print_names(stderr, table);
+        fprintf(stderr, "turbokv: no option '%s': 'turbokv %s --help' explains those there are\n",
+                word, table->command);
     }
     return OPTIONS_WRONG;
 }

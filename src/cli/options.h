@@ -71,6 +71,9 @@ option_result options_parse(const option_table *table, int argc, char **argv, vo
 
 void options_print_help(FILE *file, const option_table *table);
 
+/* The long names, some to a line. */
+void options_print_names(FILE *file, const option_table *table);
+
 /* The table with types, ranges, defaults and valid words, for who makes man pages and completions
  * of it ('turbokv help --dump'). */
 cJSON *options_to_json(const option_table *table);
@@ -83,5 +86,8 @@ const option_entry *option_find(const option_table *table, const char *name);
 
 /* The i-th word of those that an option takes; false if there are fewer, or any text is taken. */
 bool option_word(const option_entry *entry, int i, char word[32]);
+
+/* What the words of OPTION_EFFORT stand for, in their order. */
+extern const tkv_effort option_efforts[TKV_EFFORT_COUNT];
 
 #endif

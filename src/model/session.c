@@ -1,5 +1,6 @@
 #include "model/session.h"
 
+#include "backend/context.h"
 #include "common/error.h"
 #include "model/runner.h"
 #include "model/weights.h"
@@ -30,6 +31,12 @@ static tkv_rope describe_rope(const tkv_model *model, float *frequencies)
     return (tkv_rope){config->rope_pairing == TKV_ROPE_INTERLEAVED, config->rope_dim, frequencies};
 }
 
+static int at_most(int n, int limit)
+{
+    return n < limit ? n : limit;
+}
+
+/* Of a policy's exact tokens and means, what fits the context. */
 static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                const tkv_session_params *params, tkv_cache **cache,
                                tkv_error *error)
@@ -39,6 +46,7 @@ static tkv_status create_cache(const tkv_model *model, tkv_context *context,
     float frequencies[TKV_MAX_HEAD_DIM / 2];
     const tkv_rope rope = describe_rope(model, frequencies);
     const size_t n_layers = (size_t)config->n_layers;
+    const int max_tokens = params->max_tokens;
     tkv_type *types = malloc(2 * n_layers * sizeof *types);
     if (!types) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the KV types of %zu layers",
@@ -51,9 +59,10 @@ static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                            .max_tokens = params->max_tokens,
                                            .types_k = types,
                                            .types_v = types + n_layers,
-                                           .n_sinks = policy->n_sinks,
-                                           .n_recent = policy->n_recent,
-                                           .centre_tokens = policy->centre_tokens,
+                                           .n_sinks = at_most(policy->n_sinks, max_tokens),
+                                           .n_recent = at_most(policy->n_recent, max_tokens),
+                                           .centre_tokens =
+                                               at_most(policy->centre_tokens, max_tokens),
                                            .rope = &rope};
     tkv_status status =
         tkv_policy_layer_types(policy, config->n_layers, types, types + n_layers, error);
@@ -171,6 +180,11 @@ static tkv_batch next_batch(tkv_session *session, const int32_t *tokens, int n_d
     return batch;
 }
 
+static tkv_status interrupted(tkv_error *error)
+{
+    return tkv_fail(error, TKV_ERR_INTERRUPTED, "the evaluation was interrupted");
+}
+
 tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_tokens,
                             const tkv_eval_params *params, tkv_error *error)
 {
@@ -180,11 +194,14 @@ tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_t
     }
     const int start = session->length;
     for (int n_done = 0; n_done < n_tokens;) {
+        if (tkv_context_is_stopped(session->context)) {
+            return interrupted(error);
+        }
         const tkv_batch batch = next_batch(session, tokens, n_done, n_tokens, params);
         status = session->runner->table->forward(session->runner, session->cache, &batch, error);
         if (status != TKV_OK) {
-            session->length = start;
-            tkv_cache_truncate(session->cache, start, NULL);
+            session->length = status == TKV_ERR_INTERRUPTED ? session->length : start;
+            tkv_cache_truncate(session->cache, session->length, NULL);
             return status;
         }
         n_done += batch.n_tokens;
