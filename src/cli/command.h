@@ -10,8 +10,8 @@
 
 enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2 };
 
-/* What a KV policy is before options change it: f16, and coded keys and values relative to their
- * means. */
+/* What a KV policy is before options name types: f16; types that are coded then are relative to
+ * their means. */
 #define COMMAND_POLICY                                                                             \
     {                                                                                              \
         .centre_tokens = 64                                                                        \

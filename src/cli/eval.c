@@ -46,8 +46,8 @@ static const option_entry entries[] = {
     {"chunks", NULL, 0, OPTION_INT, OPTION_AT(eval_options, plan.text.n_chunks), 0, INT32_MAX, "N",
      "chunks to score; 0: only needles"},
     {"policies", NULL, 'P', OPTION_TEXT, OPTION_AT(eval_options, policies), 0, 0, "LIST",
-     "comma-separated: TYPE, TYPE_K/TYPE_V, a preset, @FILE (a policy file), or words as in a "
-     "policy file"},
+     "comma-separated: TYPE or TYPE_K/TYPE_V, centred as by 'run', a preset, @FILE (a policy "
+     "file), or words as in a policy file"},
     {"mode", NULL, 0, OPTION_CHOICE, OPTION_AT(eval_options, plan.mode), 0, 0, "prefill|decode",
      "prefill: in batches, as llama-perplexity; decode: token by token"},
     {"batch", NULL, 'b', OPTION_INT, OPTION_AT(eval_options, plan.text.n_batch), 0, 65536, "N",

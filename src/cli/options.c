@@ -112,7 +112,12 @@ static option_result set_policy(const option_value *v, const char *text)
 static option_result set_policy_file(const option_value *v, const char *text)
 {
     tkv_error error;
-    return report(v, command_read_policy(text, v->target, &error), &error);
+    tkv_policy policy = {0};
+    const tkv_status status = command_read_policy(text, &policy, &error);
+    if (status == TKV_OK) {
+        *(tkv_policy *)v->target = policy;
+    }
+    return report(v, status, &error);
 }
 
 /* Words are listed as in a sentence: "fast, default or best". */

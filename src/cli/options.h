@@ -22,7 +22,7 @@ typedef enum option_kind {
     OPTION_SIZE,        /* uint64_t of bytes, as 4096, 512M or 1.5G; 0: not given */
     OPTION_TYPE,        /* tkv_type by name */
     OPTION_POLICY,      /* tkv_policy, changed by "NAME VALUE" */
-    OPTION_POLICY_FILE, /* tkv_policy, changed by a file */
+    OPTION_POLICY_FILE, /* tkv_policy, as a file says */
     OPTION_EFFORT,      /* tkv_effort by name */
     OPTION_HELP         /* prints the help; has no value */
 } option_kind;

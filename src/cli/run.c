@@ -71,7 +71,7 @@ static const option_entry entries[] = {
     {"sparse-v", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "T",
      "skip values with a smaller weight: off, auto or a threshold"},
     {"policy", NULL, 0, OPTION_POLICY_FILE, OPTION_AT(run_options, generation.policy), 0, 0, "FILE",
-     "apply a policy file; options after it change it"},
+     "take the policy of a file, as it is; options after it change it"},
     {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(run_options, context.effort), 0, 0, "EFFORT",
      "of encoding trellis types: fast, default or best"},
     {"ignore-gate", NULL, 0, OPTION_FLAG, OPTION_AT(run_options, ignores_gate), 0, 0, NULL,

@@ -36,17 +36,41 @@ static int at_most(int n, int limit)
     return n < limit ? n : limit;
 }
 
-/* Of a policy's exact tokens and means, what fits the context. */
+static bool has_exact_tokens_of_preset(const tkv_policy *policy)
+{
+    const char *name;
+    tkv_policy preset;
+    for (int i = 0; (name = tkv_policy_preset_name(i)); i++) {
+        if (tkv_policy_preset(name, &preset, NULL) == TKV_OK && preset.n_sinks == policy->n_sinks &&
+            preset.n_recent == policy->n_recent) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A preset is for contexts of any length, and so are means, which a short text never gets; numbers
+ * of exact tokens of one's own are checked by the cache. */
+static tkv_policy fit_policy(const tkv_policy *policy, int max_tokens)
+{
+    tkv_policy fitted = *policy;
+    fitted.centre_tokens = at_most(policy->centre_tokens, max_tokens);
+    if (has_exact_tokens_of_preset(policy)) {
+        fitted.n_sinks = at_most(policy->n_sinks, max_tokens);
+        fitted.n_recent = at_most(policy->n_recent, max_tokens);
+    }
+    return fitted;
+}
+
 static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                const tkv_session_params *params, tkv_cache **cache,
                                tkv_error *error)
 {
     const tkv_model_config *config = tkv_model_get_config(model);
-    const tkv_policy *policy = &params->policy;
+    const tkv_policy policy = fit_policy(&params->policy, params->max_tokens);
     float frequencies[TKV_MAX_HEAD_DIM / 2];
     const tkv_rope rope = describe_rope(model, frequencies);
     const size_t n_layers = (size_t)config->n_layers;
-    const int max_tokens = params->max_tokens;
     tkv_type *types = malloc(2 * n_layers * sizeof *types);
     if (!types) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the KV types of %zu layers",
@@ -59,13 +83,12 @@ static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                            .max_tokens = params->max_tokens,
                                            .types_k = types,
                                            .types_v = types + n_layers,
-                                           .n_sinks = at_most(policy->n_sinks, max_tokens),
-                                           .n_recent = at_most(policy->n_recent, max_tokens),
-                                           .centre_tokens =
-                                               at_most(policy->centre_tokens, max_tokens),
+                                           .n_sinks = policy.n_sinks,
+                                           .n_recent = policy.n_recent,
+                                           .centre_tokens = policy.centre_tokens,
                                            .rope = &rope};
     tkv_status status =
-        tkv_policy_layer_types(policy, config->n_layers, types, types + n_layers, error);
+        tkv_policy_layer_types(&policy, config->n_layers, types, types + n_layers, error);
     if (status == TKV_OK) {
         status = tkv_cache_create(context, &cache_params, cache, error);
     }

@@ -11,9 +11,9 @@
 typedef struct tkv_session tkv_session;
 
 typedef struct tkv_session_params {
-    int max_tokens;    /* the context: tokens that the sequence can hold, and how many of them the
-                          policy keeps exact or takes for means at most */
-    int n_batch;       /* tokens that pass the model at once; 0: TKV_DEFAULT_BATCH */
+    int max_tokens; /* the context: tokens that the sequence can hold; a preset's exact tokens and
+                       any policy's means shrink to it */
+    int n_batch;    /* tokens that pass the model at once; 0: TKV_DEFAULT_BATCH */
     tkv_policy policy; /* KV types of the layers and what is kept exact; all zero: f16 */
 } tkv_session_params;
 
