@@ -7,7 +7,14 @@
  *   On failure it receives a message that says what was expected, what was found and where;
  *   outputs are then unspecified unless the function says otherwise, and objects keep the state
  *   that they had before the call.
- * - The library never prints, never exits and has no mutable global state. */
+ * - NULL where an object or an array is needed is TKV_ERR_INVALID_ARGUMENT of functions that return
+ *   a tkv_status. Of NULL, getters answer 0 or "none", and tkv_*_free and tkv_cache_clear do
+ * nothing.
+ * - The library never prints, never exits and has no mutable global state.
+ * - Threads: functions without a context or cache may be called by any number of threads at a time.
+ *   So may those that only read a cache on the CPU (a const tkv_cache *), also of the same cache,
+ *   and those that change it, of different caches, one context or several: a fork and its origin
+ *   are different caches. While one thread changes a cache or frees it, no other may use it. */
 #ifndef TURBOKV_H
 #define TURBOKV_H
 
@@ -154,9 +161,9 @@ typedef struct tkv_context_params {
     const char *device; /* NULL or "cpu"; "cuda" or "cuda:1" (the second one), "metal" */
     void *stream;       /* of the device: where its work is enqueued (CUDA: a cudaStream_t, which
                            must outlive the context); NULL: one of its own */
-    /* NULL, or asked now and then, by any of the context's threads, in what may take long on the
-     * CPU (tkv_attend); once true, it stays true: the call ends soon with TKV_ERR_INTERRUPTED, and
-     * what it should have written is not to be used. */
+    /* NULL, or asked now and then in what may take long on the CPU (tkv_attend), by any thread that
+     * works for the context, also by several at a time; once true, it stays true: the call ends
+     * soon with TKV_ERR_INTERRUPTED, and what it should have written is not to be used. */
     bool (*is_stopped)(void *user);
     void *stop_user;
 } tkv_context_params;
@@ -165,6 +172,9 @@ typedef struct tkv_context_params {
  * (scalar, avx2, avx512, neon, dotprod, i8mm); without it they are the best that the machine has.
  * The caller frees the context with tkv_context_free, after the caches that were created with it. A
  * device that this build or machine lacks is TKV_ERR_UNSUPPORTED, with the reason.
+ *
+ * Several threads may use a context on the CPU at a time. Its own threads work for one of them, the
+ * calls of the others run on the thread that makes them; results do not depend on which.
  *
  * A context on a device keeps the pages of its caches in the device's memory, and the arrays of
  * floats that tkv_cache_append, tkv_cache_read and tkv_attend (q, out, sinks, stats, log_sums) take
@@ -186,11 +196,11 @@ TKV_API int tkv_context_threads(const tkv_context *context);
  * context. */
 TKV_API const char *tkv_context_device(const tkv_context *context);
 
-/* Waits until everything that was enqueued on the context's device is done. */
+/* Waits until everything that was enqueued on the context's device is done; at once on the CPU. */
 TKV_API tkv_status tkv_context_wait(tkv_context *context, tkv_error *error);
 
 /* Memory where the context computes, so that callers need not know where that is: zeroed, aligned
- * to 256 bytes, freed with tkv_memory_free before the context is. */
+ * to 256 bytes, freed with tkv_memory_free before the context is, with the same context. */
 TKV_API tkv_status tkv_memory_allocate(tkv_context *context, size_t bytes, void **memory,
                                        tkv_error *error);
 TKV_API void tkv_memory_free(tkv_context *context, void *memory);
@@ -321,8 +331,8 @@ TKV_API size_t tkv_cache_bytes(const tkv_cache *cache);
 TKV_API size_t tkv_cache_shared_bytes(const tkv_cache *cache);
 
 /* Decodes tokens first .. first+n_tokens-1 of one layer: k [n_tokens][n_kv_heads][head_dim_k]
- * and v [n_tokens][n_kv_heads][head_dim_v]; either may be NULL. Fails for tokens that a layer with
- * a window has given back. */
+ * and v [n_tokens][n_kv_heads][head_dim_v]; either may be NULL. Fails for tokens that a layer with a
+ * window has given back. On the CPU several threads may read a cache at a time. */
 TKV_API tkv_status tkv_cache_read(const tkv_cache *cache, int layer, int first, int n_tokens,
                                   float *k, float *v, tkv_error *error);
 
@@ -338,6 +348,8 @@ typedef struct tkv_layer_range {
     tkv_type type_v;
 } tkv_layer_range;
 
+/* Functions that take a policy refuse counts below 0, types that do not exist and more ranges than
+ * there is room for. */
 typedef struct tkv_policy {
     tkv_type type_k;
     tkv_type type_v;
@@ -366,8 +378,7 @@ TKV_API const char *tkv_policy_preset_name(int index);
 TKV_API tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *error);
 
 /* Writes a policy as text that tkv_policy_parse turns back into it, starting from an all-zero
- * policy: "k=turbo4 v=turbo4 sinks=4". Fails if it does not fit `size` bytes; 1024 always do for
- * valid types. */
+ * policy: "k=turbo4 v=turbo4 sinks=4". Fails if it does not fit `size` bytes; 1024 always do. */
 TKV_API tkv_status tkv_policy_format(const tkv_policy *policy, char *text, size_t size,
                                      tkv_error *error);
 
@@ -410,7 +421,8 @@ typedef struct tkv_attend_params {
 /* Causal attention of queries q [n_queries][n_heads][head_dim_k] (after RoPE, not rotated by us)
  * over one layer of the cache, straight from the codes: out [n_queries][n_heads][head_dim_v].
  * Softmax is computed online (Milakov and Gimelshein, arXiv 1805.02867) and the context is split
- * over the context's threads with a merge (flash decoding). Only reads the cache. */
+ * over the context's threads with a merge (flash decoding). Only reads the cache: on the CPU
+ * several threads may attend to it at a time, each with its own params->stats. */
 TKV_API tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params *params,
                               const float *q, float *out, tkv_error *error);
 

@@ -2,7 +2,7 @@
 #include "attention/attend_device.h"
 #include "common/error.h"
 
-/* The parameters for one of the caches: its last tokens ask. */
+/* The parameters for one of the caches: its last tokens ask. n_queries is at least 1. */
 static tkv_attend_params params_of(const tkv_cache *cache, int layer,
                                    const tkv_attend_params *params)
 {
@@ -16,8 +16,9 @@ tkv_status tkv_attend_batch(const tkv_cache *const *caches, int n_caches, int la
                             tkv_error *error)
 {
     tkv_status status = tkv_check_batch(caches, n_caches, layer, error);
-    if (status == TKV_OK && !params) {
-        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "params is NULL");
+    if (status == TKV_OK && (!params || params->n_queries < 1)) {
+        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                          "attention of a batch: expected params with at least one query");
     }
     for (int i = 0; status == TKV_OK && i < n_caches; i++) {
         const tkv_attend_params own = params_of(caches[i], layer, params);

@@ -143,17 +143,23 @@ void tkv_context_free(tkv_context *context)
 
 const char *tkv_context_kernels(const tkv_context *context)
 {
+    if (!context) {
+        return "none";
+    }
     return context->device ? context->device->table->name : context->kernels->name;
 }
 
 const char *tkv_context_device(const tkv_context *context)
 {
+    if (!context) {
+        return "none";
+    }
     return context->device ? context->device->table->description(context->device) : "cpu";
 }
 
 int tkv_context_threads(const tkv_context *context)
 {
-    return context->n_threads;
+    return context ? context->n_threads : 0;
 }
 
 tkv_status tkv_context_workspace(tkv_context *context, tkv_workspace_use use, size_t bytes,

@@ -105,6 +105,11 @@ tkv_status tkv_cache_append_batch(tkv_cache *const *caches, int n_caches, int la
 {
     const tkv_cache *const *batch = (const tkv_cache *const *)caches;
     tkv_status status = tkv_check_batch(batch, n_caches, layer, error);
+    if (status == TKV_OK && (!k || !v || n_tokens < 0)) {
+        status =
+            tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                     "append of %d tokens to a batch: expected at least 0, and k and v", n_tokens);
+    }
     if (status != TKV_OK) {
         return status;
     }
@@ -117,10 +122,9 @@ tkv_status tkv_cache_append_batch(tkv_cache *const *caches, int n_caches, int la
         tkv_rows_differ(&of_k) || tkv_rows_differ(&of_v)) {
         return append_one_by_one(caches, n_caches, layer, n_tokens, k, v, error);
     }
-    if (!k || !v || n_tokens != cache->n_reserved) {
+    if (n_tokens != cache->n_reserved) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "append of %d tokens where %d are reserved: expected these, and k and v",
-                        n_tokens, cache->n_reserved);
+                        "append of %d tokens where %d are reserved", n_tokens, cache->n_reserved);
     }
     const tkv_device_layer described =
         tkv_describe_layer(cache, &cache->layers[layer], tkv_last_segment(&cache->layers[layer]));

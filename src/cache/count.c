@@ -1,5 +1,6 @@
 /* What a policy costs, counted as a cache on the CPU would hold it, without making one. */
 #include "cache/cache.h"
+#include "cache/policy.h"
 
 #include <stdlib.h>
 
@@ -80,19 +81,19 @@ size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_typ
            2 * sizeof(tkv_segment) + pages + (has_coded && policy->centre_tokens ? means : 0);
 }
 
-static bool is_policy(const tkv_policy *policy, int head_dim_k, int head_dim_v)
+static bool is_shape(const tkv_layer_shape *shape)
 {
-    const tkv_type k[2] = {policy->type_k, policy->boundary_k};
-    const tkv_type v[2] = {policy->type_v, policy->boundary_v};
-    bool is_valid = policy->n_ranges >= 0 && policy->n_ranges <= TKV_POLICY_MAX_RANGES &&
-                    policy->n_sinks >= 0 && policy->n_recent >= 0 && policy->centre_tokens >= 0;
-    for (int i = 0; i < 2; i++) {
-        is_valid &= tkv_check_head_dim(k[i], head_dim_k, NULL) == TKV_OK &&
-                    (head_dim_v == 0 || tkv_check_head_dim(v[i], head_dim_v, NULL) == TKV_OK);
-    }
-    for (int i = 0; is_valid && i < policy->n_ranges; i++) {
-        is_valid = tkv_type_get_info(policy->ranges[i].type_k) &&
-                   tkv_type_get_info(policy->ranges[i].type_v);
+    return shape->n_kv_heads > 0 &&
+           tkv_check_head_dim(TKV_TYPE_F16, shape->head_dim_k, NULL) == TKV_OK &&
+           (shape->head_dim_v == 0 ||
+            tkv_check_head_dim(TKV_TYPE_F16, shape->head_dim_v, NULL) == TKV_OK);
+}
+
+static bool is_policy(const tkv_policy *policy, int n_layers)
+{
+    bool is_valid = tkv_check_policy(policy, NULL) == TKV_OK && policy->boundary_layers <= n_layers;
+    for (int r = 0; is_valid && r < policy->n_ranges; r++) {
+        is_valid = policy->ranges[r].last < n_layers;
     }
     return is_valid;
 }
@@ -133,16 +134,10 @@ static int end_of_alike(const tkv_policy *policy, int n_layers, int index)
 double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, int head_dim_k,
                        int head_dim_v, int n_tokens)
 {
-    if (!policy || n_layers < 1 || n_kv_heads < 1 || n_tokens < 1 ||
-        !is_policy(policy, head_dim_k, head_dim_v)) {
+    const tkv_layer_shape shape = {n_kv_heads, head_dim_k, head_dim_v, 0, NULL};
+    if (n_layers < 1 || n_tokens < 1 || !is_shape(&shape) || !is_policy(policy, n_layers)) {
         return 0.0;
     }
-    for (int r = 0; r < policy->n_ranges; r++) {
-        if (policy->ranges[r].last >= n_layers) {
-            return 0.0;
-        }
-    }
-    const tkv_layer_shape shape = {n_kv_heads, head_dim_k, head_dim_v, 0, NULL};
     double bytes = sizeof(tkv_cache);
     for (int i = 0, end; i < n_layers; i = end) {
         tkv_type type_k;

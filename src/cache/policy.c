@@ -1,4 +1,5 @@
 /* Policies: presets and the text form. */
+#include "cache/policy.h"
 #include "common/error.h"
 
 #include <ctype.h>
@@ -257,6 +258,54 @@ tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *err
     return TKV_OK;
 }
 
+static tkv_status check_types(const char *where, tkv_type type_k, tkv_type type_v, tkv_error *error)
+{
+    if (!tkv_type_get_info(type_k) || !tkv_type_get_info(type_v)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: KV types %d and %d %s: expected 0 to %d", (int)type_k, (int)type_v,
+                        where, TKV_TYPE_COUNT - 1);
+    }
+    return TKV_OK;
+}
+
+static tkv_status check_range(const tkv_layer_range *range, tkv_error *error)
+{
+    if (range->first < 0 || range->last < range->first) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: layers %d-%d: expected the first, from 0, before the last",
+                        range->first, range->last);
+    }
+    return check_types("of a range of layers", range->type_k, range->type_v, error);
+}
+
+tkv_status tkv_check_policy(const tkv_policy *policy, tkv_error *error)
+{
+    if (!policy) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "policy is NULL");
+    }
+    if (policy->n_sinks < 0 || policy->n_recent < 0 || policy->centre_tokens < 0 ||
+        policy->boundary_layers < 0 || !(policy->sparse_v >= 0.0f && policy->sparse_v <= 1.0f)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: %d sinks, %d recent tokens, %d tokens for the means, %d boundary "
+                        "layers, sparse_v %g: expected counts from 0 and a threshold from 0 to 1",
+                        policy->n_sinks, policy->n_recent, policy->centre_tokens,
+                        policy->boundary_layers, (double)policy->sparse_v);
+    }
+    if (policy->n_ranges < 0 || policy->n_ranges > TKV_POLICY_MAX_RANGES) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: %d ranges of layers: expected 0 to %d", policy->n_ranges,
+                        TKV_POLICY_MAX_RANGES);
+    }
+    tkv_status status = check_types("of all layers", policy->type_k, policy->type_v, error);
+    if (status == TKV_OK) {
+        status = check_types("of the boundary", policy->boundary_k, policy->boundary_v, error);
+    }
+    for (int i = 0; status == TKV_OK && i < policy->n_ranges; i++) {
+        status = check_range(&policy->ranges[i], error);
+    }
+    return status;
+}
+
 tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_type *types_k,
                                   tkv_type *types_v, tkv_error *error)
 {
@@ -264,6 +313,10 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "policy for %d layers: expected a policy, results and at least one layer",
                         n_layers);
+    }
+    const tkv_status status = tkv_check_policy(policy, error);
+    if (status != TKV_OK) {
+        return status;
     }
     if (policy->boundary_layers > n_layers) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,

@@ -1,5 +1,7 @@
 #include "support/support.h"
 
+#include <limits.h>
+
 static tkv_policy parse(const char *text)
 {
     tkv_policy policy = {0};
@@ -151,10 +153,43 @@ static void bits_match_a_real_cache(void **state)
     assert_true(tkv_policy_bits(NULL, 1, 1, 64, 64, 1) == 0.0);
 }
 
+/* A program may fill a policy in itself, and wrongly. */
+static void policies_of_programs_are_checked(void **state)
+{
+    (void)state;
+    tkv_policy wrong[12];
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        wrong[i] = parse("kv 3bit boundary 2:turbo8 layers 0-1:turbo4 sparse-v 0.5");
+    }
+    wrong[0].type_k = TKV_TYPE_COUNT;
+    wrong[1].boundary_v = (tkv_type)77;
+    wrong[2].ranges[0].type_k = (tkv_type)-1;
+    wrong[3].n_sinks = -5;
+    wrong[4].n_recent = -1;
+    wrong[5].centre_tokens = INT_MIN;
+    wrong[6].boundary_layers = INT_MIN;
+    wrong[7].ranges[0].first = -4;
+    wrong[8].ranges[0].last = -1;
+    wrong[9].n_ranges = TKV_POLICY_MAX_RANGES + 1;
+    wrong[10].n_ranges = -1;
+    wrong[11].sparse_v = NAN;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        tkv_type types[2][4];
+        char text[1024];
+        assert_fails(tkv_policy_layer_types(&wrong[i], 4, types[0], types[1], &error),
+                     TKV_ERR_INVALID_ARGUMENT, "policy: ");
+        assert_fails(tkv_policy_format(&wrong[i], text, sizeof text, &error),
+                     TKV_ERR_INVALID_ARGUMENT, "policy: ");
+        assert_true(tkv_policy_bits(&wrong[i], 4, 2, 64, 64, 100) == 0.0);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(text_form), cmocka_unit_test(policies_become_text),
-        cmocka_unit_test(mistakes_are_explained), cmocka_unit_test(bits_match_a_real_cache)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(text_form),
+                                       cmocka_unit_test(policies_become_text),
+                                       cmocka_unit_test(mistakes_are_explained),
+                                       cmocka_unit_test(policies_of_programs_are_checked),
+                                       cmocka_unit_test(bits_match_a_real_cache)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
