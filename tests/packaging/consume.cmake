@@ -45,6 +45,7 @@ if(left OR folders OR count LESS 6 OR EXISTS ${manifest})
 endif()
 execute_process(COMMAND ${CMAKE_COMMAND} -DMANIFEST=${manifest} -P ${UNINSTALL}
                 RESULT_VARIABLE failed ERROR_VARIABLE message)
+string(REGEX REPLACE "[ \n]+" " " message "${message}") # lines are broken anywhere
 if(NOT failed OR NOT message MATCHES "nothing was installed")
     message(FATAL_ERROR "uninstalling twice: status ${failed}, ${message}")
 endif()
