@@ -22,7 +22,7 @@ endforeach()
 
 list(REMOVE_DUPLICATES folders)
 foreach(folder IN LISTS folders)
-    while(folder MATCHES "/turbokv(/|$)" AND IS_DIRECTORY "${folder}")
+    while(folder MATCHES "/turbokv(/[^/]+)?$" AND IS_DIRECTORY "${folder}")
         file(GLOB inside "${folder}/*")
         if(inside)
             break()

@@ -37,7 +37,7 @@ endforeach()
 execute_process(COMMAND ${CMAKE_COMMAND} -DMANIFEST=${manifest} -P ${UNINSTALL}
                 OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
 file(GLOB_RECURSE left LIST_DIRECTORIES false ${WORK}/moved/*)
-file(GLOB_RECURSE folders LIST_DIRECTORIES true ${WORK}/moved/*)
+file(GLOB_RECURSE folders LIST_DIRECTORIES true RELATIVE ${WORK}/moved ${WORK}/moved/*)
 list(FILTER folders INCLUDE REGEX /turbokv)
 list(LENGTH installed count)
 if(left OR folders OR count LESS 6 OR EXISTS ${manifest})
