@@ -32,7 +32,12 @@ typedef struct codec_measurement {
 tkv_status tkv_device_open(const char *name, tkv_device **device, tkv_error *error)
 {
     const size_t length = strcspn(name, ":");
-    const int index = name[length] == ':' ? atoi(name + length + 1) : 0;
+    char *end = NULL;
+    const long index = name[length] == ':' ? strtol(name + length + 1, &end, 10) : 0;
+    if (end && (end == name + length + 1 || *end)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "device '%.40s': expected a name or NAME:NUMBER, for example cuda:1", name);
+    }
     const tkv_device_table *table;
     for (int i = 0; (table = tkv_device_tables(i)) != NULL; i++) {
         if (strlen(table->name) != length || strncmp(table->name, name, length) != 0) {
@@ -44,7 +49,7 @@ tkv_status tkv_device_open(const char *name, tkv_device **device, tkv_error *err
             return tkv_fail(error, TKV_ERR_UNSUPPORTED, "device '%.40s': %d of the kind found%s%s",
                             name, n, *reason ? ": " : "", reason);
         }
-        return table->open(index, NULL, device, error);
+        return table->open((int)index, NULL, device, error);
     }
     return tkv_fail(error, TKV_ERR_UNSUPPORTED, "device '%.40s': this build has no such back end",
                     name);
