@@ -4,9 +4,12 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define MAX_KV_HEADS 4096
 
 /* The threshold of "sparse-v auto": skips a tenth of the values with no effect on KLD that could be
  * told from none (docs/RESULTS.md). */
@@ -255,6 +258,45 @@ tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *err
     return TKV_OK;
 }
 
+/* Whether the counts of a policy for n_layers make sense. */
+static tkv_status check_layers(const tkv_policy *policy, int n_layers, tkv_error *error)
+{
+    if (policy->boundary_layers < 0 || policy->n_ranges < 0 ||
+        policy->n_ranges > TKV_POLICY_MAX_RANGES) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy of %d boundary layers and %d layer ranges: expected at least 0 and "
+                        "0 to %d",
+                        policy->boundary_layers, policy->n_ranges, TKV_POLICY_MAX_RANGES);
+    }
+    for (int r = 0; r < policy->n_ranges; r++) {
+        const tkv_layer_range *range = &policy->ranges[r];
+        if (range->first < 0 || range->last < range->first || range->last >= n_layers) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "policy names layers %d-%d: layers 0 to %d keep keys and values",
+                            range->first, range->last, n_layers - 1);
+        }
+    }
+    return TKV_OK;
+}
+
+/* The types of one layer: of several ranges that hold it, the last counts. */
+static void types_of_layer(const tkv_policy *policy, int n_layers, int layer, tkv_type *type_k,
+                           tkv_type *type_v)
+{
+    const bool is_boundary =
+        layer < policy->boundary_layers || layer >= n_layers - policy->boundary_layers;
+    *type_k = is_boundary ? policy->boundary_k : policy->type_k;
+    *type_v = is_boundary ? policy->boundary_v : policy->type_v;
+    for (int r = policy->n_ranges - 1; r >= 0; r--) {
+        const tkv_layer_range *range = &policy->ranges[r];
+        if (layer >= range->first && layer <= range->last) {
+            *type_k = range->type_k;
+            *type_v = range->type_v;
+            return;
+        }
+    }
+}
+
 tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_type *types_k,
                                   tkv_type *types_v, tkv_error *error)
 {
@@ -263,25 +305,28 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
                         "policy for %d layers: expected a policy, results and at least one layer",
                         n_layers);
     }
-    for (int i = 0; i < n_layers; i++) {
-        const bool is_boundary =
-            i < policy->boundary_layers || i >= n_layers - policy->boundary_layers;
-        types_k[i] = is_boundary ? policy->boundary_k : policy->type_k;
-        types_v[i] = is_boundary ? policy->boundary_v : policy->type_v;
+    const tkv_status status = check_layers(policy, n_layers, error);
+    for (int i = 0; i < n_layers && status == TKV_OK; i++) {
+        types_of_layer(policy, n_layers, i, &types_k[i], &types_v[i]);
     }
-    for (int r = 0; r < policy->n_ranges; r++) {
-        const tkv_layer_range *range = &policy->ranges[r];
-        if (range->last >= n_layers) {
-            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                            "policy names layers %d-%d: the model has layers 0 to %d", range->first,
-                            range->last, n_layers - 1);
-        }
-        for (int i = range->first; i <= range->last; i++) {
-            types_k[i] = range->type_k;
-            types_v[i] = range->type_v;
-        }
-    }
-    return TKV_OK;
+    return status;
+}
+
+/* Bytes of a row: an exact one holds what there is, a coded one is rounded up. */
+static size_t row_bytes(tkv_type type, int head_dim)
+{
+    const tkv_type_info *info = tkv_type_get_info(type);
+    const size_t n = type == TKV_TYPE_F16 ? (size_t)head_dim : ((size_t)head_dim + 15) / 16 * 16;
+    return n > 0 ? n * (size_t)info->code_bits / 8 + 2 * (size_t)info->side_fields : 0;
+}
+
+/* Slots of the first n_blocks of those that hold sinks; an exact page is cut off after 16 rows. */
+static size_t sink_slots(const tkv_cache *cache, int n_blocks)
+{
+    const int last = tkv_sink_blocks(cache) - 1;
+    return n_blocks <= last ? (size_t)n_blocks * TKV_PAGE_TOKENS
+           : last >= 0      ? (size_t)last * TKV_PAGE_TOKENS + (size_t)tkv_block_slots(cache, last)
+                            : 0;
 }
 
 /* Bytes that one layer holds at n_tokens, appended one at a time. */
@@ -291,20 +336,25 @@ static size_t layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer, 
     const bool has_means = cache->centre_tokens > 0 && !is_f16;
     const bool is_waiting = has_means && n_tokens < cache->n_sinks + cache->centre_tokens;
     const int n_blocks = tkv_block_of(cache, n_tokens - 1) + 1;
-    size_t bytes = sizeof *layer + (size_t)n_blocks * sizeof *layer->blocks;
-    for (int i = 0; i < n_blocks; i++) {
-        const int last = tkv_block_start(cache, i + 1) - 1;
-        const bool is_recent = cache->n_recent > 0 && last > n_tokens - 1 - cache->n_recent;
-        const tkv_block block = {.is_exact = is_f16 || is_waiting || is_recent ||
-                                             i < tkv_sink_blocks(cache),
-                                 .n_slots = tkv_block_slots(cache, i)};
-        bytes += tkv_block_bytes(cache, layer, &block);
-    }
-    if (has_means) {
-        bytes += (size_t)cache->n_kv_heads * (size_t)(cache->head_dim_k + cache->head_dim_v) *
-                 sizeof(float);
-    }
-    return bytes;
+    const int n_sink_blocks = tkv_sink_blocks(cache) < n_blocks ? tkv_sink_blocks(cache) : n_blocks;
+    const int first_recent = n_tokens > cache->n_recent
+                                 ? tkv_block_of(cache, n_tokens - cache->n_recent)
+                                 : n_sink_blocks;
+    const int n_coded = is_f16 || is_waiting           ? 0
+                        : cache->n_recent == 0         ? n_blocks - n_sink_blocks
+                        : first_recent > n_sink_blocks ? first_recent - n_sink_blocks
+                                                       : 0;
+    const int n_exact = n_blocks - n_sink_blocks - n_coded;
+    const size_t exact =
+        row_bytes(TKV_TYPE_F16, cache->head_dim_k) + row_bytes(TKV_TYPE_F16, cache->head_dim_v);
+    const size_t coded =
+        row_bytes(layer->type_k, cache->head_dim_k) + row_bytes(layer->type_v, cache->head_dim_v);
+    const size_t head =
+        (sink_slots(cache, n_sink_blocks) + (size_t)n_exact * TKV_PAGE_TOKENS) * exact +
+        (size_t)n_coded * TKV_PAGE_TOKENS * coded;
+    const size_t means = has_means ? (size_t)(cache->head_dim_k + cache->head_dim_v) : 0;
+    return sizeof *layer + (size_t)n_blocks * (sizeof *layer->blocks + TKV_BLOCK_HEADER) +
+           (size_t)cache->n_kv_heads * (head + means * sizeof(float));
 }
 
 /* As much of a cache as layer_bytes looks at. */
@@ -326,25 +376,51 @@ size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_typ
     return layer_bytes(&cache, &layer, n_tokens);
 }
 
+/* The first layer behind `layer` whose types may differ from its. */
+static int next_types(const tkv_policy *policy, int n_layers, int layer)
+{
+    int next = n_layers;
+    const int ends[] = {policy->boundary_layers, n_layers - policy->boundary_layers};
+    for (int i = 0; i < 2; i++) {
+        next = ends[i] > layer && ends[i] < next ? ends[i] : next;
+    }
+    for (int r = 0; r < policy->n_ranges; r++) {
+        const int first = policy->ranges[r].first;
+        const int last = policy->ranges[r].last;
+        next = first > layer && first < next ? first : next;
+        next = last >= layer && last < next - 1 ? last + 1 : next;
+    }
+    return next;
+}
+
+static bool is_countable(const tkv_policy *policy, int n_layers, int n_kv_heads, int n_tokens)
+{
+    return policy && n_layers > 0 && n_kv_heads > 0 && n_kv_heads <= MAX_KV_HEADS && n_tokens > 0 &&
+           policy->n_sinks >= 0 && policy->n_sinks <= INT_MAX / 2 && policy->n_recent >= 0 &&
+           policy->centre_tokens >= 0 && policy->centre_tokens <= INT_MAX / 2 &&
+           check_layers(policy, n_layers, NULL) == TKV_OK;
+}
+
 double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, int head_dim_k,
                        int head_dim_v, int n_tokens)
 {
-    if (!policy || n_layers < 1 || n_kv_heads < 1 || n_tokens < 1) {
+    if (!is_countable(policy, n_layers, n_kv_heads, n_tokens)) {
         return 0.0;
     }
-    tkv_type *types = malloc(2 * (size_t)n_layers * sizeof *types);
-    double bits = 0.0;
-    if (types &&
-        tkv_policy_layer_types(policy, n_layers, types, types + n_layers, NULL) == TKV_OK) {
-        const tkv_cache cache = shape_of(policy, n_kv_heads, head_dim_k, head_dim_v);
-        size_t bytes = sizeof cache;
-        for (int i = 0; i < n_layers; i++) {
-            const tkv_cache_layer layer = {.type_k = types[i], .type_v = types[n_layers + i]};
-            bytes += layer_bytes(&cache, &layer, n_tokens);
+    double bytes = sizeof(tkv_cache);
+    for (int i = 0, next; i < n_layers; i = next) {
+        tkv_type type_k;
+        tkv_type type_v;
+        types_of_layer(policy, n_layers, i, &type_k, &type_v);
+        if (tkv_check_head_dim(type_k, head_dim_k, NULL) != TKV_OK ||
+            tkv_check_head_dim(type_v, head_dim_v, NULL) != TKV_OK) {
+            return 0.0;
         }
-        bits = 8.0 * (double)bytes /
-               ((double)n_layers * n_kv_heads * (head_dim_k + head_dim_v) * n_tokens);
+        next = next_types(policy, n_layers, i);
+        bytes +=
+            (double)(next - i) * (double)tkv_policy_layer_bytes(policy, type_k, type_v, n_kv_heads,
+                                                                head_dim_k, head_dim_v, n_tokens);
     }
-    free(types);
-    return bits;
+    return 8.0 * bytes /
+           ((double)n_layers * n_kv_heads * (head_dim_k + head_dim_v) * (double)n_tokens);
 }
