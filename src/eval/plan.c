@@ -181,6 +181,28 @@ tkv_status tkv_plan_series(const tkv_plan_params *params, const tkv_policy *poli
     return status;
 }
 
+tkv_status tkv_plan_batch_bytes(const tkv_plan_params *params, const tkv_policy *policy,
+                                int n_batch, uint64_t *bytes, tkv_error *error)
+{
+    kept_layers kept = {.n = 0};
+    tkv_status status = check_layers(params->geometry, error);
+    if (status == TKV_OK) {
+        status = find_kept(params->geometry, policy, &kept, error);
+    }
+    *bytes = 0;
+    for (int i = 0; i < kept.n && status == TKV_OK; i++) {
+        const tkv_geometry_layer *layer = kept.layers[i];
+        const uint64_t width_k = (uint64_t)layer->n_kv_heads * (uint64_t)layer->head_dim_k +
+                                 (uint64_t)layer->compressed.width + (uint64_t)layer->indexer.width;
+        const uint64_t width_v = (uint64_t)layer->n_kv_heads * (uint64_t)layer->head_dim_v;
+        const bool is_coded_k = kept.types_k[i] != TKV_TYPE_F16;
+        const bool is_coded_v = width_v > 0 && kept.types_v[i] != TKV_TYPE_F16;
+        *bytes += (is_coded_k || is_coded_v ? width_k + width_v : 0) * (uint64_t)n_batch * 2;
+    }
+    free_kept(&kept);
+    return status;
+}
+
 static uint64_t row_values(const tkv_geometry_rows *rows, int n_tokens)
 {
     return rows->width ? (uint64_t)rows->width *

@@ -22,6 +22,11 @@ typedef struct tkv_plan_params {
  * logits. 0 if the geometry does not say. */
 uint64_t tkv_plan_workspace_bytes(const tkv_geometry *geometry, int n_batch);
 
+/* Bytes that the caches hold for a batch while it is read, beside their figures: its tokens are
+ * exact in all layers until the next. An upper bound, 0 if the policy codes nothing. */
+tkv_status tkv_plan_batch_bytes(const tkv_plan_params *params, const tkv_policy *policy,
+                                int n_batch, uint64_t *bytes, tkv_error *error);
+
 /* Bytes of the recurrent states of all sequences. They do not grow with the context, and no figure
  * of the cache holds them. */
 uint64_t tkv_plan_state_bytes(const tkv_plan_params *params);
