@@ -44,7 +44,10 @@ void gguf_file_set_text(gguf_file *file, const char *key, const char *text);
 /* A tensor of zeros. */
 void gguf_file_add(gguf_file *file, const char *name, int columns, int rows);
 
-/* Writes the file, reads its geometry and removes it. */
+/* path: a template of mkstemp, which becomes the name. */
+void gguf_file_write(const gguf_file *file, char *path);
+
+/* Writes the file, reads its geometry and removes it (gguf_file_read.c). */
 tkv_status gguf_file_read(const gguf_file *file, tkv_geometry *geometry, tkv_error *error);
 
 #endif
