@@ -55,6 +55,24 @@ bool tkv_geometry_never_attends(const tkv_geometry_reader *r)
     return found && found->which == RECURRENT_ALL;
 }
 
+static bool lists(const tkv_gguf_value *value, int layer)
+{
+    for (uint64_t i = 0; i < tkv_gguf_array_length(value); i++) {
+        int64_t listed = 0;
+        if (tkv_gguf_integer(value, i, &listed) && listed == layer) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether KV heads are given layer by layer, some with none: then these say which attend. */
+static bool heads_tell(tkv_geometry_reader *r)
+{
+    const tkv_gguf_value *heads = tkv_geometry_find(r, "attention.head_count_kv");
+    return heads && heads->is_array && lists(heads, 0);
+}
+
 bool tkv_geometry_is_recurrent(tkv_geometry_reader *r, int layer)
 {
     const recurrent_architecture *found = find_known(r);
@@ -64,7 +82,11 @@ bool tkv_geometry_is_recurrent(tkv_geometry_reader *r, int layer)
     if (tkv_geometry_find(r, "attention.recurrent_layers")) {
         return tkv_geometry_count(r, "attention.recurrent_layers", layer, 0, INT_MAX) != 0;
     }
-    const int usual = found ? found->interval : 0;
+    const tkv_gguf_value *attending = tkv_geometry_find(r, "attention.layer_indices");
+    if (attending) {
+        return !lists(attending, layer);
+    }
+    const int usual = found && !heads_tell(r) ? found->interval : 0;
     const int given =
         tkv_geometry_count(r, "full_attention_interval", layer, 0, TKV_GEOMETRY_MAX_LAYERS);
     const int interval = given > 0 ? given : usual;

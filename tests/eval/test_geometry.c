@@ -149,7 +149,7 @@ static void what_nobody_knows_of_windows_is_said(void **state)
     assert_note(&file, NULL);
 }
 
-/* The array, then the interval, then the architecture, then the tensors. */
+/* The array, then the interval, then the architecture. */
 static void recurrent_layers_by_several_keys(void **state)
 {
     (void)state;
@@ -175,6 +175,22 @@ static void recurrent_layers_by_several_keys(void **state)
     assert_layers(&file, 0, "-F-F-F-F");
     gguf_file_set_array(&file, "attention.recurrent_layers", TKV_GGUF_INT32, 8, recurrent);
     assert_layers(&file, 0, "-FF---F-");
+}
+
+static void recurrent_layers_by_heads_and_lists(void **state)
+{
+    (void)state;
+    gguf_file file;
+    const int32_t heads[] = {0, 2, 0, 2, 0, 0, 2, 0};
+    begin(&file, "qwen35", 8);
+    gguf_file_set_array(&file, "attention.head_count_kv", TKV_GGUF_INT32, 8, heads);
+    assert_layers(&file, 0, "-F-F--F-");
+    gguf_file_set(&file, "full_attention_interval", 4);
+    assert_layers(&file, 0, "---F----");
+    begin(&file, "granitehybrid", 8);
+    gguf_file_set_array(&file, "attention.layer_indices", TKV_GGUF_INT32, 2,
+                        (const int32_t[]){1, 6});
+    assert_layers(&file, 0, "-F----F-");
 }
 
 static void add_tensor(gguf_file *file, int layer, const char *part, int rows)
@@ -458,6 +474,7 @@ int main(void)
         cmocka_unit_test(a_stated_pattern_counts_first),
         cmocka_unit_test(what_nobody_knows_of_windows_is_said),
         cmocka_unit_test(recurrent_layers_by_several_keys),
+        cmocka_unit_test(recurrent_layers_by_heads_and_lists),
         cmocka_unit_test(recurrent_layers_by_tensors),
         cmocka_unit_test(recurrent_states),
         cmocka_unit_test(heads_are_needed_where_there_is_attention),
