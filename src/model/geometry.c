@@ -15,6 +15,9 @@
 #define MAX_WIDTH TKV_GEOMETRY_MAX_WIDTH
 #define MAX_NAME 128
 
+/* Layers of Gemma 3n that have keys and values of their own. */
+#define GEMMA3N_OWN_LAYERS 20
+
 typedef tkv_geometry_reader reader;
 
 const tkv_gguf_value *tkv_geometry_find(reader *r, const char *name)
@@ -60,7 +63,8 @@ const tkv_gguf_tensor *tkv_geometry_tensor(reader *r, int layer, const char *par
  * Gemma 4 assistant uses those of the model that it drafts for. */
 static bool is_borrower(reader *r, int layer)
 {
-    const int usual = tkv_geometry_is(r, "gemma3n") && r->n_blocks > 20 ? r->n_blocks - 20 : 0;
+    const int n_others = r->n_blocks - GEMMA3N_OWN_LAYERS;
+    const int usual = tkv_geometry_is(r, "gemma3n") && n_others > 0 ? n_others : 0;
     const int n_shared =
         tkv_geometry_count(r, "attention.shared_kv_layers", layer, usual, MAX_LAYERS);
     const int block = layer % r->n_blocks;

@@ -49,9 +49,9 @@ static int window_length(tkv_geometry_reader *r, const window_rule *rule, int la
     return window > 0 && rule && rule->fixed ? rule->fixed : window;
 }
 
-/* Period: a scalar of the file, else the architecture's; -1 if neither is there. Where nothing is
- * known of an architecture, the host takes a window for all layers, and the files of others carry
- * windows that their models do not use. */
+/* By the file's array or period, else the architecture's period. Where neither is there, the host
+ * takes a window for all layers, and others for none: files carry windows that their models do not
+ * use. */
 static bool is_local(tkv_geometry_reader *r, const window_rule *rule, int layer)
 {
     const char *const name = "attention.sliding_window_pattern";
