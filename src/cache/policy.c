@@ -312,11 +312,11 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
     return status;
 }
 
-/* Bytes of a row: an exact one holds what there is, a coded one is rounded up. */
+/* Bytes of a row, rounded up to 16 coordinates. */
 static size_t row_bytes(tkv_type type, int head_dim)
 {
     const tkv_type_info *info = tkv_type_get_info(type);
-    const size_t n = type == TKV_TYPE_F16 ? (size_t)head_dim : ((size_t)head_dim + 15) / 16 * 16;
+    const size_t n = ((size_t)head_dim + 15) / 16 * 16;
     return n > 0 ? n * (size_t)info->code_bits / 8 + 2 * (size_t)info->side_fields : 0;
 }
 

@@ -187,7 +187,8 @@ static tkv_status compute(plan *p, tkv_error *error)
             status = tkv_plan_longest(&p->params, &p->policies.policy[i], &row->longest, error);
         }
         if (status == TKV_OK) {
-            status = tkv_plan_batch_bytes(&p->params, &p->policies.policy[i], TKV_DEFAULT_BATCH,
+            status = tkv_plan_batch_bytes(&p->params, &p->policies.policy[i],
+                                          p->contexts[p->n_contexts - 1], TKV_DEFAULT_BATCH,
                                           &row->batch_bytes, error);
         }
     }

@@ -63,33 +63,50 @@ static int kept_tokens(int window, int n_tokens)
     return window > 0 && window < n_tokens - TKV_PAGE_TOKENS ? window + TKV_PAGE_TOKENS : n_tokens;
 }
 
-/* Bytes of one layer of a cache. head_dim_v 0: values are a part of the keys. */
+/* Bytes of one layer of a cache that holds n_tokens, of which the newest n_batch came at once:
+ * these are exact. head_dim_v 0: values are a part of the keys. */
 static uint64_t layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
                             int n_kv_heads, int head_dim_k, int head_dim_v, int window,
-                            int n_tokens)
+                            int n_tokens, int n_batch)
 {
+    const bool is_coded = policy->n_recent > 0 &&
+                          (type_k != TKV_TYPE_F16 || (head_dim_v > 0 && type_v != TKV_TYPE_F16));
+    const uint64_t exact = 2 * (uint64_t)n_kv_heads * (uint64_t)(head_dim_k + head_dim_v);
     return tkv_policy_layer_bytes(policy, type_k, type_v, n_kv_heads, head_dim_k, head_dim_v,
-                                  kept_tokens(window, n_tokens));
+                                  kept_tokens(window, n_tokens)) +
+           (is_coded ? exact * (uint64_t)(n_batch - 1) : 0);
 }
 
-/* Bytes of rows of one head that hold `interval` tokens each. */
+/* The tokens of a cache, as layer_bytes takes them. */
+typedef struct filling {
+    int n_tokens;
+    int n_batch;
+} filling;
+
+static int divide_up(int n, int by)
+{
+    return n / by + (n % by > 0);
+}
+
+/* Bytes of rows of one head. */
 static uint64_t rows_bytes(const tkv_policy *policy, tkv_type type, const tkv_geometry_rows *rows,
-                           int n_tokens)
+                           filling f)
 {
     return rows->width == 0 ? 0
                             : layer_bytes(policy, type, type, 1, rows->width, 0, 0,
-                                          (n_tokens + rows->interval - 1) / rows->interval);
+                                          divide_up(f.n_tokens, rows->interval),
+                                          divide_up(f.n_batch, rows->interval));
 }
 
 static uint64_t all_bytes(const tkv_plan_params *params, const tkv_policy *policy, tkv_type type_k,
-                          tkv_type type_v, const tkv_geometry_layer *layer, int n_tokens)
+                          tkv_type type_v, const tkv_geometry_layer *layer, filling f)
 {
     /* Without values, the keys' type is the only one. */
     return layer_bytes(policy, type_k, layer->head_dim_v ? type_v : type_k, layer->n_kv_heads,
                        layer->head_dim_k, layer->head_dim_v, params->keeps_all ? 0 : layer->window,
-                       n_tokens) +
-           rows_bytes(policy, type_k, &layer->compressed, n_tokens) +
-           rows_bytes(policy, type_k, &layer->indexer, n_tokens);
+                       f.n_tokens, f.n_batch) +
+           rows_bytes(policy, type_k, &layer->compressed, f) +
+           rows_bytes(policy, type_k, &layer->indexer, f);
 }
 
 static bool are_equal(const tkv_geometry_layer *a, const tkv_geometry_layer *b)
@@ -141,7 +158,7 @@ static tkv_status find_kept(const tkv_geometry *geometry, const tkv_policy *poli
 
 /* Bytes of one sequence's cache; most layers are equal to one before. */
 static uint64_t sum_layers(const tkv_plan_params *params, const tkv_policy *policy,
-                           const kept_layers *kept, int n_tokens)
+                           const kept_layers *kept, filling f)
 {
     uint64_t sum = kept->n > 0 ? sizeof(tkv_cache) : 0;
     for (int i = 0; i < kept->n; i++) {
@@ -154,7 +171,7 @@ static uint64_t sum_layers(const tkv_plan_params *params, const tkv_policy *poli
         }
         kept->bytes[i] = equal >= lowest ? kept->bytes[equal]
                                          : all_bytes(params, policy, kept->types_k[i],
-                                                     kept->types_v[i], kept->layers[i], n_tokens);
+                                                     kept->types_v[i], kept->layers[i], f);
         sum += kept->bytes[i];
     }
     return sum;
@@ -175,14 +192,14 @@ tkv_status tkv_plan_series(const tkv_plan_params *params, const tkv_policy *poli
                               TKV_PLAN_MAX_TOKENS);
             break;
         }
-        bytes[i] = sequences(params) * sum_layers(params, policy, &kept, contexts[i]);
+        bytes[i] = sequences(params) * sum_layers(params, policy, &kept, (filling){contexts[i], 1});
     }
     free_kept(&kept);
     return status;
 }
 
 tkv_status tkv_plan_batch_bytes(const tkv_plan_params *params, const tkv_policy *policy,
-                                int n_batch, uint64_t *bytes, tkv_error *error)
+                                int n_tokens, int n_batch, uint64_t *bytes, tkv_error *error)
 {
     kept_layers kept = {.n = 0};
     tkv_status status = check_layers(params->geometry, error);
@@ -190,14 +207,11 @@ tkv_status tkv_plan_batch_bytes(const tkv_plan_params *params, const tkv_policy 
         status = find_kept(params->geometry, policy, &kept, error);
     }
     *bytes = 0;
-    for (int i = 0; i < kept.n && status == TKV_OK; i++) {
-        const tkv_geometry_layer *layer = kept.layers[i];
-        const uint64_t width_k = (uint64_t)layer->n_kv_heads * (uint64_t)layer->head_dim_k +
-                                 (uint64_t)layer->compressed.width + (uint64_t)layer->indexer.width;
-        const uint64_t width_v = (uint64_t)layer->n_kv_heads * (uint64_t)layer->head_dim_v;
-        const bool is_coded_k = kept.types_k[i] != TKV_TYPE_F16;
-        const bool is_coded_v = width_v > 0 && kept.types_v[i] != TKV_TYPE_F16;
-        *bytes += (is_coded_k || is_coded_v ? width_k + width_v : 0) * (uint64_t)n_batch * 2;
+    if (status == TKV_OK) {
+        const filling at_once = {n_tokens, n_batch < n_tokens ? n_batch : n_tokens};
+        const filling one_by_one = {n_tokens, 1};
+        *bytes = sum_layers(params, policy, &kept, at_once) -
+                 sum_layers(params, policy, &kept, one_by_one);
     }
     free_kept(&kept);
     return status;
@@ -205,9 +219,7 @@ tkv_status tkv_plan_batch_bytes(const tkv_plan_params *params, const tkv_policy 
 
 static uint64_t row_values(const tkv_geometry_rows *rows, int n_tokens)
 {
-    return rows->width ? (uint64_t)rows->width *
-                             (uint64_t)((n_tokens + rows->interval - 1) / rows->interval)
-                       : 0;
+    return rows->width ? (uint64_t)rows->width * (uint64_t)divide_up(n_tokens, rows->interval) : 0;
 }
 
 uint64_t tkv_plan_values(const tkv_plan_params *params, int n_tokens)

@@ -22,10 +22,10 @@ typedef struct tkv_plan_params {
  * logits. 0 if the geometry does not say. */
 uint64_t tkv_plan_workspace_bytes(const tkv_geometry *geometry, int n_batch);
 
-/* Bytes that the caches hold for a batch while it is read, beside their figures: its tokens are
- * exact in all layers until the next. An upper bound, 0 if the policy codes nothing. */
+/* Bytes that a cache holds beside its figure while a batch is read that makes its tokens n_tokens:
+ * with a recent window the batch is exact. It is one sequence's. */
 tkv_status tkv_plan_batch_bytes(const tkv_plan_params *params, const tkv_policy *policy,
-                                int n_batch, uint64_t *bytes, tkv_error *error);
+                                int n_tokens, int n_batch, uint64_t *bytes, tkv_error *error);
 
 /* Bytes of the recurrent states of all sequences. They do not grow with the context, and no figure
  * of the cache holds them. */

@@ -108,8 +108,8 @@ static void shapes_have_values_windows_and_sequences(void **state)
     assert_share(F16_BYTES(UNIFORM, "--parallel", "4"), whole, 4.0);
     assert_share(F16_BYTES(UNIFORM, "-np", "4", "--window", "960"), whole, 0.5);
     assert_outcome(run("plan", UNIFORM, "-np", "4"), 0, "4 sequences, each with the context", "");
-    assert_share(F16_BYTES("--layers", "3", "--kv-heads", "2", "--head-dim", "10"),
-                 8192.0 * 3 * 2 * 20 * 2, 1.02);
+    assert_share(F16_BYTES("--layers", "3", "--kv-heads", "2", "--head-dim", "14"),
+                 8192.0 * 3 * 2 * 32 * 2, 1.0);
 }
 
 static void a_model_needs_no_option(void **state)

@@ -370,11 +370,11 @@ const model_shape model_shapes[] = {
     {"Falcon H1", "falcon-h1", 24, 1024, 8, 2, 64, 64, LONG, NULL, {{24, 2 * 128, 0}}},
     {"Mamba", "mamba", 24, 768, 0, 0, 0, 0, LONG, NULL, {{0, 0, 0}}},
     {"Gemma 4 assistant", "gemma4-assistant", 4, 1024, 4, 1, 256, 256, LONG, NULL, {{0, 0, 0}}},
-    {"OpenLLaMA 3B", "llama", 26, 3200, 32, 32, 0, 0, 2048, NULL, {{26, 32 * 200, 0}}},
-    {"Danube 3 4B", "llama", 24, 3840, 32, 8, 0, 0, 8192, NULL, {{24, 8 * 240, 0}}},
-    {"heads of 72", "llama", 24, 1152, 16, 16, 0, 0, 8192, NULL, {{24, 16 * 144, 0}}},
-    {"heads of 40", "llama", 24, 640, 16, 16, 0, 0, 8192, NULL, {{24, 16 * 80, 0}}},
-    {"stories 260K", "llama", 5, 64, 8, 4, 0, 0, 2048, NULL, {{5, 4 * 16, 0}}},
+    {"OpenLLaMA 3B", "llama", 26, 3200, 32, 32, 0, 0, 2048, NULL, {{26, 32 * 224, 0}}},
+    {"Danube 3 4B", "llama", 24, 3840, 32, 8, 0, 0, 8192, NULL, {{24, 8 * 256, 0}}},
+    {"heads of 72", "llama", 24, 1152, 16, 16, 0, 0, 8192, NULL, {{24, 16 * 160, 0}}},
+    {"heads of 40", "llama", 24, 640, 16, 16, 0, 0, 8192, NULL, {{24, 16 * 96, 0}}},
+    {"stories 260K", "llama", 5, 64, 8, 4, 0, 0, 2048, NULL, {{5, 4 * 32, 0}}},
 };
 
 const int n_model_shapes = sizeof model_shapes / sizeof *model_shapes;

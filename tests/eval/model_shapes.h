@@ -4,7 +4,7 @@
 
 #include "gguf_file.h"
 
-/* Layers that keep as many values of each token. */
+/* Layers that keep as many values of each token; rows are rounded up to 16 coordinates. */
 typedef struct shape_term {
     int n_layers;
     int n_values;
