@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 
 #define TKV_BLOCK_HEADER 64
+#define TKV_MAX_KV_HEADS 4096
 
 /* Exact pages are cut off after a multiple of this many rows. */
 #define TKV_EXACT_ROWS 16

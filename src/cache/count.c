@@ -83,36 +83,10 @@ size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_typ
 
 static bool is_shape(const tkv_layer_shape *shape)
 {
-    return shape->n_kv_heads > 0 &&
+    return shape->n_kv_heads > 0 && shape->n_kv_heads <= TKV_MAX_KV_HEADS &&
            tkv_check_head_dim(TKV_TYPE_F16, shape->head_dim_k, NULL) == TKV_OK &&
            (shape->head_dim_v == 0 ||
             tkv_check_head_dim(TKV_TYPE_F16, shape->head_dim_v, NULL) == TKV_OK);
-}
-
-static bool is_policy(const tkv_policy *policy, int n_layers)
-{
-    bool is_valid = tkv_check_policy(policy, NULL) == TKV_OK && policy->boundary_layers <= n_layers;
-    for (int r = 0; is_valid && r < policy->n_ranges; r++) {
-        is_valid = policy->ranges[r].last < n_layers;
-    }
-    return is_valid;
-}
-
-/* The types of one layer of n_layers, as tkv_policy_layer_types gives them. */
-static void types_of_layer(const tkv_policy *policy, int n_layers, int index, tkv_type *type_k,
-                           tkv_type *type_v)
-{
-    const bool is_boundary =
-        index < policy->boundary_layers || index >= n_layers - policy->boundary_layers;
-    *type_k = is_boundary ? policy->boundary_k : policy->type_k;
-    *type_v = is_boundary ? policy->boundary_v : policy->type_v;
-    for (int r = 0; r < policy->n_ranges; r++) {
-        const tkv_layer_range *range = &policy->ranges[r];
-        if (index >= range->first && index <= range->last) {
-            *type_k = range->type_k;
-            *type_v = range->type_v;
-        }
-    }
 }
 
 /* The first layer behind `index` that may have other types. */
@@ -135,14 +109,15 @@ double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, i
                        int head_dim_v, int n_tokens)
 {
     const tkv_layer_shape shape = {n_kv_heads, head_dim_k, head_dim_v, 0, NULL};
-    if (n_layers < 1 || n_tokens < 1 || !is_shape(&shape) || !is_policy(policy, n_layers)) {
+    if (n_layers < 1 || n_tokens < 1 || !is_shape(&shape) || 
+        tkv_check_policy_layers(policy, n_layers, NULL) != TKV_OK) {
         return 0.0;
     }
     double bytes = sizeof(tkv_cache);
     for (int i = 0, end; i < n_layers; i = end) {
         tkv_type type_k;
         tkv_type type_v;
-        types_of_layer(policy, n_layers, i, &type_k, &type_v);
+        tkv_policy_types_of_layer(policy, n_layers, i, &type_k, &type_v);
         end = end_of_alike(policy, n_layers, i);
         bytes += (double)(end - i) *
                  (double)tkv_policy_layer_bytes(policy, type_k, type_v, &shape, n_tokens, 1);

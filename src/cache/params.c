@@ -6,7 +6,6 @@
 #include <string.h>
 
 #define MAX_LAYERS 4096
-#define MAX_KV_HEADS 4096
 
 static tkv_status check_policy(const tkv_cache_params *params, tkv_error *error)
 {
@@ -38,10 +37,10 @@ static tkv_status check_layer(const tkv_cache_params *params, int index, tkv_err
 {
     const tkv_layer_shape shape = shape_of(params, index);
     tkv_error reason;
-    if (shape.n_kv_heads < 1 || shape.n_kv_heads > MAX_KV_HEADS) {
+    if (shape.n_kv_heads < 1 || shape.n_kv_heads > TKV_MAX_KV_HEADS) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "layer %d, n_kv_heads %d: expected 1 to %d", index, shape.n_kv_heads,
-                        MAX_KV_HEADS);
+                        TKV_MAX_KV_HEADS);
     }
     if (shape.window < 0) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "layer %d, window %d: expected at least 0",

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_KV_HEADS 4096
+
 /* The threshold of "sparse-v auto": skips a tenth of the values with no effect on KLD that could be
  * told from none (docs/RESULTS.md). */
 static const float SPARSE_V_AUTO = 1e-4f;
@@ -306,6 +308,45 @@ tkv_status tkv_check_policy(const tkv_policy *policy, tkv_error *error)
     return status;
 }
 
+tkv_status tkv_check_policy_layers(const tkv_policy *policy, int n_layers, tkv_error *error)
+{
+    const tkv_status status = tkv_check_policy(policy, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    if (policy->boundary_layers > n_layers) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy names the first and last %d layers: %d keep keys and values",
+                        policy->boundary_layers, n_layers);
+    }
+    for (int r = 0; r < policy->n_ranges; r++) {
+        const tkv_layer_range *range = &policy->ranges[r];
+        if (range->last >= n_layers) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "policy names layers %d-%d: layers 0 to %d keep keys and values",
+                            range->first, range->last, n_layers - 1);
+        }
+    }
+    return TKV_OK;
+}
+
+void tkv_policy_types_of_layer(const tkv_policy *policy, int n_layers, int layer, tkv_type *type_k,
+                               tkv_type *type_v)
+{
+    const bool is_boundary =
+        layer < policy->boundary_layers || layer >= n_layers - policy->boundary_layers;
+    *type_k = is_boundary ? policy->boundary_k : policy->type_k;
+    *type_v = is_boundary ? policy->boundary_v : policy->type_v;
+    for (int r = policy->n_ranges - 1; r >= 0; r--) {
+        const tkv_layer_range *range = &policy->ranges[r];
+        if (layer >= range->first && layer <= range->last) {
+            *type_k = range->type_k;
+            *type_v = range->type_v;
+            return;
+        }
+    }
+}
+
 tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_type *types_k,
                                   tkv_type *types_v, tkv_error *error)
 {
@@ -314,32 +355,9 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
                         "policy for %d layers: expected a policy, results and at least one layer",
                         n_layers);
     }
-    const tkv_status status = tkv_check_policy(policy, error);
-    if (status != TKV_OK) {
-        return status;
+    const tkv_status status = tkv_check_policy_layers(policy, n_layers, error);
+    for (int i = 0; i < n_layers && status == TKV_OK; i++) {
+        tkv_policy_types_of_layer(policy, n_layers, i, &types_k[i], &types_v[i]);
     }
-    if (policy->boundary_layers > n_layers) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "policy names the first and last %d layers: the model has %d",
-                        policy->boundary_layers, n_layers);
-    }
-    for (int i = 0; i < n_layers; i++) {
-        const bool is_boundary =
-            i < policy->boundary_layers || i >= n_layers - policy->boundary_layers;
-        types_k[i] = is_boundary ? policy->boundary_k : policy->type_k;
-        types_v[i] = is_boundary ? policy->boundary_v : policy->type_v;
-    }
-    for (int r = 0; r < policy->n_ranges; r++) {
-        const tkv_layer_range *range = &policy->ranges[r];
-        if (range->last >= n_layers) {
-            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                            "policy names layers %d-%d: the model has layers 0 to %d", range->first,
-                            range->last, n_layers - 1);
-        }
-        for (int i = range->first; i <= range->last; i++) {
-            types_k[i] = range->type_k;
-            types_v[i] = range->type_v;
-        }
-    }
-    return TKV_OK;
+    return status;
 }
