@@ -4,6 +4,7 @@
 
 #include "backend/context.h"
 #include "cli/bench.h"
+#include "cli/open_context.h"
 #include "cli/options.h"
 #include "common/error.h"
 #include "eval/bandwidth.h"
@@ -54,6 +55,7 @@ static option_result parse(int argc, char **argv, attention_options *o)
          "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
         {"batch", NULL, 'b', OPTION_INT, &o->n_sequences, 1, 65536, "N",
          "sequences in one call, on CUDA (1)"},
+        IGNORE_GATE_OPTION(&o->ignores_gate),
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -267,7 +269,7 @@ int bench_attention(int argc, char **argv)
     }
     tkv_error error;
     tkv_context *context = NULL;
-    if (tkv_context_create(&o.context, &context, &error) != TKV_OK) {
+    if (command_open_context(&o.context, o.ignores_gate, &context, &error) != TKV_OK) {
         return command_fail(&error);
     }
     const int code = run(&o, context);

@@ -1,6 +1,8 @@
 /* turbokv bench codec: what each KV type makes of vectors, and how fast. */
+#include "backend/context.h"
 #include "cli/bench.h"
 #include "cli/bench_codec_device.h"
+#include "cli/open_context.h"
 #include "cli/options.h"
 #include "common/error.h"
 #include "common/half.h"
@@ -23,12 +25,12 @@ typedef struct codec_options {
     const char *types;
     const char *head_dims;
     const char *data;
-    const char *device;
     int n_rows; /* 0: the default */
     int centre_rows;
     int n_queries;
     uint64_t seed;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
     bool wants_help;
 } codec_options;
@@ -67,11 +69,12 @@ static option_result parse(int argc, char **argv, codec_options *o)
          "raw little-endian fp16 [heads][rows][head_dim] in place of Gaussian vectors"},
         {"centre", NULL, 0, OPTION_INT, &o->centre_rows, 0, 10000000, "N",
          "code relative to the mean of the first N vectors of a head; 0: off (0)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->device, 0, 0, "NAME",
+        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
          "time storing and loading there, \"cuda\" or \"cuda:1\", in place of the rest"},
         {"seed", NULL, 's', OPTION_SEED, &o->seed, 0, 0, "N", "seed of vectors and queries (1)"},
         {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
          "of encoding trellis types: fast, default or best (default)"},
+        IGNORE_GATE_OPTION(&o->ignores_gate),
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -292,6 +295,31 @@ static tkv_status prepare(codec_run *run, tkv_error *error)
     return status;
 }
 
+static int measure_device(const codec_run *run)
+{
+    const codec_options *o = run->options;
+    return bench_codec_on_device(run->context,
+                                 &(bench_codec_device_params){.types = run->types,
+                                                              .n_types = run->n_types,
+                                                              .head_dims = run->head_dims,
+                                                              .n_head_dims = run->n_head_dims,
+                                                              .n_rows = o->n_rows,
+                                                              .wants_json = o->wants_json});
+}
+
+static int measure_cpu(codec_run *run)
+{
+    tkv_error error;
+    if (measure(run, &error) != TKV_OK) {
+        return command_fail(&error);
+    }
+    if (run->options->wants_json) {
+        return command_print_json(to_json(run));
+    }
+    print_table(run);
+    return EXIT_OK;
+}
+
 int bench_codec(int argc, char **argv)
 {
     codec_options o = {.head_dims = "128", .n_queries = 64, .seed = 1};
@@ -306,30 +334,15 @@ int bench_codec(int argc, char **argv)
         command_fail(&error);
         return EXIT_USAGE;
     }
-    if (o.device) {
-        return bench_codec_on_device(
-            &(bench_codec_device_params){.device = o.device,
-                                         .types = run.types,
-                                         .n_types = run.n_types,
-                                         .head_dims = run.head_dims,
-                                         .n_head_dims = run.n_head_dims,
-                                         .n_rows = o.n_rows ? o.n_rows : DEFAULT_DEVICE_ROWS,
-                                         .effort = o.context.effort,
-                                         .wants_json = o.wants_json});
-    }
-    o.n_rows = o.n_rows ? o.n_rows : DEFAULT_ROWS;
-    tkv_status status = tkv_context_create(&o.context, &run.context, &error);
-    if (status == TKV_OK) {
-        status = measure(&run, &error);
-    }
-    int code = EXIT_OK;
+    const tkv_status status =
+        command_open_context(&o.context, o.ignores_gate, &run.context, &error);
     if (status != TKV_OK) {
-        code = command_fail(&error);
-    } else if (o.wants_json) {
-        code = command_print_json(to_json(&run));
-    } else {
-        print_table(&run);
+        return command_fail(&error);
     }
+    const bool is_device = run.context->device != NULL;
+    const int default_rows = is_device ? DEFAULT_DEVICE_ROWS : DEFAULT_ROWS;
+    o.n_rows = o.n_rows ? o.n_rows : default_rows;
+    const int code = is_device ? measure_device(&run) : measure_cpu(&run);
     tkv_context_free(run.context);
     return code;
 }

@@ -1,5 +1,6 @@
 /* turbokv bench model: tokens a second of a model by KV type and tokens already in the cache. */
 #include "cli/bench.h"
+#include "cli/open_context.h"
 #include "cli/options.h"
 #include "common/error.h"
 #include "eval/clock.h"
@@ -22,6 +23,7 @@ typedef struct model_options {
     int n_decode;
     int n_repetitions;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
     bool wants_help;
 } model_options;
@@ -72,6 +74,7 @@ static option_result parse(int argc, char **argv, model_options *o)
          "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
         {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
          "of encoding trellis types: fast, default or best (default)"},
+        IGNORE_GATE_OPTION(&o->ignores_gate),
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -283,7 +286,7 @@ int bench_model(int argc, char **argv)
         command_fail(&error);
         return EXIT_USAGE;
     }
-    status = loaded_model_open(&run.loaded, o.model, &o.context, &error);
+    status = loaded_model_open(&run.loaded, o.model, &o.context, o.ignores_gate, &error);
     if (status == TKV_OK) {
         status = measure(&run, &error);
     }

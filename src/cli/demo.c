@@ -1,6 +1,7 @@
 /* turbokv demo: the main job in one go. The shipped model continues a prompt and answers a question
  * about a fact far back in the text, with exact and with compressed caches side by side. */
 #include "cli/generate.h"
+#include "cli/open_context.h"
 #include "cli/options.h"
 
 #include <ctype.h>
@@ -175,13 +176,13 @@ static tkv_status warm_up(const loaded_model *loaded, tkv_error *error)
     return status;
 }
 
-static int run_demo(const char *model, int n_threads)
+static int run_demo(const char *model, int n_threads, bool ignores_gate)
 {
     tkv_error error;
     loaded_model loaded;
     char *needle = needle_prompt();
-    tkv_status status =
-        loaded_model_open(&loaded, model, &(tkv_context_params){.n_threads = n_threads}, &error);
+    tkv_status status = loaded_model_open(
+        &loaded, model, &(tkv_context_params){.n_threads = n_threads}, ignores_gate, &error);
     if (status == TKV_OK) {
         status = warm_up(&loaded, &error);
     }
@@ -206,11 +207,13 @@ int command_demo(int argc, char **argv)
 {
     const char *model = NULL;
     int n_threads = 0;
+    bool ignores_gate = false;
     bool wants_help = false;
     const option_entry entries[] = {
         {"model", NULL, 'm', OPTION_TEXT, &model, 0, 0, "FILE",
          "GGUF model (default: the one that is shipped, which knows the question's form)"},
         {"threads", NULL, 't', OPTION_INT, &n_threads, 0, 1024, "N", "threads; 0: all cores (0)"},
+        IGNORE_GATE_OPTION(&ignores_gate),
         {"help", NULL, 'h', OPTION_HELP, &wants_help, 0, 0, NULL, "print this help"},
     };
     const option_result result =
@@ -219,5 +222,5 @@ int command_demo(int argc, char **argv)
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
-    return run_demo(model, n_threads);
+    return run_demo(model, n_threads, ignores_gate);
 }

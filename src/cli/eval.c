@@ -1,6 +1,7 @@
 /* turbokv eval: how far a model with a compressed KV cache is from the same model with f16 KV. */
 #include "cli/eval.h"
 
+#include "cli/open_context.h"
 #include "cli/options.h"
 #include "cli/page.h"
 #include "cli/report.h"
@@ -22,6 +23,7 @@ typedef struct eval_options {
     const char *report;
     int n_bytes;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
     bool wants_help;
     eval_plan plan;
@@ -66,6 +68,7 @@ static option_result parse(int argc, char **argv, eval_options *o)
          "keep every step in this file and go on from what it holds"},
         {"report", NULL, 0, OPTION_TEXT, &o->report, 0, 0, "FILE",
          "write an HTML page with tables and plots"},
+        IGNORE_GATE_OPTION(&o->ignores_gate),
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
     };
@@ -164,7 +167,7 @@ static int run(eval_options *o, eval_results *results)
     tkv_error error;
     loaded_model loaded;
     tkv_tokens tokens = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
+    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
     if (status == TKV_OK) {
         status = read_tokens(&loaded, o, &tokens, &error);
     }

@@ -1,7 +1,7 @@
 /* turbokv run: generate text. */
 #include "cli/generate.h"
+#include "cli/open_context.h"
 #include "cli/options.h"
-#include "gate/record.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,8 +68,7 @@ static option_result parse(int argc, char **argv, run_options *o)
          "apply a policy file; options after it change it"},
         {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
          "of encoding trellis types: fast, default or best (default)"},
-        {"ignore-gate", NULL, 0, OPTION_FLAG, &o->ignores_gate, 0, 0, NULL,
-         "run on kernels that failed when 'turbokv gate' tested them"},
+        IGNORE_GATE_OPTION(&o->ignores_gate),
         {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL,
          "print text and summary as one JSON object"},
         {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
@@ -150,23 +149,12 @@ static int find_prompt(run_options *o, char **text)
     return EXIT_OK;
 }
 
-/* What 'turbokv gate' found of the kernels, or of the device, that this run is on. */
-static tkv_status check_gate(const run_options *o, const tkv_context *context, tkv_error *error)
-{
-    const char *device = tkv_context_device(context);
-    return strcmp(device, "cpu") == 0 ? tkv_gate_check(tkv_context_kernels(context), error)
-                                      : tkv_gate_check_device(o->context.device, device, error);
-}
-
 static int generate(const run_options *o)
 {
     tkv_error error;
     loaded_model loaded;
     generation g = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
-    if (status == TKV_OK && !o->ignores_gate) {
-        status = check_gate(o, loaded.context, &error);
-    }
+    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
     if (status == TKV_OK) {
         command_catch_interrupt();
         status = generation_run(&loaded, &o->generation, &g, &error);
