@@ -23,6 +23,13 @@ static void format_time(double seconds, char *text, size_t size)
     }
 }
 
+/* What is left at the pace so far. */
+static void format_left(const progress *bar, double share, char *text, size_t size)
+{
+    const double left = share > 0.0 ? (tkv_clock() - bar->start) * (1.0 - share) / share : 0.0;
+    format_time(left, text, size);
+}
+
 void progress_begin(progress *bar, const char *label)
 {
     *bar = (progress){label, isatty(STDERR_FILENO) != 0, tkv_clock(), 0.0};
@@ -41,11 +48,21 @@ void progress_update(progress *bar, double done, double total)
     memset(cells, ' ', WIDTH);
     memset(cells, '#', (size_t)(filled < WIDTH ? filled : WIDTH));
     cells[WIDTH] = '\0';
-    const double left = share > 0.0 ? (now - bar->start) * (1.0 - share) / share : 0.0;
     char time[32];
-    format_time(left, time, sizeof time);
+    format_left(bar, share, time, sizeof time);
     fprintf(stderr, "\r%s [%s] %3.0f %%, %s left\x1b[K", bar->label, cells, 100.0 * share, time);
     fflush(stderr);
+}
+
+void progress_line(const progress *bar, const char *part, double done, double total)
+{
+    if (bar->is_shown) {
+        return;
+    }
+    char time[32];
+    const double share = total > 0.0 ? done / total : 1.0;
+    format_left(bar, share < 1.0 ? share : 1.0, time, sizeof time);
+    fprintf(stderr, "%s: %s done, %s left\n", bar->label, part, time);
 }
 
 void progress_end(progress *bar)
