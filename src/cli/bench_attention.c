@@ -6,6 +6,7 @@
 #include "cli/bench.h"
 #include "cli/open_context.h"
 #include "cli/options.h"
+#include "cli/progress.h"
 #include "common/error.h"
 #include "eval/bandwidth.h"
 #include "eval/clock.h"
@@ -33,6 +34,7 @@ typedef struct attention_run {
     double bandwidth;
     int n_results;
     attention_result results[TKV_TYPE_COUNT + 1]; /* the first one is f16 */
+    progress bar;
 } attention_run;
 
 static option_result parse(int argc, char **argv, attention_options *o)
@@ -81,16 +83,45 @@ tkv_status bench_attention_types(const attention_options *options,
     return status;
 }
 
+/* The caches of all types, and queries and results of each, are there together. A device says
+ * itself what it has. */
+static tkv_status check_memory(const attention_run *run, const tkv_type *types, int n_types,
+                               tkv_error *error)
+{
+    tkv_attention_shape s = run->options->shape;
+    const double floats = (double)s.n_queries * s.n_kv_heads * s.group * s.head_dim;
+    double bytes = 0.0;
+    for (int i = 0; i < n_types; i++) {
+        s.type_k = s.type_v = types[i];
+        bytes += (double)tkv_attention_shape_bytes(&s) + 3.0 * floats * sizeof(float);
+    }
+    char what[96];
+    snprintf(what, sizeof what, "KV caches of %d tokens and %d queries of %d types", s.n_tokens,
+             s.n_queries, n_types);
+    return run->context->device ? TKV_OK : bench_check_memory(what, bytes, error);
+}
+
+/* A step is a cache that is filled, or a call. */
+static void show_step(attention_run *run, int n_done, int n_types)
+{
+    const int n_turns = run->options->n_repetitions + 1;
+    progress_update(&run->bar, n_done, (1.0 + n_turns) * n_types);
+}
+
 static tkv_status create_works(attention_run *run, tkv_error *error)
 {
     tkv_type types[TKV_TYPE_COUNT + 1];
     int n_types;
     tkv_status status = bench_attention_types(run->options, types, &n_types, error);
+    if (status == TKV_OK) {
+        status = check_memory(run, types, n_types, error);
+    }
     for (int i = 0; status == TKV_OK && i < n_types; i++) {
         tkv_attention_shape shape = run->options->shape;
         shape.type_k = shape.type_v = run->results[run->n_results].type = types[i];
         status = tkv_attention_work_create(run->context, &shape,
                                            &run->results[run->n_results++].work, error);
+        show_step(run, i + 1, n_types);
     }
     return status;
 }
@@ -107,6 +138,7 @@ static tkv_status time_works(attention_run *run, tkv_error *error)
         for (int i = 0; i < run->n_results && status == TKV_OK; i++) {
             status = tkv_attention_work_run(run->results[i].work,
                                             &seconds[i * (n + 1) + (turn ? turn - 1 : n)], error);
+            show_step(run, (turn + 1) * run->n_results + i + 1, run->n_results);
         }
     }
     for (int i = 0; i < run->n_results && status == TKV_OK; i++) {
@@ -151,6 +183,7 @@ static tkv_status measure_bandwidth(attention_run *run, tkv_error *error)
 
 static tkv_status measure(attention_run *run, tkv_error *error)
 {
+    progress_begin(&run->bar, "bench attention");
     tkv_status status = create_works(run, error);
     if (status == TKV_OK) {
         status = measure_bandwidth(run, error);
@@ -158,6 +191,7 @@ static tkv_status measure(attention_run *run, tkv_error *error)
     if (status == TKV_OK) {
         status = time_works(run, error);
     }
+    progress_end(&run->bar);
     if (status == TKV_OK) {
         compare_outputs(run);
     }

@@ -4,6 +4,7 @@
 #include "cli/bench_codec_device.h"
 #include "cli/open_context.h"
 #include "cli/options.h"
+#include "cli/progress.h"
 #include "common/error.h"
 #include "common/half.h"
 #include "eval/bandwidth.h"
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define MAX_HEAD_DIMS 16
 #define SPEED_PAGES 64
@@ -54,6 +56,7 @@ typedef struct codec_run {
     double bandwidth;
     codec_result results[TKV_TYPE_COUNT * MAX_HEAD_DIMS];
     int n_results;
+    progress bar;
 } codec_run;
 
 static option_result parse(int argc, char **argv, codec_options *o)
@@ -137,6 +140,21 @@ static tkv_status read_data(const char *path, int n_rows, int head_dim, float **
     return status;
 }
 
+/* All heads as floats, and one of them decoded. A pipe's heads are not known before. */
+static tkv_status check_memory(const codec_options *o, int head_dim, tkv_error *error)
+{
+    struct stat info;
+    const double head = (double)o->n_rows * head_dim;
+    double n_heads = 1.0;
+    if (o->data && stat(o->data, &info) == 0 && S_ISREG(info.st_mode)) {
+        n_heads = (double)info.st_size / (2.0 * head);
+    }
+    char what[96];
+    snprintf(what, sizeof what, "%.0f heads of %d vectors of %d values", ceil(n_heads), o->n_rows,
+             head_dim);
+    return bench_check_memory(what, (n_heads + 1.0) * head * sizeof(float), error);
+}
+
 static tkv_status load_rows(const codec_options *o, int head_dim, float **rows, int *n_heads,
                             tkv_error *error)
 {
@@ -153,6 +171,12 @@ static tkv_status load_rows(const codec_options *o, int head_dim, float **rows, 
     return TKV_OK;
 }
 
+static void show_progress(void *user, double share)
+{
+    codec_run *run = user;
+    progress_update(&run->bar, run->n_results - 1 + share, (double)run->n_types * run->n_head_dims);
+}
+
 static tkv_status measure_type(codec_run *run, tkv_type type, int head_dim, const float *rows,
                                int n_heads, tkv_error *error)
 {
@@ -166,7 +190,9 @@ static tkv_status measure_type(codec_run *run, tkv_type type, int head_dim, cons
                                              .n_rows = o->n_rows,
                                              .centre_rows = o->centre_rows,
                                              .n_queries = o->n_queries,
-                                             .seed = o->seed + 1};
+                                             .seed = o->seed + 1,
+                                             .progress = show_progress,
+                                             .progress_user = run};
     tkv_status status = tkv_codec_quality_measure(run->context, &params, &r->quality, error);
     if (status == TKV_OK) {
         status = tkv_codec_speed_measure(run->context, type, TKV_ORDER_KEY, head_dim, SPEED_PAGES,
@@ -181,7 +207,14 @@ static tkv_status measure_type(codec_run *run, tkv_type type, int head_dim, cons
 
 static tkv_status measure(codec_run *run, tkv_error *error)
 {
-    tkv_status status = tkv_read_bandwidth(1, BANDWIDTH_BYTES, &run->bandwidth, error);
+    tkv_status status = TKV_OK;
+    for (int d = 0; d < run->n_head_dims && status == TKV_OK; d++) {
+        status = check_memory(run->options, run->head_dims[d], error);
+    }
+    if (status == TKV_OK) {
+        status = tkv_read_bandwidth(1, BANDWIDTH_BYTES, &run->bandwidth, error);
+    }
+    progress_begin(&run->bar, "bench codec");
     for (int d = 0; d < run->n_head_dims && status == TKV_OK; d++) {
         float *rows = NULL;
         int n_heads = 0;
@@ -191,6 +224,7 @@ static tkv_status measure(codec_run *run, tkv_error *error)
         }
         free(rows);
     }
+    progress_end(&run->bar);
     return status;
 }
 
