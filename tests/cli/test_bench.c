@@ -96,7 +96,7 @@ static void sizes_are_checked_first(void **state)
     unlink(path);
 }
 
-/* Depths that nobody asked for are left out, others timed if that is wanted. */
+/* Depths of the default that are beyond the context are left out. */
 static void depths_end_with_the_context(void **state)
 {
     (void)state;
@@ -107,12 +107,6 @@ static void depths_end_with_the_context(void **state)
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "results")), 3);
     cJSON_Delete(json);
     done(&o);
-    json =
-        run_json((const char *const[]){"bench", "model", "-d", "8193", "--beyond-context", "-p",
-                                       "0", "-n", "1", "-r", "1", "-T", "turbo4", "--json", NULL});
-    const cJSON *row = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "results"), 0);
-    assert_true(number_of(row, "depth") == 8193);
-    cJSON_Delete(json);
 }
 
 static void mistakes_are_explained(void **state)

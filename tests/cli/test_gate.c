@@ -231,6 +231,8 @@ static void a_llama_tree_is_judged(void **state)
     assert_string_equal(text_of(file, "path"), "ggml-metal.metal");
     assert_true(number_of(file, "turbo_lines") == 6.0);
     assert_true(number_of(file, "lines") == 6.0);
+    const cJSON *words = cJSON_GetObjectItem(json, "type_words");
+    assert_string_equal(cJSON_GetArrayItem(words, 0)->valuestring, "turbo");
     cJSON_Delete(json);
 }
 
