@@ -12,7 +12,6 @@ typedef struct attention_options {
     tkv_context_params context;
     bool ignores_gate;
     bool wants_json;
-    bool wants_help;
 } attention_options;
 
 /* f16 first, then the others that the options name. */

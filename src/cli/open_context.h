@@ -4,10 +4,10 @@
 
 #include "turbokv.h"
 
-/* For the option tables: that of every command with a context. */
-#define IGNORE_GATE_OPTION(target)                                                                 \
+/* The row of option tables that every command with a context has; `options` has ignores_gate. */
+#define IGNORE_GATE_ROW(options)                                                                   \
     {                                                                                              \
-        "ignore-gate", NULL, 0, OPTION_FLAG, target, 0, 0, NULL,                                   \
+        "ignore-gate", NULL, 0, OPTION_FLAG, OPTION_AT(options, ignores_gate), 0, 0, NULL,         \
             "run on kernels that failed when 'turbokv gate' tested them"                           \
     }
 

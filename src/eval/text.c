@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "eval/clock.h"
+#include "model/prompt.h"
 #include "model/session.h"
 
 #include <stdlib.h>
@@ -18,6 +19,7 @@ typedef struct evaluation {
     tkv_context *context;
     int n_vocabulary;
     int step;
+    tkv_tokens chunk; /* [n_context] under way */
     int first_scored; /* of a chunk */
     bool is_kept;
     float *reference; /* logits of f16's [step][n_vocabulary], or of all scored tokens if is_kept */
@@ -151,11 +153,27 @@ static tkv_status run_policy(evaluation *e, int policy, const tkv_session *prefi
     return status;
 }
 
+/* The tokens of a chunk, which is a text of its own for the model. */
+static tkv_status fill_chunk(evaluation *e, int chunk, tkv_error *error)
+{
+    const tkv_eval_text_params *p = e->params;
+    const int32_t *text = p->tokens + (size_t)chunk * (size_t)p->n_context;
+    e->chunk.n = 0;
+    tkv_status status = tkv_prompt_begin(p->tokenizer, &e->chunk, error);
+    while (status == TKV_OK && e->chunk.n < (size_t)p->n_context) {
+        status = tkv_tokens_push(&e->chunk, *text++, error);
+    }
+    return status;
+}
+
 static tkv_status run_chunk(evaluation *e, int chunk, tkv_error *error)
 {
-    const int32_t *tokens = e->params->tokens + (size_t)chunk * (size_t)e->params->n_context;
     tkv_session *prefix = NULL;
-    tkv_status status = create_session(e, &(tkv_policy){.type_k = TKV_TYPE_F16}, &prefix, error);
+    tkv_status status = fill_chunk(e, chunk, error);
+    const int32_t *tokens = e->chunk.ids;
+    if (status == TKV_OK) {
+        status = create_session(e, &(tkv_policy){.type_k = TKV_TYPE_F16}, &prefix, error);
+    }
     if (status == TKV_OK) {
         status = pass(e, prefix, tokens, e->first_scored, NULL, error);
     }
@@ -206,6 +224,7 @@ tkv_status tkv_eval_text(const tkv_model *model, tkv_context *context,
     for (int chunk = 0; chunk < params->n_chunks && status == TKV_OK && !e.is_stopped; chunk++) {
         status = run_chunk(&e, chunk, error);
     }
+    tkv_tokens_free(&e.chunk);
     free(e.reference);
     free(e.tested);
     return status;
