@@ -3,6 +3,7 @@
 #include "cli/generate.h"
 #include "cli/open_context.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +132,9 @@ static int print_json(const loaded_model *loaded, const run_options *o, const ge
     for (size_t i = 0; i < g->tokens.n; i++) {
         cJSON_AddItemToArray(tokens, cJSON_CreateNumber(g->tokens.ids[i]));
     }
+    char seed[24];
+    snprintf(seed, sizeof seed, "%" PRIu64, o->generation.sampling.seed);
+    cJSON_AddRawToObject(json, "seed", seed);
     cJSON_AddNumberToObject(json, "prompt_tokens", (double)g->prompt_tokens.n);
     cJSON_AddNumberToObject(json, "prefill_tokens_per_second", generation_prefill_speed(g));
     cJSON_AddNumberToObject(json, "decoded_tokens", g->n_decoded);

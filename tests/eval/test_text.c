@@ -213,10 +213,66 @@ static void progress_can_stop_it(void **state)
     tkv_divergence_free(&result.divergence);
 }
 
+/* A tokenizer of one token that every text begins with. */
+static tkv_tokenizer *create_beginner(void)
+{
+    tkv_tokenizer *tokenizer = NULL;
+    const tkv_gguf_text token = {"<s>", 3};
+    const int32_t kind = TKV_TOKEN_CONTROL;
+    const tkv_tokenizer_params params = {.model = "gpt2",
+                                         .pre_tokenizer = "gpt-2",
+                                         .n_tokens = 1,
+                                         .tokens = &token,
+                                         .kinds = &kind,
+                                         .unknown_token = -1,
+                                         .adds_bos = true};
+    assert_ok(tkv_tokenizer_create(&params, &tokenizer, &error));
+    assert_int_equal(tkv_tokenizer_begin(tokenizer), 0);
+    return tokenizer;
+}
+
+/* Where the model wants it, every chunk begins with the begin token, as if the text had it there.
+ */
+static void chunks_begin_as_the_model_wants(void **state)
+{
+    const fixture *f = *state;
+    enum { N_CONTEXT = 48, N_CHUNKS = 2 };
+    const tkv_policy policy = {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16};
+    tkv_tokenizer *beginner = create_beginner();
+    int32_t by_hand[N_CONTEXT * N_CHUNKS];
+    for (int chunk = 0; chunk < N_CHUNKS; chunk++) {
+        by_hand[chunk * N_CONTEXT] = 0;
+        memcpy(by_hand + chunk * N_CONTEXT + 1, f->tokens.ids + chunk * N_CONTEXT,
+               (N_CONTEXT - 1) * sizeof *by_hand);
+    }
+    const struct {
+        const tkv_tokenizer *tokenizer;
+        const int32_t *tokens;
+    } cases[] = {{f->tokenizer, f->tokens.ids}, {beginner, f->tokens.ids}, {f->tokenizer, by_hand}};
+    double perplexity[3];
+    for (int i = 0; i < 3; i++) {
+        tkv_eval_text_result result = {0};
+        const tkv_eval_text_params params = {.tokenizer = cases[i].tokenizer,
+                                             .tokens = cases[i].tokens,
+                                             .n_tokens = N_CONTEXT * N_CHUNKS,
+                                             .n_context = N_CONTEXT,
+                                             .n_chunks = N_CHUNKS,
+                                             .policies = &policy,
+                                             .n_policies = 1};
+        assert_ok(tkv_eval_text(f->model, f->context, &params, &result, &error));
+        perplexity[i] = tkv_divergence_summarise(&result.divergence).perplexity_reference;
+        tkv_divergence_free(&result.divergence);
+    }
+    assert_true(perplexity[0] != perplexity[1]);
+    assert_true(perplexity[1] == perplexity[2]);
+    tkv_tokenizer_free(beginner);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(policies_are_ranked), cmocka_unit_test(every_policy_is_a_step),
-        cmocka_unit_test(impossible_runs_are_explained), cmocka_unit_test(progress_can_stop_it)};
+        cmocka_unit_test(impossible_runs_are_explained), cmocka_unit_test(progress_can_stop_it),
+        cmocka_unit_test(chunks_begin_as_the_model_wants)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
