@@ -86,18 +86,17 @@ static const llama_option options[] = {
     {"--no-cache-prompt --no-context-shift -dkvc --dump-kv-cache", LLAMA_NO_VALUE, ALWAYS,
      "it is so anyway, or shows nothing here"},
     /* The prompt, and talking. */
-    {"-i --interactive -if --interactive-first", LLAMA_NO_VALUE, NULL,
-     "one prompt is read, one text is written"},
-    {"-cnv --conversation", LLAMA_NO_VALUE, NULL, "one prompt is read, one text is written"},
+    {"-i --interactive -if --interactive-first -cnv --conversation", LLAMA_NO_VALUE, NULL,
+     "one prompt is read, one text is written; 'run --chat' puts it into the model's chat form"},
     {"-no-cnv -nocnv --no-conversation -st --single-turn", LLAMA_NO_VALUE, ALWAYS,
      "one prompt is read, one text is written"},
     {"-ins --instruct -cml --chatml", LLAMA_NO_VALUE, NULL,
-     "give the prompt in the model's chat form"},
+     "'run --chat' puts the prompt into the model's chat form"},
     {"-sys --system-prompt -sysf --system-prompt-file --chat-template --chat-template-file "
      "--chat-template-kwargs",
-     LLAMA_VALUE, NULL, "give the prompt in the model's chat form"},
+     LLAMA_VALUE, NULL, "'run --chat' puts the prompt into the model's chat form"},
     {"--jinja --no-jinja", LLAMA_NO_VALUE, ALWAYS, "templates are not run"},
-    {"-rea --reasoning", LLAMA_SWITCH, "auto", "give the prompt in the model's chat form"},
+    {"-rea --reasoning", LLAMA_SWITCH, "auto", "the text is written as the model gives it"},
     {"--reasoning-format --reasoning-effort --reasoning-budget --reasoning-budget-message",
      LLAMA_VALUE, "none auto default -1", "the text is written as the model gives it"},
     {"--reasoning-preserve --no-reasoning-preserve --skip-chat-parsing --no-skip-chat-parsing "
