@@ -199,6 +199,7 @@ static void options_of_llama_cpp_are_named(void **state)
         {{"--repeat-penalty", "1.0"}, NULL},
         {{"--repeat-penalty", "1.3"}, "--repeat-penalty: sampling is by --temp"},
         {{"--color"}, NULL},
+        {{"--spec-draft-n-max", "5"}, "--spec-draft-n-max: there are no draft models"},
         {{"-md", "draft.gguf"}, "-md: there are no draft models"},
         {{"-r", "User:"}, "-r: a text ends with"},
         {{"--jinja"}, NULL},

@@ -150,6 +150,31 @@ static void a_prefill_is_interrupted(void **state)
     }
 }
 
+static void an_evaluation_is_interrupted(void **state)
+{
+    (void)state;
+    if (access("/proc/self/status", R_OK) != 0) {
+        skip();
+    }
+    int out;
+    int err;
+    const pid_t child =
+        start((const char *const[]){"eval", "-f", LONG_TEXT, "-c", "4096", "--chunks", "1", "-t",
+                                    "1", "-P", "2bit,3bit,turbo2", NULL},
+              &out, &err);
+    while (!catches(child, SIGTERM)) {
+        usleep(1000);
+    }
+    kill(child, SIGTERM);
+    char *text = read_all(out);
+    char *message = read_all(err);
+    assert_int_equal(wait_for(child), 128 + SIGTERM);
+    assert_string_equal(text, "");
+    assert_non_null(strstr(message, "turbokv: interrupted"));
+    free(text);
+    free(message);
+}
+
 /* Whatever the limit, a command ends: it does its work or says what it lacks. */
 static void little_memory_is_an_error(void **state)
 {
@@ -178,6 +203,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_disk_is_told),      cmocka_unit_test(files_on_a_full_disk_are_told),
         cmocka_unit_test(a_closed_pipe_ends_it),    cmocka_unit_test(interrupt_ends_it_cleanly),
-        cmocka_unit_test(a_prefill_is_interrupted), cmocka_unit_test(little_memory_is_an_error)};
+        cmocka_unit_test(a_prefill_is_interrupted), cmocka_unit_test(an_evaluation_is_interrupted),
+        cmocka_unit_test(little_memory_is_an_error)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
