@@ -2,7 +2,6 @@
 #include "cli/bench.h"
 
 #include "common/error.h"
-#include "eval/plan.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -55,14 +54,4 @@ tkv_status bench_parse_numbers(const char *name, const char *text, int low, int 
         }
         text = end + 1;
     }
-}
-
-tkv_status bench_check_memory(const char *what, double bytes, tkv_error *error)
-{
-    const double memory = (double)tkv_machine_memory();
-    return memory > 0.0 && bytes > memory
-               ? tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
-                          "%s: %.1f GB, but this machine has %.1f GB of memory", what, 1e-9 * bytes,
-                          1e-9 * memory)
-               : TKV_OK;
 }

@@ -12,8 +12,4 @@ tkv_status bench_parse_types(const char *text, tkv_type types[TKV_TYPE_COUNT], i
 tkv_status bench_parse_numbers(const char *name, const char *text, int low, int capacity,
                                int *numbers, int *n_numbers, tkv_error *error);
 
-/* TKV_ERR_OUT_OF_MEMORY if something, "keys and values of 3 types", takes more bytes than this
- * machine has: to be asked before it is allocated, since systems promise what they do not have. */
-tkv_status bench_check_memory(const char *what, double bytes, tkv_error *error);
-
 #endif

@@ -4,6 +4,7 @@
 
 #include "backend/context.h"
 #include "cli/bench.h"
+#include "cli/check_memory.h"
 #include "cli/commands.h"
 #include "cli/open_context.h"
 #include "cli/progress.h"
@@ -112,7 +113,7 @@ static tkv_status check_memory(const attention_run *run, const tkv_type *types, 
     char what[96];
     snprintf(what, sizeof what, "KV caches of %d tokens and %d queries of %d types", s.n_tokens,
              s.n_queries, n_types);
-    return run->context->device ? TKV_OK : bench_check_memory(what, bytes, error);
+    return run->context->device ? TKV_OK : command_check_memory(what, bytes, error);
 }
 
 /* A step is a cache that is filled, or a call. */

@@ -2,6 +2,7 @@
 #include "backend/context.h"
 #include "cli/bench.h"
 #include "cli/bench_codec_device.h"
+#include "cli/check_memory.h"
 #include "cli/commands.h"
 #include "cli/open_context.h"
 #include "cli/progress.h"
@@ -162,7 +163,7 @@ static tkv_status check_memory(const codec_options *o, int head_dim, tkv_error *
     char what[96];
     snprintf(what, sizeof what, "%.0f heads of %d vectors of %d values", ceil(n_heads), o->n_rows,
              head_dim);
-    return bench_check_memory(what, (n_heads + 1.0) * head * sizeof(float), error);
+    return command_check_memory(what, (n_heads + 1.0) * head * sizeof(float), error);
 }
 
 static tkv_status load_rows(const codec_options *o, int head_dim, float **rows, int *n_heads,

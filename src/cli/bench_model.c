@@ -1,5 +1,6 @@
 /* turbokv bench model: tokens a second of a model by KV type and tokens already in the cache. */
 #include "cli/bench.h"
+#include "cli/check_memory.h"
 #include "cli/commands.h"
 #include "cli/open_context.h"
 #include "cli/progress.h"
@@ -219,7 +220,7 @@ static tkv_status check_memory(const model_run *run, tkv_error *error)
     char what[96];
     snprintf(what, sizeof what, "KV caches of %d tokens for %d policies (--depths, --types)",
              n_tokens, run->n_policies);
-    return bench_check_memory(what, bytes, error);
+    return command_check_memory(what, bytes, error);
 }
 
 static void show_filling(void *user, int n_done)

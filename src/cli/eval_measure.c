@@ -181,6 +181,36 @@ static void count_prompt(measurement *m, int policy, int length_index,
     counts->bits_per_value[length_index] = bits_per_value(m, result->kv_bytes, result->n_cached);
 }
 
+/* Policy -1 is f16. */
+static const tkv_policy *policy_at(const measurement *m, int policy)
+{
+    return policy < 0 ? &exact_policy : &m->plan->policies.policy[policy];
+}
+
+static tkv_needles_params needle_params(const measurement *m, int length_index, int prompt)
+{
+    return (tkv_needles_params){.filler = m->plan->text.tokens,
+                                .n_filler = m->plan->text.n_tokens,
+                                .length = m->plan->lengths[length_index],
+                                .n_facts = m->plan->n_facts,
+                                .n_batch = m->plan->text.n_batch,
+                                .seed = NEEDLE_SEED + (uint64_t)prompt};
+}
+
+/* Lengths and policies that do not go together are found before anything is measured. */
+static tkv_status check_needles(const measurement *m, tkv_error *error)
+{
+    tkv_status status = TKV_OK;
+    for (int i = 0; m->plan->has_needles && i < m->plan->n_lengths; i++) {
+        const tkv_needles_params params = needle_params(m, i, 0);
+        for (int policy = -1; policy < m->plan->policies.n && status == TKV_OK; policy++) {
+            status = tkv_needles_check(m->loaded->model, m->loaded->tokenizer, m->loaded->context,
+                                       &params, policy_at(m, policy), error);
+        }
+    }
+    return status;
+}
+
 static tkv_status measure_prompt(measurement *m, int policy, int length_index, int prompt,
                                  tkv_error *error)
 {
@@ -195,16 +225,10 @@ static tkv_status measure_prompt(measurement *m, int policy, int length_index, i
                                        error);
         m->results->n_resumed++;
     } else {
-        const tkv_needles_params params = {.filler = m->plan->text.tokens,
-                                           .n_filler = m->plan->text.n_tokens,
-                                           .length = length,
-                                           .n_facts = m->plan->n_facts,
-                                           .n_batch = m->plan->text.n_batch,
-                                           .seed = NEEDLE_SEED + (uint64_t)prompt};
+        const tkv_needles_params params = needle_params(m, length_index, prompt);
         m->step_work = length;
-        status = tkv_needles_ask(
-            m->loaded->model, m->loaded->tokenizer, m->loaded->context, &params,
-            policy < 0 ? &exact_policy : &m->plan->policies.policy[policy], &result, error);
+        status = tkv_needles_ask(m->loaded->model, m->loaded->tokenizer, m->loaded->context,
+                                 &params, policy_at(m, policy), &result, error);
         m->work_done += length;
         if (status == TKV_OK) {
             status = eval_state_add(&m->state, name, eval_prompt_to_json(&result, m->plan->n_facts),
@@ -281,7 +305,10 @@ tkv_status eval_measure(const loaded_model *loaded, eval_plan *plan, eval_result
                         tkv_error *error)
 {
     measurement m = {.loaded = loaded, .plan = plan, .results = results};
-    tkv_status status = eval_state_open(loaded, plan, &m.state, error);
+    tkv_status status = check_needles(&m, error);
+    if (status == TKV_OK) {
+        status = eval_state_open(loaded, plan, &m.state, error);
+    }
     if (status == TKV_OK) {
         m.work_total = count_work(&m);
         progress_begin(&m.bar, "eval");

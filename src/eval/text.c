@@ -39,8 +39,9 @@ tkv_status tkv_eval_text_check(const tkv_eval_text_params *p, tkv_error *error)
     }
     if (p->n_tokens / (size_t)p->n_context < (size_t)p->n_chunks) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "the text has %zu tokens: expected %d chunks of %d", p->n_tokens,
-                        p->n_chunks, p->n_context);
+                        "the text has %zu tokens: expected %d chunks of %d, %.0f in all: give a "
+                        "longer text, fewer chunks or shorter ones",
+                        p->n_tokens, p->n_chunks, p->n_context, (double)p->n_chunks * p->n_context);
     }
     return TKV_OK;
 }

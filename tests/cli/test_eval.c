@@ -314,6 +314,17 @@ static void the_report_has_tables_and_plots(void **state)
     assert_non_null(strstr(o.err, "cannot write /no/report.html"));
     assert_string_equal(o.out, ""); /* said before anything is measured */
     done(&o);
+
+    /* An older report is replaced, any other file is not. */
+    assert_outcome(evaluate("-P", "turbo4", "--report", f.report), 0, "turbo4", "");
+    write_file(f.policy, "k turbo4\n");
+    assert_outcome(evaluate("-P", "turbo4", "--report", f.policy), 1, "",
+                   "is there and is no HTML page");
+    assert_outcome(evaluate("-P", "turbo4", "--report", f.state, "--resume", f.state), 1, "",
+                   "no saved evaluation");
+    char *kept = read_file(f.policy);
+    assert_string_equal(kept, "k turbo4\n");
+    free(kept);
     remove_files(&f);
 }
 
@@ -349,7 +360,12 @@ static void mistakes_are_explained(void **state)
     assert_outcome(run("eval", "-f", "x", "--effort", "most"), 2, "", "fast, default or best");
     assert_outcome(run("eval", "-f", "x", "--needles", "--needle-lengths", "12,x"), 2, "",
                    "found 'x'");
-    assert_outcome(run("eval", "-f", TEXT, "-c", "4096"), 1, "", "expected 6 chunks of 4096");
+    assert_outcome(run("eval", "-f", TEXT, "-c", "4096"), 1, "",
+                   "expected 6 chunks of 4096, 24576 in all: give a longer text");
+    /* Found before the chunks are measured. */
+    assert_outcome(evaluate("-P", "turbo4", "--needles"), 1, "", "a prompt of 2048 needs");
+    assert_outcome(evaluate("-P", "turbo4", "--needles", "--needle-lengths", "20"), 1, "",
+                   "the facts and a question alone");
     assert_outcome(run("eval", "-f", TEXT, "--chunks", "0", "--needles"), 1, "",
                    "a prompt of 2048 needs");
     assert_outcome(evaluate("-P", "k=turbo4 v=turbo4 sinks=65"), 1, "", "65 sinks");
