@@ -163,6 +163,10 @@ static int find_prompt(run_options *o, char **text)
                 "standard input\n");
         return EXIT_USAGE;
     }
+    if (o->generation.system && !o->generation.is_chat) {
+        fprintf(stderr, "turbokv: --system-prompt: expected --chat beside it\n");
+        return EXIT_USAGE;
+    }
     o->generation.prompt = o->prompt;
     o->generation.prompt_length = o->prompt ? strlen(o->prompt) : 0;
     if (o->file) {
