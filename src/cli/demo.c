@@ -2,6 +2,7 @@
  * about a fact far back in the text, with exact and with compressed caches side by side. */
 #include "cli/commands.h"
 #include "cli/generate.h"
+#include "cli/open_context.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -175,13 +176,13 @@ static tkv_status warm_up(const loaded_model *loaded, tkv_error *error)
     return status;
 }
 
-static int run_demo(const char *model, int n_threads)
+static int run_demo(const char *model, int n_threads, bool ignores_gate)
 {
     tkv_error error;
     loaded_model loaded;
     char *needle = needle_prompt();
-    tkv_status status =
-        loaded_model_open(&loaded, model, &(tkv_context_params){.n_threads = n_threads}, &error);
+    tkv_status status = loaded_model_open(
+        &loaded, model, &(tkv_context_params){.n_threads = n_threads}, ignores_gate, &error);
     if (status == TKV_OK) {
         status = warm_up(&loaded, &error);
     }
@@ -205,6 +206,7 @@ static int run_demo(const char *model, int n_threads)
 typedef struct demo_options {
     const char *model;
     int n_threads;
+    bool ignores_gate;
 } demo_options;
 
 static const demo_options defaults = {.model = NULL};
@@ -214,6 +216,7 @@ static const option_entry entries[] = {
      "GGUF model; without one, the one that is shipped, which knows the question's form"},
     {"threads", NULL, 't', OPTION_INT, OPTION_AT(demo_options, n_threads), 0, 1024, "N",
      "threads; 0: all cores"},
+    IGNORE_GATE_ROW(demo_options),
     OPTION_HELP_ROW,
 };
 
@@ -234,5 +237,5 @@ int command_demo(int argc, char **argv)
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
-    return run_demo(o.model, o.n_threads);
+    return run_demo(o.model, o.n_threads, o.ignores_gate);
 }
