@@ -158,7 +158,7 @@ static tkv_status prepare(model_run *run, tkv_error *error)
     tkv_status status = TKV_OK;
     for (int i = 0; i < run->n_policies && status == TKV_OK; i++) {
         status = tkv_model_work_create(
-            run->loaded.model, run->loaded.context, &run->policies[i].policy,
+            run->loaded.model, run->loaded.tokenizer, run->loaded.context, &run->policies[i].policy,
             run->depths[run->n_depths - 1] + longest, &run->policies[i].work, error);
     }
     return status;

@@ -128,6 +128,11 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
     if (status == TKV_OK) {
         status = tkv_tokenizer_from_gguf(loaded->gguf, &loaded->tokenizer, error);
     }
+    const char *warning;
+    for (int i = 0; status == TKV_OK && (warning = tkv_tokenizer_warning(loaded->tokenizer, i));
+         i++) {
+        fprintf(stderr, "turbokv: warning: %s\n", warning);
+    }
     if (status == TKV_OK) {
         const int n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size;
         if (tkv_tokenizer_size(loaded->tokenizer) > n_vocabulary) {

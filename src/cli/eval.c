@@ -128,9 +128,10 @@ static tkv_status read_tokens(const loaded_model *loaded, eval_options *o, tkv_t
     tkv_status status = command_read_text(o->file, &text, &length, error);
     if (status == TKV_OK) {
         length = o->n_bytes > 0 && (size_t)o->n_bytes < length ? (size_t)o->n_bytes : length;
-        status = tkv_tokenizer_encode(loaded->tokenizer, text, length, false, false, tokens, error);
+        status = tkv_tokenizer_encode(loaded->tokenizer, text, length, false, tokens, error);
     }
     free(text);
+    o->plan.text.tokenizer = loaded->tokenizer;
     o->plan.text.tokens = tokens->ids;
     o->plan.text.n_tokens = tokens->n;
     if (status == TKV_OK && o->plan.text.n_chunks > 0) {

@@ -62,6 +62,7 @@ static tkv_status describe(const loaded_model *loaded, const eval_plan *plan, cJ
     add_hash(*json, "model_hash", model_hash);
     add_hash(*json, "tokens_hash",
              XXH3_64bits(plan->text.tokens, plan->text.n_tokens * sizeof *plan->text.tokens));
+    cJSON_AddNumberToObject(*json, "begin_token", tkv_tokenizer_begin(loaded->tokenizer));
     cJSON_AddStringToObject(*json, "kernels", tkv_context_kernels(loaded->context));
     cJSON_AddNumberToObject(*json, "context", plan->text.n_context);
     cJSON_AddStringToObject(*json, "mode", plan->mode);

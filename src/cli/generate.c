@@ -3,6 +3,7 @@
 #include "cli/progress.h"
 #include "common/error.h"
 #include "eval/clock.h"
+#include "model/prompt.h"
 #include "model/session.h"
 
 #include <errno.h>
@@ -83,17 +84,8 @@ static tkv_status add_token(generator *g, int32_t token, tkv_error *error)
     memcpy(r->text + r->text_length, bytes.data, bytes.length);
     r->text_length += bytes.length;
     r->text[r->text_length] = '\0';
-    if (r->tokens.n == r->tokens.capacity) {
-        const size_t capacity = 2 * r->tokens.capacity + 64;
-        int32_t *ids = realloc(r->tokens.ids, capacity * sizeof *ids);
-        if (!ids) {
-            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the tokens");
-        }
-        r->tokens.ids = ids;
-        r->tokens.capacity = capacity;
-    }
-    r->tokens.ids[r->tokens.n++] = token;
-    return show_text(g, false, error);
+    const tkv_status status = tkv_tokens_push(&r->tokens, token, error);
+    return status == TKV_OK ? show_text(g, false, error) : status;
 }
 
 /* Whether one more token fits, after a shift of the context if that is wanted. */
@@ -160,14 +152,41 @@ static void measure_cache(generator *g)
     r->bits_per_value = values > 0.0 ? 8.0 * (double)r->kv_bytes / values : 0.0;
 }
 
+/* The prompt's tokens, as text or as a conversation. */
+static tkv_status prepare_prompt(generator *g, tkv_error *error)
+{
+    const generation_params *p = g->params;
+    const tkv_tokenizer *tokenizer = g->loaded->tokenizer;
+    tkv_tokens *tokens = &g->result->prompt_tokens;
+    char *chat = NULL;
+    size_t length = p->prompt_length;
+    tkv_chat_form form;
+    tkv_status status =
+        p->is_chat ? tkv_chat_find(g->loaded->gguf, tokenizer, &form, error) : TKV_OK;
+    if (status == TKV_OK && p->is_chat) {
+        status = tkv_chat_write(form, p->system, p->prompt, length, &chat, &length, error);
+    }
+    if (status == TKV_OK) {
+        status = tkv_prompt_encode(tokenizer, chat ? chat : p->prompt, length, tokens, error);
+    }
+    free(chat);
+    if (status == TKV_OK && tkv_prompt_begins_twice(tokenizer, tokens)) {
+        const tkv_gguf_text name = tkv_tokenizer_decode(tokenizer, tokens->ids[0]);
+        fprintf(stderr,
+                "turbokv: warning: the prompt begins with %.*s, which this model wants before "
+                "every prompt and gets without: now there are two\n",
+                (int)name.length, name.data);
+    }
+    return status;
+}
+
 static tkv_status encode_prompt(generator *g, int *max_tokens, tkv_error *error)
 {
     const generation_params *p = g->params;
     const tkv_model_config *config = tkv_model_get_config(g->loaded->model);
     tkv_tokens *tokens = &g->result->prompt_tokens;
     *max_tokens = p->max_tokens ? p->max_tokens : config->context_length;
-    tkv_status status = tkv_tokenizer_encode(g->loaded->tokenizer, p->prompt, p->prompt_length,
-                                             true, true, tokens, error);
+    tkv_status status = prepare_prompt(g, error);
     if (status == TKV_OK && tokens->n == 0) {
         status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                           "the prompt is empty: expected at least one token");

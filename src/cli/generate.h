@@ -8,6 +8,8 @@
 typedef struct generation_params {
     const char *prompt;
     size_t prompt_length;
+    bool is_chat;        /* the prompt is what a user says, in the model's form of a conversation */
+    const char *system;  /* what the system says before; NULL: nothing */
     int n_predict;       /* -1: until the context is full or the text ends */
     int max_tokens;      /* context; 0: what the model was trained for */
     bool shifts_context; /* when it is full, drop the older half and go on */

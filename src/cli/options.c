@@ -66,13 +66,29 @@ static option_result set_real(const option_entry *e, const char *text)
     return OPTIONS_OK;
 }
 
+/* A seed of 32 bits, which JSON can name. */
+static option_result draw_seed(const option_entry *e)
+{
+    uint32_t seed = 0;
+    FILE *source = fopen("/dev/urandom", "rb");
+    const bool is_drawn = source && fread(&seed, sizeof seed, 1, source) == 1;
+    if (source) {
+        fclose(source);
+    }
+    *(uint64_t *)e->target = seed;
+    return is_drawn ? OPTIONS_OK : wrong(e->name, "-1", "a number, since /dev/urandom gives none");
+}
+
 static option_result set_seed(const option_entry *e, const char *text)
 {
     char *end;
     errno = 0;
+    if (strcmp(text, "-1") == 0) {
+        return draw_seed(e);
+    }
     const unsigned long long value = strtoull(text, &end, 10);
     if (!isdigit((unsigned char)*text) || *end || errno) {
-        return wrong(e->name, text, "a whole number from 0 to 18446744073709551615");
+        return wrong(e->name, text, "a whole number from 0 to 18446744073709551615, or -1");
     }
     *(uint64_t *)e->target = value;
     return OPTIONS_OK;

@@ -9,7 +9,7 @@ typedef enum option_kind {
     OPTION_TEXT,        /* const char * */
     OPTION_INT,         /* int within [low, high] */
     OPTION_REAL,        /* float within [low, high] */
-    OPTION_SEED,        /* uint64_t */
+    OPTION_SEED,        /* uint64_t; "-1" draws one */
     OPTION_SIZE,        /* uint64_t of bytes, as 4096, 512M or 1.5G */
     OPTION_TYPE,        /* tkv_type by name */
     OPTION_POLICY,      /* tkv_policy, changed by "NAME VALUE" */

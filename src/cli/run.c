@@ -25,6 +25,10 @@ static option_result parse(int argc, char **argv, run_options *o)
         {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
          "GGUF model (default: the one that is shipped)"},
         {"prompt", NULL, 'p', OPTION_TEXT, &o->prompt, 0, 0, "TEXT", "prompt"},
+        {"chat", NULL, 0, OPTION_FLAG, &g->is_chat, 0, 0, NULL,
+         "the prompt is what a user says: put it in the model's chat form (ChatML or Gemma)"},
+        {"system-prompt", "sys", 0, OPTION_TEXT, &g->system, 0, 0, "TEXT",
+         "with --chat: what the system says first (nothing)"},
         {"file", NULL, 'f', OPTION_TEXT, &o->file, 0, 0, "FILE",
          "read the prompt from a file, - for standard input"},
         {"predict", "n-predict", 'n', OPTION_INT, &g->n_predict, -1, INT32_MAX, "N",
@@ -39,15 +43,16 @@ static option_result parse(int argc, char **argv, run_options *o)
          "threads; 0: all cores (0)"},
         {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
          "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
-        {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N", "seed of sampling (0)"},
-        {"temp", NULL, 0, OPTION_REAL, &g->sampling.temperature, 0, 100, "T",
-         "temperature; 0: always the most likely token (0.8)"},
-        {"top-k", NULL, 0, OPTION_INT, &g->sampling.top_k, 0, INT32_MAX, "K",
-         "sample from the K most likely tokens; 0: all (40)"},
-        {"top-p", NULL, 0, OPTION_REAL, &g->sampling.top_p, 0, 1, "P",
-         "sample from the most likely tokens up to this probability (0.95)"},
-        {"min-p", NULL, 0, OPTION_REAL, &g->sampling.min_p, 0, 1, "P",
-         "drop tokens below this share of the most likely one (0.05)"},
+        {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N",
+         "seed of sampling; -1: another one each time (0)"},
+        {"temp", NULL, 0, OPTION_REAL, &g->sampling.temperature, -100, 100, "T",
+         "temperature; 0 or less: always the most likely token (0.8)"},
+        {"top-k", NULL, 0, OPTION_INT, &g->sampling.top_k, -INT32_MAX, INT32_MAX, "K",
+         "sample from the K most likely tokens; 0 or less: all (40)"},
+        {"top-p", NULL, 0, OPTION_REAL, &g->sampling.top_p, -100, 100, "P",
+         "sample from the most likely tokens up to this probability; 1 or more: all (0.95)"},
+        {"min-p", NULL, 0, OPTION_REAL, &g->sampling.min_p, -100, 1, "P",
+         "drop tokens below this share of the most likely one; 0 or less: none (0.05)"},
         {"cache-type-k", "ctk", 0, OPTION_TYPE, &g->policy.type_k, 0, 0, "TYPE",
          "KV type of keys, see 'turbokv types' (f16)"},
         {"cache-type-v", "ctv", 0, OPTION_TYPE, &g->policy.type_v, 0, 0, "TYPE",
@@ -114,6 +119,7 @@ static int print_json(const loaded_model *loaded, const run_options *o, const ge
     for (size_t i = 0; i < g->tokens.n; i++) {
         cJSON_AddItemToArray(tokens, cJSON_CreateNumber(g->tokens.ids[i]));
     }
+    cJSON_AddNumberToObject(json, "seed", (double)o->generation.sampling.seed);
     cJSON_AddNumberToObject(json, "prompt_tokens", (double)g->prompt_tokens.n);
     cJSON_AddNumberToObject(json, "prefill_tokens_per_second", generation_prefill_speed(g));
     cJSON_AddNumberToObject(json, "decoded_tokens", g->n_decoded);
@@ -137,6 +143,10 @@ static int find_prompt(run_options *o, char **text)
     tkv_error error;
     if (!o->prompt == !o->file) {
         fprintf(stderr, "turbokv: expected a prompt: either -p TEXT or -f FILE\n");
+        return EXIT_USAGE;
+    }
+    if (o->generation.system && !o->generation.is_chat) {
+        fprintf(stderr, "turbokv: --system-prompt: expected --chat beside it\n");
         return EXIT_USAGE;
     }
     o->generation.prompt = o->prompt;

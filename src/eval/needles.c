@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "eval/clock.h"
+#include "model/prompt.h"
 #include "model/sampler.h"
 #include "model/session.h"
 
@@ -69,7 +70,7 @@ static void draw_facts(haystack *h, uint64_t *state)
 
 static tkv_status encode(const haystack *h, const char *text, tkv_tokens *tokens, tkv_error *error)
 {
-    return tkv_tokenizer_encode(h->tokenizer, text, strlen(text), false, false, tokens, error);
+    return tkv_tokenizer_encode(h->tokenizer, text, strlen(text), false, tokens, error);
 }
 
 static tkv_status encode_facts(haystack *h, tkv_error *error)
@@ -142,8 +143,7 @@ static tkv_status build_prompt(haystack *h, tkv_error *error)
     uint64_t state = p->seed;
     size_t room = 0;
     draw_facts(h, &state);
-    /* An empty text gives the begin of text where the model wants it. */
-    tkv_status status = tkv_tokenizer_encode(h->tokenizer, "", 0, true, false, &h->prompt, error);
+    tkv_status status = tkv_prompt_begin(h->tokenizer, &h->prompt, error);
     if (status == TKV_OK) {
         status = encode_facts(h, error);
     }

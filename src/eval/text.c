@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "eval/clock.h"
+#include "model/prompt.h"
 #include "model/session.h"
 
 #include <stdlib.h>
@@ -16,6 +17,7 @@ typedef struct evaluation {
     tkv_eval_text_result *results;
     int n_vocabulary;
     int step;
+    tkv_tokens chunk;       /* [n_context] under way */
     tkv_session **sessions; /* [n_policies + 1] */
     float *reference;       /* [step][n_vocabulary] */
     float *tested;          /* likewise */
@@ -92,13 +94,26 @@ static void report(evaluation *e, int64_t n_done)
     }
 }
 
+/* The tokens of a chunk, which is a text of its own for the model. */
+static tkv_status fill_chunk(evaluation *e, int chunk, tkv_error *error)
+{
+    const tkv_eval_text_params *p = e->params;
+    const int32_t *text = p->tokens + (size_t)chunk * (size_t)p->n_context;
+    e->chunk.n = 0;
+    tkv_status status = tkv_prompt_begin(p->tokenizer, &e->chunk, error);
+    while (status == TKV_OK && e->chunk.n < (size_t)p->n_context) {
+        status = tkv_tokens_push(&e->chunk, *text++, error);
+    }
+    return status;
+}
+
 static tkv_status run_chunk(evaluation *e, int chunk, tkv_error *error)
 {
     const tkv_eval_text_params *p = e->params;
-    const int32_t *tokens = p->tokens + (size_t)chunk * (size_t)p->n_context;
     const int64_t before = (int64_t)chunk * p->n_context;
     const int first_scored = p->n_context / 2;
-    tkv_status status = TKV_OK;
+    tkv_status status = fill_chunk(e, chunk, error);
+    const int32_t *tokens = e->chunk.ids;
     for (int i = 0; i <= p->n_policies && status == TKV_OK; i++) {
         status = tkv_session_truncate(e->sessions[i], 0, error);
         if (status == TKV_OK) {
@@ -149,6 +164,7 @@ tkv_status tkv_eval_text(const tkv_model *model, tkv_context *context,
         }
         tkv_session_free(e.sessions[i]);
     }
+    tkv_tokens_free(&e.chunk);
     free(e.sessions);
     free(e.reference);
     free(e.tested);

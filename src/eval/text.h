@@ -5,14 +5,18 @@
 
 #include "eval/divergence.h"
 #include "model/model.h"
+#include "model/tokenizer.h"
 
 /* Whether the scored half of a chunk passes the model in batches or token by token. */
 typedef enum tkv_eval_mode { TKV_EVAL_PREFILL, TKV_EVAL_DECODE } tkv_eval_mode;
 
 typedef struct tkv_eval_text_params {
-    const int32_t *tokens;
+    const tkv_tokenizer *tokenizer; /* knows whether a chunk begins with a token of its own */
+    const int32_t *tokens;          /* [n_tokens] of the text, without a begin of text */
     size_t n_tokens;
-    int n_context; /* tokens of a chunk; the second half is scored, as by llama-perplexity */
+    /* Tokens of a chunk; the second half is scored, as by llama-perplexity. Where the model wants a
+     * begin token, it takes the place of the last token of a chunk, and the others move up. */
+    int n_context;
     int n_chunks;
     int n_batch; /* in prefill mode; 0: the default */
     tkv_eval_mode mode;

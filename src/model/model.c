@@ -57,10 +57,10 @@ static const tkv_gguf_tensor *find(loader *l, const char *name, bool required, i
     }
     if (!tkv_weight_format_get(tensor->type)) {
         l->status = tkv_fail(l->error, TKV_ERR_UNSUPPORTED,
-                             "tensor %s has ggml type %" PRIu32
-                             ": supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, "
+                             "tensor %s is %s (ggml type %" PRIu32
+                             "): supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, "
                              "Q5_K and Q6_K",
-                             name, tensor->type);
+                             name, tkv_weight_type_name(tensor->type), tensor->type);
         return NULL;
     }
     l->model->n_parameters += (uint64_t)n_columns * (uint64_t)n_rows;

@@ -7,6 +7,7 @@ typedef struct fixture {
     tkv_gguf *gguf;
     tkv_model *model;
     tkv_context *context;
+    tkv_tokenizer *tokenizer;
     tkv_tokens tokens;
 } fixture;
 
@@ -19,16 +20,14 @@ static const char paragraph[] =
 static int set_up(void **state)
 {
     fixture *f = allocate(sizeof *f);
-    tkv_tokenizer *tokenizer = NULL;
     assert_ok(tkv_gguf_open(TKV_SOURCE_DIR "/models/tiny-q8_0.gguf", &f->gguf, &error));
     assert_ok(tkv_model_create(f->gguf, &f->model, &error));
     assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &f->context, &error));
-    assert_ok(tkv_tokenizer_from_gguf(f->gguf, &tokenizer, &error));
+    assert_ok(tkv_tokenizer_from_gguf(f->gguf, &f->tokenizer, &error));
     for (int i = 0; i < 5; i++) {
-        assert_ok(tkv_tokenizer_encode(tokenizer, paragraph, strlen(paragraph), false, false,
+        assert_ok(tkv_tokenizer_encode(f->tokenizer, paragraph, strlen(paragraph), false,
                                        &f->tokens, &error));
     }
-    tkv_tokenizer_free(tokenizer);
     *state = f;
     return 0;
 }
@@ -37,6 +36,7 @@ static int tear_down(void **state)
 {
     fixture *f = *state;
     tkv_tokens_free(&f->tokens);
+    tkv_tokenizer_free(f->tokenizer);
     tkv_context_free(f->context);
     tkv_model_free(f->model);
     tkv_gguf_close(f->gguf);
@@ -53,7 +53,8 @@ static void run(const fixture *f, tkv_eval_mode mode, tkv_divergence_summary s[N
         {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8},
         {.type_k = TKV_TYPE_TURBO2, .type_v = TKV_TYPE_TURBO2}};
     tkv_eval_text_result results[N_POLICIES] = {0};
-    const tkv_eval_text_params params = {.tokens = f->tokens.ids,
+    const tkv_eval_text_params params = {.tokenizer = f->tokenizer,
+                                         .tokens = f->tokens.ids,
                                          .n_tokens = f->tokens.n,
                                          .n_context = 96,
                                          .n_chunks = 2,
@@ -92,7 +93,8 @@ static void impossible_runs_are_explained(void **state)
     const fixture *f = *state;
     const tkv_policy policy = {.type_k = TKV_TYPE_TURBO3, .type_v = TKV_TYPE_TURBO3};
     tkv_eval_text_result result = {0};
-    tkv_eval_text_params params = {.tokens = f->tokens.ids,
+    tkv_eval_text_params params = {.tokenizer = f->tokenizer,
+                                   .tokens = f->tokens.ids,
                                    .n_tokens = 100,
                                    .n_context = 96,
                                    .n_chunks = 2,
@@ -124,7 +126,8 @@ static void progress_can_stop_it(void **state)
     const tkv_policy policy = {.type_k = TKV_TYPE_TURBO3, .type_v = TKV_TYPE_TURBO3};
     tkv_eval_text_result result = {0};
     int64_t n_done = 0;
-    const tkv_eval_text_params params = {.tokens = f->tokens.ids,
+    const tkv_eval_text_params params = {.tokenizer = f->tokenizer,
+                                         .tokens = f->tokens.ids,
                                          .n_tokens = f->tokens.n,
                                          .n_context = 96,
                                          .n_chunks = 2,

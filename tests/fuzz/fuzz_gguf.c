@@ -87,8 +87,7 @@ static void use_tokenizer(const tkv_gguf *gguf)
     if (status == TKV_OK) {
         static const char text[] = "The secret number is 48213.\n\xff\xc3\xa9 <|end|>";
         tkv_tokens tokens = {0};
-        status =
-            tkv_tokenizer_encode(tokenizer, text, sizeof text - 1, true, true, &tokens, &error);
+        status = tkv_tokenizer_encode(tokenizer, text, sizeof text - 1, true, &tokens, &error);
         fuzz_check_error(status, &error);
         for (size_t i = 0; i < tokens.n; i++) {
             tkv_tokenizer_decode(tokenizer, tokens.ids[i]);

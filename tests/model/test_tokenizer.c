@@ -52,7 +52,6 @@ static golden load(const char *name)
     g.params = (tkv_tokenizer_params){.model = is_llama ? "llama" : "gpt2",
                                       .pre_tokenizer = name,
                                       .bos_token = -1,
-                                      .eos_token = -1,
                                       .unknown_token = is_llama ? 0 : -1,
                                       .adds_space_prefix = is_llama};
     g.tokens = texts(cJSON_GetObjectItem(part, "tokens"), &g.params.n_tokens);
@@ -117,8 +116,7 @@ static void equals_independent_implementations(void **state)
             const char *text = cJSON_GetObjectItem(item, "text")->valuestring;
             const cJSON *ids = cJSON_GetObjectItem(item, "ids");
             tkv_tokens tokens = {0};
-            assert_ok(
-                tkv_tokenizer_encode(tokenizer, text, strlen(text), true, false, &tokens, &error));
+            assert_ok(tkv_tokenizer_encode(tokenizer, text, strlen(text), false, &tokens, &error));
             bool is_equal = tokens.n == (size_t)cJSON_GetArraySize(ids);
             for (size_t t = 0; is_equal && t < tokens.n; t++) {
                 is_equal = cJSON_GetArrayItem(ids, (int)t)->valueint == tokens.ids[t];
@@ -158,7 +156,7 @@ static void any_bytes_survive(void **state)
                     (char)(trial % 2 ? random_below(&seed, 256) : 32 + random_below(&seed, 95));
             }
             tkv_tokens tokens = {0};
-            assert_ok(tkv_tokenizer_encode(tokenizer, text, length, true, true, &tokens, &error));
+            assert_ok(tkv_tokenizer_encode(tokenizer, text, length, true, &tokens, &error));
             check_round_trip(tokenizer, &tokens, text, length, g.params.adds_space_prefix);
             tkv_tokens_free(&tokens);
         }
@@ -180,7 +178,7 @@ static void long_runs_take_no_quadratic_time(void **state)
         text[i] = "theroadmill"[i % 11];
     }
     tkv_tokens tokens = {0};
-    assert_ok(tkv_tokenizer_encode(tokenizer, text, length, true, false, &tokens, &error));
+    assert_ok(tkv_tokenizer_encode(tokenizer, text, length, false, &tokens, &error));
     check_round_trip(tokenizer, &tokens, text, length, false);
     tkv_tokens_free(&tokens);
     free(text);
@@ -202,10 +200,10 @@ static void special_tokens(void **state)
     assert_false(tkv_tokenizer_is_end(tokenizer, -1));
     assert_int_equal(tkv_tokenizer_decode(tokenizer, 1 << 20).length, 0);
     tkv_tokens tokens = {0};
-    assert_ok(tkv_tokenizer_encode(tokenizer, end.data, end.length, true, true, &tokens, &error));
+    assert_ok(tkv_tokenizer_encode(tokenizer, end.data, end.length, true, &tokens, &error));
     assert_int_equal(tokens.n, 1);
     assert_int_equal(tokens.ids[0], 0);
-    assert_ok(tkv_tokenizer_encode(tokenizer, end.data, end.length, true, false, &tokens, &error));
+    assert_ok(tkv_tokenizer_encode(tokenizer, end.data, end.length, false, &tokens, &error));
     assert_true(tokens.n > 2);
     tkv_tokens_free(&tokens);
     tkv_tokenizer_free(tokenizer);
@@ -227,7 +225,8 @@ static void wrong_vocabularies_are_refused(void **state)
     p.n_tokens = 0;
     assert_fails(tkv_tokenizer_create(&p, &tokenizer, &error), TKV_ERR_FORMAT, "0 tokens");
     p = g.params;
-    p.eos_token = p.n_tokens;
+    p.n_end_tokens = 1;
+    p.end_tokens = &p.n_tokens;
     assert_fails(tkv_tokenizer_create(&p, &tokenizer, &error), TKV_ERR_FORMAT, "end token");
     p = g.params;
     p.model = "llama";
