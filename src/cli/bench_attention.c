@@ -4,7 +4,7 @@
 
 #include "backend/context.h"
 #include "cli/bench.h"
-#include "cli/options.h"
+#include "cli/commands.h"
 #include "common/error.h"
 #include "eval/bandwidth.h"
 #include "eval/clock.h"
@@ -34,34 +34,48 @@ typedef struct attention_run {
     attention_result results[TKV_TYPE_COUNT + 1]; /* the first one is f16 */
 } attention_run;
 
-static option_result parse(int argc, char **argv, attention_options *o)
-{
-    tkv_attention_shape *s = &o->shape;
-    const option_entry entries[] = {
-        {"types", NULL, 'T', OPTION_TEXT, &o->types, 0, 0, "LIST", "KV types (all)"},
-        {"head-dim", NULL, 'd', OPTION_INT, &s->head_dim, 1, TKV_MAX_HEAD_DIM, "N",
-         "size of a head (128)"},
-        {"kv-heads", NULL, 0, OPTION_INT, &s->n_kv_heads, 1, 1024, "N", "KV heads (8)"},
-        {"group", NULL, 'g', OPTION_INT, &s->group, 1, 1024, "N", "query heads a KV head (4)"},
-        {"tokens", NULL, 'n', OPTION_INT, &s->n_tokens, 1, 10000000, "N",
-         "tokens of context (16384)"},
-        {"queries", NULL, 'q', OPTION_INT, &s->n_queries, 1, 1000000, "N",
-         "query tokens: 1 decodes, more prefill (1)"},
-        {"repetitions", NULL, 'r', OPTION_INT, &o->n_repetitions, 1, MAX_REPETITIONS, "N",
-         "calls of each type, in turns (21)"},
-        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 1, 1024, "N", "threads (2)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
-        {"batch", NULL, 'b', OPTION_INT, &o->n_sequences, 1, 65536, "N",
-         "sequences in one call, on CUDA (1)"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("bench attention",
-                         "Times attention over a cache of each KV type, beside the time to read "
-                         "its bytes and\nattention over an fp16 cache.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const attention_options defaults = {
+    .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
+    .n_sequences = 1,
+    .n_repetitions = 21,
+    .context = {.n_threads = 2, .effort = TKV_EFFORT_FAST, .device = "cpu"}};
+
+static const option_entry entries[] = {
+    {"types", NULL, 'T', OPTION_TEXT, OPTION_AT(attention_options, types), 0, 0, "LIST",
+     "KV types (all)"},
+    {"head-dim", NULL, 'd', OPTION_INT, OPTION_AT(attention_options, shape.head_dim), 1,
+     TKV_MAX_HEAD_DIM, "N", "size of a head"},
+    {"kv-heads", NULL, 0, OPTION_INT, OPTION_AT(attention_options, shape.n_kv_heads), 1, 1024, "N",
+     "KV heads"},
+    {"group", NULL, 'g', OPTION_INT, OPTION_AT(attention_options, shape.group), 1, 1024, "N",
+     "query heads a KV head"},
+    {"tokens", NULL, 'n', OPTION_INT, OPTION_AT(attention_options, shape.n_tokens), 1, 10000000,
+     "N", "tokens of context"},
+    {"queries", NULL, 'q', OPTION_INT, OPTION_AT(attention_options, shape.n_queries), 1, 1000000,
+     "N", "query tokens: 1 decodes, more prefill"},
+    {"repetitions", NULL, 'r', OPTION_INT, OPTION_AT(attention_options, n_repetitions), 1,
+     MAX_REPETITIONS, "N", "calls of each type, in turns"},
+    {"threads", NULL, 't', OPTION_INT, OPTION_AT(attention_options, context.n_threads), 1, 1024,
+     "N", "threads"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(attention_options, context.device), 0, 0, "NAME",
+     "where to compute: cpu, metal, cuda or cuda:N"},
+    {"batch", NULL, 'b', OPTION_INT, OPTION_AT(attention_options, n_sequences), 1, 65536, "N",
+     "sequences in one call, on CUDA"},
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(attention_options, wants_json), 0, 0, NULL,
+     "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table bench_attention_options = {
+    .command = "bench attention",
+    .summary = "attention over a cache by KV type, beside fp16 and memory",
+    .description = "Times attention over a cache of each KV type, beside the time to read "
+                   "its bytes and\nattention over an fp16 cache.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+};
 
 tkv_status bench_attention_types(const attention_options *options,
                                  tkv_type types[TKV_TYPE_COUNT + 1], int *n_types, tkv_error *error)
@@ -256,12 +270,8 @@ static int run(const attention_options *o, tkv_context *context)
 
 int bench_attention(int argc, char **argv)
 {
-    attention_options o = {
-        .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
-        .n_sequences = 1,
-        .n_repetitions = 21,
-        .context = {.n_threads = 2, .effort = TKV_EFFORT_FAST}};
-    const option_result result = parse(argc, argv, &o);
+    attention_options o;
+    const option_result result = options_parse(&bench_attention_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }

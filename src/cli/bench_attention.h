@@ -11,7 +11,6 @@ typedef struct attention_options {
     int n_repetitions;
     tkv_context_params context;
     bool wants_json;
-    bool wants_help;
 } attention_options;
 
 /* f16 first, then the others that the options name. */

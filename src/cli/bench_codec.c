@@ -1,7 +1,7 @@
 /* turbokv bench codec: what each KV type makes of vectors, and how fast. */
 #include "cli/bench.h"
 #include "cli/bench_codec_device.h"
-#include "cli/options.h"
+#include "cli/commands.h"
 #include "common/error.h"
 #include "common/half.h"
 #include "eval/bandwidth.h"
@@ -30,7 +30,6 @@ typedef struct codec_options {
     uint64_t seed;
     tkv_context_params context;
     bool wants_json;
-    bool wants_help;
 } codec_options;
 
 /* One line of the table. */
@@ -54,32 +53,43 @@ typedef struct codec_run {
     int n_results;
 } codec_run;
 
-static option_result parse(int argc, char **argv, codec_options *o)
-{
-    const option_entry entries[] = {
-        {"types", NULL, 'T', OPTION_TEXT, &o->types, 0, 0, "LIST", "KV types (all)"},
-        {"head-dim", NULL, 'd', OPTION_TEXT, &o->head_dims, 0, 0, "LIST", "sizes of a head (128)"},
-        {"rows", NULL, 'n', OPTION_INT, &o->n_rows, 1, 10000000, "N",
-         "vectors; of data, vectors of one head (4096); on a device, tokens of a chunk (8192)"},
-        {"queries", NULL, 'q', OPTION_INT, &o->n_queries, 1, 1000000, "N",
-         "random queries a head (64)"},
-        {"data", NULL, 0, OPTION_TEXT, &o->data, 0, 0, "FILE",
-         "raw little-endian fp16 [heads][rows][head_dim] in place of Gaussian vectors"},
-        {"centre", NULL, 0, OPTION_INT, &o->centre_rows, 0, 10000000, "N",
-         "code relative to the mean of the first N vectors of a head; 0: off (0)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->device, 0, 0, "NAME",
-         "time storing and loading there, \"cuda\" or \"cuda:1\", in place of the rest"},
-        {"seed", NULL, 's', OPTION_SEED, &o->seed, 0, 0, "N", "seed of vectors and queries (1)"},
-        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
-         "of encoding trellis types: fast, default or best (default)"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("bench codec",
-                         "Measures the KV types: relative error beside theory, inner products, and "
-                         "the time to\nencode and decode a row on one thread.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const codec_options defaults = {
+    .head_dims = "128", .n_queries = 64, .seed = 1, .context = {.n_threads = 1}};
+
+static const option_entry entries[] = {
+    {"types", NULL, 'T', OPTION_TEXT, OPTION_AT(codec_options, types), 0, 0, "LIST",
+     "KV types (all)"},
+    {"head-dim", NULL, 'd', OPTION_TEXT, OPTION_AT(codec_options, head_dims), 0, 0, "LIST",
+     "sizes of a head"},
+    {"rows", NULL, 'n', OPTION_INT, OPTION_AT(codec_options, n_rows), 0, 10000000, "N",
+     "vectors, of data those of one head, on a device tokens of a chunk; 0: 4096, on a device "
+     "8192"},
+    {"queries", NULL, 'q', OPTION_INT, OPTION_AT(codec_options, n_queries), 1, 1000000, "N",
+     "random queries a head"},
+    {"data", NULL, 0, OPTION_FILE, OPTION_AT(codec_options, data), 0, 0, "FILE",
+     "raw little-endian fp16 [heads][rows][head_dim] in place of Gaussian vectors"},
+    {"centre", NULL, 0, OPTION_INT, OPTION_AT(codec_options, centre_rows), 0, 10000000, "N",
+     "code relative to the mean of the first N vectors of a head; 0: off"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(codec_options, device), 0, 0, "NAME",
+     "time storing and loading there, \"cuda\" or \"cuda:1\", in place of the rest"},
+    {"seed", NULL, 's', OPTION_SEED, OPTION_AT(codec_options, seed), 0, 0, "N",
+     "seed of vectors and queries"},
+    {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(codec_options, context.effort), 0, 0, "EFFORT",
+     "of encoding trellis types: fast, default or best"},
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(codec_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table bench_codec_options = {
+    .command = "bench codec",
+    .summary = "errors, encoding and decoding by KV type and head_dim",
+    .description = "Measures the KV types: relative error beside theory, inner products, and "
+                   "the time to\nencode and decode a row on one thread.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+};
 
 /* SplitMix64, then Box and Muller. */
 static void fill_gauss(uint64_t seed, size_t n, float *x)
@@ -294,9 +304,8 @@ static tkv_status prepare(codec_run *run, tkv_error *error)
 
 int bench_codec(int argc, char **argv)
 {
-    codec_options o = {.head_dims = "128", .n_queries = 64, .seed = 1};
-    o.context.n_threads = 1;
-    const option_result result = parse(argc, argv, &o);
+    codec_options o;
+    const option_result result = options_parse(&bench_codec_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }

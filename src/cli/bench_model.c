@@ -1,6 +1,6 @@
 /* turbokv bench model: tokens a second of a model by KV type and tokens already in the cache. */
 #include "cli/bench.h"
-#include "cli/options.h"
+#include "cli/commands.h"
 #include "common/error.h"
 #include "eval/clock.h"
 #include "eval/model_speed.h"
@@ -23,7 +23,6 @@ typedef struct model_options {
     int n_repetitions;
     tkv_context_params context;
     bool wants_json;
-    bool wants_help;
 } model_options;
 
 /* A KV type, a pair of them or a preset. */
@@ -51,35 +50,46 @@ typedef struct model_run {
     double *seconds; /* of all results */
 } model_run;
 
-static option_result parse(int argc, char **argv, model_options *o)
-{
-    const option_entry entries[] = {
-        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
-         "GGUF model (default: the one that is shipped)"},
-        {"types", NULL, 'T', OPTION_TEXT, &o->types, 0, 0, "LIST",
-         "KV types, pairs TYPE_K/TYPE_V or presets (f16,turbo4,turbo3,trellis3)"},
-        {"depths", NULL, 'd', OPTION_TEXT, &o->depths, 0, 0, "LIST",
-         "tokens in the cache before (0,2048,8192,32768)"},
-        {"prompt", "n-prompt", 'p', OPTION_INT, &o->n_prompt, 0, 1000000, "N",
-         "tokens of prefill; 0: none (512)"},
-        {"predict", "n-gen", 'n', OPTION_INT, &o->n_decode, 0, 1000000, "N",
-         "tokens of decode; 0: none (64)"},
-        {"repetitions", NULL, 'r', OPTION_INT, &o->n_repetitions, 1, MAX_REPETITIONS, "N",
-         "of each, the types in turns (3)"},
-        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
-         "threads; 0: all cores (0)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
-        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
-         "of encoding trellis types: fast, default or best (default)"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("bench model",
-                         "Times prefill and decode of a model, by KV type and by how many tokens "
-                         "the cache holds\nbefore.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const model_options defaults = {.types = "f16,turbo4,turbo3,trellis3",
+                                       .depths = "0,2048,8192,32768",
+                                       .n_prompt = 512,
+                                       .n_decode = 64,
+                                       .n_repetitions = 3,
+                                       .context = {.device = "cpu"}};
+
+static const option_entry entries[] = {
+    {"model", NULL, 'm', OPTION_FILE, OPTION_AT(model_options, model), 0, 0, "FILE",
+     "GGUF model; without one, the one that is shipped"},
+    {"types", NULL, 'T', OPTION_TEXT, OPTION_AT(model_options, types), 0, 0, "LIST",
+     "KV types, pairs TYPE_K/TYPE_V or presets"},
+    {"depths", NULL, 'd', OPTION_TEXT, OPTION_AT(model_options, depths), 0, 0, "LIST",
+     "tokens in the cache before"},
+    {"prompt", "--n-prompt", 'p', OPTION_INT, OPTION_AT(model_options, n_prompt), 0, 1000000, "N",
+     "tokens of prefill; 0: none"},
+    {"predict", "--n-gen", 'n', OPTION_INT, OPTION_AT(model_options, n_decode), 0, 1000000, "N",
+     "tokens of decode; 0: none"},
+    {"repetitions", NULL, 'r', OPTION_INT, OPTION_AT(model_options, n_repetitions), 1,
+     MAX_REPETITIONS, "N", "of each, the types in turns"},
+    {"threads", NULL, 't', OPTION_INT, OPTION_AT(model_options, context.n_threads), 0, 1024, "N",
+     "threads; 0: all cores"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(model_options, context.device), 0, 0, "NAME",
+     "where to compute: cpu, metal, cuda or cuda:N"},
+    {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(model_options, context.effort), 0, 0, "EFFORT",
+     "of encoding trellis types: fast, default or best"},
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(model_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table bench_model_options = {
+    .command = "bench model",
+    .summary = "prefill and decode of a model by KV type and depth",
+    .description = "Times prefill and decode of a model, by KV type and by how many tokens "
+                   "the cache holds\nbefore.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+};
 
 static bool is_preset(const char *name)
 {
@@ -267,12 +277,8 @@ static cJSON *to_json(const model_run *run)
 
 int bench_model(int argc, char **argv)
 {
-    model_options o = {.types = "f16,turbo4,turbo3,trellis3",
-                       .depths = "0,2048,8192,32768",
-                       .n_prompt = 512,
-                       .n_decode = 64,
-                       .n_repetitions = 3};
-    const option_result result = parse(argc, argv, &o);
+    model_options o;
+    const option_result result = options_parse(&bench_model_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }

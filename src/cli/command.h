@@ -10,13 +10,12 @@
 
 enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
-int command_run(int argc, char **argv);
-int command_demo(int argc, char **argv);
-int command_eval(int argc, char **argv);
-int command_bench(int argc, char **argv);
-int command_gate(int argc, char **argv);
-int command_plan(int argc, char **argv);
-int command_types(int argc, char **argv);
+/* What a KV policy is before options change it: f16, and coded keys and values relative to their
+ * means. */
+#define COMMAND_POLICY                                                                             \
+    {                                                                                              \
+        .centre_tokens = 64                                                                        \
+    }
 
 /* Prints "turbokv: MESSAGE" to stderr; returns EXIT_RUNTIME. */
 int command_fail(const tkv_error *error);

@@ -1,7 +1,7 @@
 /* turbokv demo: the main job in one go. The shipped model continues a prompt and answers a question
  * about a fact far back in the text, with exact and with compressed caches side by side. */
+#include "cli/commands.h"
 #include "cli/generate.h"
-#include "cli/options.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -202,22 +202,37 @@ static int run_demo(const char *model, int n_threads)
     return status == TKV_OK ? EXIT_OK : command_fail(&error);
 }
 
+typedef struct demo_options {
+    const char *model;
+    int n_threads;
+} demo_options;
+
+static const demo_options defaults = {.model = NULL};
+
+static const option_entry entries[] = {
+    {"model", NULL, 'm', OPTION_FILE, OPTION_AT(demo_options, model), 0, 0, "FILE",
+     "GGUF model; without one, the one that is shipped, which knows the question's form"},
+    {"threads", NULL, 't', OPTION_INT, OPTION_AT(demo_options, n_threads), 0, 1024, "N",
+     "threads; 0: all cores"},
+    OPTION_HELP_ROW,
+};
+
+const option_table command_demo_options = {
+    .command = "demo",
+    .summary = "show the shipped model with exact and compressed caches side by side",
+    .description = "Shows exact and compressed KV caches side by side.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+};
+
 int command_demo(int argc, char **argv)
 {
-    const char *model = NULL;
-    int n_threads = 0;
-    bool wants_help = false;
-    const option_entry entries[] = {
-        {"model", NULL, 'm', OPTION_TEXT, &model, 0, 0, "FILE",
-         "GGUF model (default: the one that is shipped, which knows the question's form)"},
-        {"threads", NULL, 't', OPTION_INT, &n_threads, 0, 1024, "N", "threads; 0: all cores (0)"},
-        {"help", NULL, 'h', OPTION_HELP, &wants_help, 0, 0, NULL, "print this help"},
-    };
-    const option_result result =
-        options_parse("demo", "Shows exact and compressed KV caches side by side.", entries,
-                      sizeof entries / sizeof *entries, argc, argv);
+    demo_options o;
+    const option_result result = options_parse(&command_demo_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
-    return run_demo(model, n_threads);
+    return run_demo(o.model, o.n_threads);
 }

@@ -1,7 +1,7 @@
 /* turbokv eval: how far a model with a compressed KV cache is from the same model with f16 KV. */
 #include "cli/eval.h"
 
-#include "cli/options.h"
+#include "cli/commands.h"
 #include "cli/page.h"
 #include "cli/report.h"
 #include "common/error.h"
@@ -23,58 +23,69 @@ typedef struct eval_options {
     int n_bytes;
     tkv_context_params context;
     bool wants_json;
-    bool wants_help;
     eval_plan plan;
 } eval_options;
 
-static option_result parse(int argc, char **argv, eval_options *o)
-{
-    eval_plan *plan = &o->plan;
-    const option_entry entries[] = {
-        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
-         "GGUF model (default: the one that is shipped)"},
-        {"file", NULL, 'f', OPTION_TEXT, &o->file, 0, 0, "FILE",
-         "text to score, and to hide needles in; required"},
-        {"bytes", NULL, 0, OPTION_INT, &o->n_bytes, 0, INT32_MAX, "N",
-         "use only the first N bytes of the text; 0: all (0)"},
-        {"ctx-size", NULL, 'c', OPTION_INT, &plan->text.n_context, 4, INT32_MAX, "N",
-         "tokens of a chunk, of which the second half is scored (4096)"},
-        {"chunks", NULL, 0, OPTION_INT, &plan->text.n_chunks, 0, INT32_MAX, "N",
-         "chunks to score; 0: only needles (6)"},
-        {"policies", NULL, 'P', OPTION_TEXT, &o->policies, 0, 0, "LIST",
-         "comma-separated: TYPE, TYPE_K/TYPE_V, a preset, @FILE (a policy file), or words as in a "
-         "policy file (" DEFAULT_POLICIES ")"},
-        {"mode", NULL, 0, OPTION_TEXT, &plan->mode, 0, 0, "MODE",
-         "prefill: in batches, as llama-perplexity; decode: token by token (prefill)"},
-        {"batch", NULL, 'b', OPTION_INT, &plan->text.n_batch, 0, 65536, "N",
-         "tokens that pass the model at once; 0: 512 (0)"},
-        {"needles", NULL, 0, OPTION_FLAG, &plan->has_needles, 0, 0, NULL,
-         "also ask for facts hidden in the text"},
-        {"needle-lengths", NULL, 0, OPTION_TEXT, &o->lengths, 0, 0, "LIST",
-         "tokens of the prompts (" DEFAULT_LENGTHS ")"},
-        {"needle-facts", NULL, 0, OPTION_INT, &plan->n_facts, 1, TKV_NEEDLES_MAX_FACTS, "N",
-         "facts in a prompt, at depths from 0 to 100 % (5)"},
-        {"needle-prompts", NULL, 0, OPTION_INT, &plan->n_prompts, 1, 100000, "N",
-         "prompts of each length (10)"},
-        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
-         "threads; 0: all cores (0)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
-        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
-         "of encoding trellis types: fast, default or best (default)"},
-        {"resume", NULL, 0, OPTION_TEXT, &plan->state_path, 0, 0, "FILE",
-         "keep every step in this file and go on from what it holds"},
-        {"report", NULL, 0, OPTION_TEXT, &o->report, 0, 0, "FILE",
-         "write an HTML page with tables and plots"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("eval",
-                         "Compares a model with compressed KV caches against itself with f16 KV: "
-                         "Kullback-Leibler\ndivergence, perplexity, agreement, and recall of facts "
-                         "hidden in a long text.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const eval_options defaults = {.policies = DEFAULT_POLICIES,
+                                      .lengths = DEFAULT_LENGTHS,
+                                      .context = {.device = "cpu"},
+                                      .plan = {.mode = "prefill",
+                                               .text = {.n_context = 4096, .n_chunks = 6},
+                                               .n_facts = 5,
+                                               .n_prompts = 10}};
+
+static const option_entry entries[] = {
+    {"model", NULL, 'm', OPTION_FILE, OPTION_AT(eval_options, model), 0, 0, "FILE",
+     "GGUF model; without one, the one that is shipped"},
+    {"file", NULL, 'f', OPTION_FILE, OPTION_AT(eval_options, file), 0, 0, "FILE",
+     "text to score, and to hide needles in; required"},
+    {"bytes", NULL, 0, OPTION_INT, OPTION_AT(eval_options, n_bytes), 0, INT32_MAX, "N",
+     "use only the first N bytes of the text; 0: all"},
+    {"ctx-size", NULL, 'c', OPTION_INT, OPTION_AT(eval_options, plan.text.n_context), 4, INT32_MAX,
+     "N", "tokens of a chunk, of which the second half is scored"},
+    {"chunks", NULL, 0, OPTION_INT, OPTION_AT(eval_options, plan.text.n_chunks), 0, INT32_MAX, "N",
+     "chunks to score; 0: only needles"},
+    {"policies", NULL, 'P', OPTION_TEXT, OPTION_AT(eval_options, policies), 0, 0, "LIST",
+     "comma-separated: TYPE, TYPE_K/TYPE_V, a preset, @FILE (a policy file), or words as in a "
+     "policy file"},
+    {"mode", NULL, 0, OPTION_CHOICE, OPTION_AT(eval_options, plan.mode), 0, 0, "prefill|decode",
+     "prefill: in batches, as llama-perplexity; decode: token by token"},
+    {"batch", NULL, 'b', OPTION_INT, OPTION_AT(eval_options, plan.text.n_batch), 0, 65536, "N",
+     "tokens that pass the model at once; 0: 512"},
+    {"needles", NULL, 0, OPTION_FLAG, OPTION_AT(eval_options, plan.has_needles), 0, 0, NULL,
+     "also ask for facts hidden in the text"},
+    {"needle-lengths", NULL, 0, OPTION_TEXT, OPTION_AT(eval_options, lengths), 0, 0, "LIST",
+     "tokens of the prompts"},
+    {"needle-facts", NULL, 0, OPTION_INT, OPTION_AT(eval_options, plan.n_facts), 1,
+     TKV_NEEDLES_MAX_FACTS, "N", "facts in a prompt, at depths from 0 to 100 %"},
+    {"needle-prompts", NULL, 0, OPTION_INT, OPTION_AT(eval_options, plan.n_prompts), 1, 100000, "N",
+     "prompts of each length"},
+    {"threads", NULL, 't', OPTION_INT, OPTION_AT(eval_options, context.n_threads), 0, 1024, "N",
+     "threads; 0: all cores"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(eval_options, context.device), 0, 0, "NAME",
+     "where to compute: cpu, metal, cuda or cuda:N"},
+    {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(eval_options, context.effort), 0, 0, "EFFORT",
+     "of encoding trellis types: fast, default or best"},
+    {"resume", NULL, 0, OPTION_FILE, OPTION_AT(eval_options, plan.state_path), 0, 0, "FILE",
+     "keep every step in this file and go on from what it holds"},
+    {"report", NULL, 0, OPTION_FILE, OPTION_AT(eval_options, report), 0, 0, "FILE",
+     "write an HTML page with tables and plots"},
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(eval_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table command_eval_options = {
+    .command = "eval",
+    .summary = "measure the quality of KV types and policies on a text",
+    .description = "Compares a model with compressed KV caches against itself with f16 KV: "
+                   "Kullback-Leibler\ndivergence, perplexity, agreement, and recall of facts "
+                   "hidden in a long text.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+    .hint = "a text is given with -f FILE",
+};
 
 static tkv_status parse_lengths(const char *text, eval_plan *plan, tkv_error *error)
 {
@@ -192,13 +203,7 @@ int command_eval(int argc, char **argv)
         fprintf(stderr, "turbokv: no memory for an evaluation\n");
         goto done;
     }
-    *o = (eval_options){.policies = DEFAULT_POLICIES,
-                        .lengths = DEFAULT_LENGTHS,
-                        .plan = {.mode = "prefill",
-                                 .text = {.n_context = 4096, .n_chunks = 6},
-                                 .n_facts = 5,
-                                 .n_prompts = 10}};
-    const option_result result = parse(argc, argv, o);
+    const option_result result = options_parse(&command_eval_options, argc, argv, o);
     if (result != OPTIONS_OK) {
         code = result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     } else if (check(o, &error) != TKV_OK) {

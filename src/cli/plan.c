@@ -2,7 +2,7 @@
 #include "cli/plan.h"
 
 #include "cache/cache.h"
-#include "cli/options.h"
+#include "cli/commands.h"
 #include "common/error.h"
 #include "model/session.h"
 
@@ -16,40 +16,47 @@
 #define DEFAULT_COLUMNS 6
 #define LIST_SIZE 256
 
-static option_result parse(int argc, char **argv, plan_options *o)
-{
-    const option_entry entries[] = {
-        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
-         "GGUF model of any decoder architecture"},
-        {"layers", NULL, 0, OPTION_INT, &o->n_layers, 1, 4096, "N",
-         "instead of a model: layers that keep keys and values"},
-        {"kv-heads", NULL, 0, OPTION_INT, &o->layer.n_kv_heads, 1, 4096, "N",
-         "instead of a model: KV heads of a layer"},
-        {"head-dim", NULL, 'd', OPTION_INT, &o->layer.head_dim_k, TKV_MIN_HEAD_DIM,
-         TKV_MAX_HEAD_DIM, "N", "instead of a model: size of a head"},
-        {"weights", NULL, 0, OPTION_SIZE, &o->weights, 0, 0, "SIZE",
-         "bytes of the weights, as 4.7G (the model's file)"},
-        {"memory", NULL, 0, OPTION_SIZE, &o->memory, 0, 0, "SIZE",
-         "memory for everything, as 32G (this machine's less an eighth)"},
-        {"workspace", NULL, 0, OPTION_SIZE, &o->workspace, 0, 0, "SIZE",
-         "bytes beside weights and cache (from the model)"},
-        {"ctx-size", NULL, 'c', OPTION_INT, &o->n_wanted, 1, TKV_PLAN_MAX_TOKENS, "N",
-         "context that is wanted (what the model was trained for)"},
-        {"contexts", NULL, 0, OPTION_TEXT, &o->contexts, 0, 0, "LIST",
-         "comma-separated contexts to list, as 4096,128K"},
-        {"policies", NULL, 'P', OPTION_TEXT, &o->policies, 0, 0, "LIST",
-         "comma-separated KV types and policies, as for eval (all types and presets)"},
-        {"swa-full", NULL, 0, OPTION_FLAG, &o->keeps_all, 0, 0, NULL,
-         "count tokens behind a sliding window too, as always for models that 'run' takes"},
-        {"report", NULL, 0, OPTION_TEXT, &o->report, 0, 0, "FILE",
-         "write an HTML report with a plot"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("plan",
-                         "Shows what a context costs by KV type, and the longest one that fits.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const plan_options defaults = {.model = NULL};
+
+static const option_entry entries[] = {
+    {"model", NULL, 'm', OPTION_FILE, OPTION_AT(plan_options, model), 0, 0, "FILE",
+     "GGUF model of any decoder architecture"},
+    {"layers", NULL, 0, OPTION_INT, OPTION_AT(plan_options, n_layers), 1, 4096, "N",
+     "instead of a model: layers that keep keys and values"},
+    {"kv-heads", NULL, 0, OPTION_INT, OPTION_AT(plan_options, layer.n_kv_heads), 1, 4096, "N",
+     "instead of a model: KV heads of a layer"},
+    {"head-dim", NULL, 'd', OPTION_INT, OPTION_AT(plan_options, layer.head_dim_k), TKV_MIN_HEAD_DIM,
+     TKV_MAX_HEAD_DIM, "N", "instead of a model: size of a head"},
+    {"weights", NULL, 0, OPTION_SIZE, OPTION_AT(plan_options, weights), 0, 0, "SIZE",
+     "bytes of the weights, as 4.7G (the model's file)"},
+    {"memory", NULL, 0, OPTION_SIZE, OPTION_AT(plan_options, memory), 0, 0, "SIZE",
+     "memory for everything, as 32G (this machine's less an eighth)"},
+    {"workspace", NULL, 0, OPTION_SIZE, OPTION_AT(plan_options, workspace), 0, 0, "SIZE",
+     "bytes beside weights and cache (from the model)"},
+    {"ctx-size", NULL, 'c', OPTION_INT, OPTION_AT(plan_options, n_wanted), 1, TKV_PLAN_MAX_TOKENS,
+     "N", "context that is wanted (what the model was trained for)"},
+    {"contexts", NULL, 0, OPTION_TEXT, OPTION_AT(plan_options, contexts), 0, 0, "LIST",
+     "comma-separated contexts to list, as 4096,128K"},
+    {"policies", NULL, 'P', OPTION_TEXT, OPTION_AT(plan_options, policies), 0, 0, "LIST",
+     "comma-separated KV types and policies, as for eval (all types and presets)"},
+    {"swa-full", NULL, 0, OPTION_FLAG, OPTION_AT(plan_options, keeps_all), 0, 0, NULL,
+     "count tokens behind a sliding window too, as always for models that 'run' takes"},
+    {"report", NULL, 0, OPTION_FILE, OPTION_AT(plan_options, report), 0, 0, "FILE",
+     "write an HTML report with a plot"},
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(plan_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table command_plan_options = {
+    .command = "plan",
+    .summary = "show what a context costs in memory and the longest one that fits",
+    .description = "Shows what a context costs by KV type, and the longest one that fits.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+    .operand = "model",
+};
 
 /* "4096,128K". */
 static tkv_status parse_contexts(const char *text, plan *p, tkv_error *error)
@@ -261,8 +268,8 @@ static bool is_complete(const plan_options *o)
 
 int command_plan(int argc, char **argv)
 {
-    plan_options o = {.model = NULL};
-    const option_result result = parse(argc, argv, &o);
+    plan_options o;
+    const option_result result = options_parse(&command_plan_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }

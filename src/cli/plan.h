@@ -21,7 +21,6 @@ typedef struct plan_options {
     uint64_t workspace;
     bool keeps_all;
     bool wants_json;
-    bool wants_help;
 } plan_options;
 
 typedef struct plan_row {
