@@ -42,7 +42,7 @@ PROMPTS = {
         "code": "def fibonacci(n):\n",
         "story": "Once upon a time, in a small village by the sea,",
         "chat": GEMMA.format("Why is the sky blue?"),
-        "copy": AUSTEN + MELVILLE + AUSTEN + REPEAT + AUSTEN[:60],
+        "copy": AUSTEN + MELVILLE + CASTLE + AUSTEN + MELVILLE + REPEAT + AUSTEN[:60],
     },
 }
 
