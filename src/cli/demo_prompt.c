@@ -71,8 +71,7 @@ static tkv_status cut_passage(const tkv_tokenizer *tokenizer, const char *text, 
 static char *write_prompt(const char *text, const passage *p, bool is_chat)
 {
     static const char fact[] = "  " FACT "\n\n";
-    const char *question = is_chat ? "Question: " QUESTION " Answer with the number only."
-                                   : "Question: " QUESTION "\nAnswer: ";
+    const char *question = is_chat ? QUESTION : "Question: " QUESTION "\nAnswer: ";
     const size_t size = p->end + sizeof fact + strlen(question) + 1;
     char *prompt = malloc(size);
     if (prompt) {

@@ -1,10 +1,13 @@
 /* turbokv: the command. */
 #include "cli/command.h"
 #include "cli/commands.h"
+#include "model/blas.h"
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static bool is_help(const char *word)
 {
@@ -74,9 +77,20 @@ static int start(int argc, char **argv)
     return dispatch(command_root(), argc, argv);
 }
 
+/* OpenBLAS chooses its kernels before main: to have better ones this program starts once more. If
+ * it cannot, those that there are have to do. */
+static void restart_with_better_blas(char **argv)
+{
+    const char *kernels = tkv_blas_better_kernels();
+    if (kernels && setenv(TKV_BLAS_VARIABLE, kernels, 1) == 0) {
+        execv("/proc/self/exe", argv);
+    }
+}
+
 int main(int argc, char **argv)
 {
     /* A reader that goes away is an error of the write, not the end of this process. */
     signal(SIGPIPE, SIG_IGN);
+    restart_with_better_blas(argv);
     return start(argc, argv);
 }
