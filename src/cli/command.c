@@ -155,6 +155,17 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
     return status;
 }
 
+void command_warn_of_context(const loaded_model *loaded, int n_tokens)
+{
+    const int trained = tkv_model_get_config(loaded->model)->context_length;
+    if (n_tokens > trained) {
+        fprintf(stderr,
+                "turbokv: warning: a context of %d tokens: the model was trained for %d, and what "
+                "it says further on may make no sense\n",
+                n_tokens, trained);
+    }
+}
+
 void loaded_model_free(loaded_model *loaded)
 {
     tkv_context_free(loaded->context);

@@ -40,6 +40,9 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
                              const tkv_context_params *params, tkv_error *error);
 void loaded_model_free(loaded_model *loaded);
 
+/* Warns on stderr if the model is to see more tokens than it was trained for. */
+void command_warn_of_context(const loaded_model *loaded, int n_tokens);
+
 /* Reads a whole file, "-" for standard input, into a NUL-terminated buffer that the caller frees. A
  * file with NUL bytes is no text, and an error. */
 tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_error *error);

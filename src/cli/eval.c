@@ -171,6 +171,16 @@ static int show(const loaded_model *loaded, const eval_options *o, eval_results 
     return code;
 }
 
+/* Of the chunks and of the needles' prompts. */
+static int longest_context(const eval_plan *plan)
+{
+    int longest = plan->text.n_chunks > 0 ? plan->text.n_context : 0;
+    for (int i = 0; i < plan->n_lengths; i++) {
+        longest = plan->lengths[i] > longest ? plan->lengths[i] : longest;
+    }
+    return longest;
+}
+
 static int run(eval_options *o, eval_results *results)
 {
     tkv_error error;
@@ -184,6 +194,7 @@ static int run(eval_options *o, eval_results *results)
         status = page_check(o->report, &error);
     }
     if (status == TKV_OK) {
+        command_warn_of_context(&loaded, longest_context(&o->plan));
         command_catch_interrupt();
         status = eval_measure(&loaded, &o->plan, results, &error);
     }

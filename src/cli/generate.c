@@ -208,6 +208,7 @@ tkv_status generation_run(const loaded_model *loaded, const generation_params *p
     tkv_session_params session = {.policy = params->policy};
     tkv_status status = encode_prompt(&g, &session.max_tokens, error);
     if (status == TKV_OK) {
+        command_warn_of_context(loaded, session.max_tokens);
         g.logits = malloc((size_t)n_vocabulary * sizeof *g.logits);
         result->text = calloc(1, 1);
         g.text_capacity = 1;

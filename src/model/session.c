@@ -4,6 +4,7 @@
 #include "model/runner.h"
 #include "model/weights.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #define MAX_BATCH 65536
@@ -20,12 +21,16 @@ struct tkv_session {
     tkv_attend_stats stats;
 };
 
-/* What the cache needs to know about the keys' positions; `frequencies` [rope_dim/2] is filled. */
+/* What the cache needs to know about the keys' positions; `frequencies` [rope_dim/2] is filled.
+ * Layers may turn by different frequencies: the larger ones say which means last in all of them. */
 static tkv_rope describe_rope(const tkv_model *model, float *frequencies)
 {
     const tkv_model_config *config = tkv_model_get_config(model);
     for (int i = 0; i < config->rope_dim / 2; i++) {
-        frequencies[i] = (float)model->rope_frequencies[i];
+        frequencies[i] = 0.0f;
+        for (int rope = 0; rope < model->n_ropes; rope++) {
+            frequencies[i] = fmaxf(frequencies[i], (float)tkv_model_rope(model, rope)[i]);
+        }
     }
     return (tkv_rope){config->rope_pairing == TKV_ROPE_INTERLEAVED, config->rope_dim, frequencies};
 }
@@ -242,6 +247,12 @@ tkv_status tkv_session_fork(const tkv_session *session, int n_tokens, tkv_sessio
 
 tkv_status tkv_session_shift(tkv_session *session, int first, int n_drop, tkv_error *error)
 {
+    if (session->model->n_ropes > 1) {
+        return tkv_fail(
+            error, TKV_ERR_UNSUPPORTED,
+            "a context shift: this model's layers turn keys by two sets of frequencies, "
+            "expected one");
+    }
     float frequencies[TKV_MAX_HEAD_DIM / 2];
     const tkv_rope rope = describe_rope(session->model, frequencies);
     const tkv_status status = tkv_cache_shift(session->cache, first, n_drop, &rope, error);

@@ -161,11 +161,14 @@ static tkv_status fill_entry(tkv_tokenizer *tokenizer, const tkv_tokenizer_param
 }
 
 /* Makes a token of the stated kind findable by its bytes. SentencePiece pieces are found with
- * spaces as they are in the text. The first of equal tokens wins. */
+ * spaces as they are in the text; its user-defined tokens that have spaces, as Gemma's runs of
+ * them, only as special tokens: they do not come from merging. The first of equal tokens wins. */
 static void index_entry(tkv_tokenizer *tokenizer, int32_t kind, tkv_token_entry *entry)
 {
     const bool is_text = kind == TKV_TOKEN_NORMAL || kind == TKV_TOKEN_USER_DEFINED;
-    if (!is_text || entry->bytes.length == 0) {
+    const bool has_spaces = tokenizer->is_sentencepiece && kind == TKV_TOKEN_USER_DEFINED &&
+                            memchr(entry->bytes.data, ' ', entry->bytes.length);
+    if (!is_text || has_spaces || entry->bytes.length == 0) {
         return;
     }
     tkv_token_entry *known;
@@ -377,8 +380,8 @@ const char *tkv_tokenizer_warning(const tkv_tokenizer *tokenizer, int index)
     return index < tokenizer->n_warnings ? tokenizer->warnings[index].text : NULL;
 }
 
-/* Tokens of a run without special tokens. SentencePiece's space is put before every such run, as by
- * llama.cpp. */
+/* Tokens of a run without special tokens. SentencePiece's space is put before every such run, and
+ * its mark, written in a text, is a space: as by llama.cpp. */
 static tkv_status encode_run(const tkv_tokenizer *tokenizer, const char *text, size_t length,
                              tkv_tokens *tokens, tkv_error *error)
 {
@@ -388,17 +391,15 @@ static tkv_status encode_run(const tkv_tokenizer *tokenizer, const char *text, s
     if (!tokenizer->is_sentencepiece) {
         return tkv_tokenizer_cut(tokenizer, text, length, tokens, error);
     }
-    if (!tokenizer->adds_space_prefix) {
-        return tkv_tokenizer_merge(tokenizer, text, length, tokens, error);
-    }
-    char *prefixed = malloc(length + 1);
-    if (!prefixed) {
+    char *spaced = malloc(length + 1);
+    if (!spaced) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to tokenise %zu bytes", length);
     }
-    prefixed[0] = ' ';
-    memcpy(prefixed + 1, text, length);
-    const tkv_status status = tkv_tokenizer_merge(tokenizer, prefixed, length + 1, tokens, error);
-    free(prefixed);
+    spaced[0] = ' ';
+    const size_t prefix = tokenizer->adds_space_prefix ? 1 : 0;
+    const size_t n = prefix + bytes_of_piece((tkv_gguf_text){text, length}, spaced + prefix);
+    const tkv_status status = tkv_tokenizer_merge(tokenizer, spaced, n, tokens, error);
+    free(spaced);
     return status;
 }
 

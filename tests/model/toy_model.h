@@ -25,6 +25,9 @@ typedef struct toy_shape {
     float rope_linear_factor;    /* 0: not written */
     float rope_attention_factor; /* 0: not written */
     int sliding_window;          /* 0: not written */
+    int window_period;           /* every period-th layer has no window; 0: every layer has it */
+    float rope_local_freq_base;  /* of the layers with a window; 0: not written */
+    bool is_gemma;               /* post norms, GELU, scaled embeddings */
     bool has_biases;
     bool has_query_key_norms;
     bool has_output; /* else the embedding is used */
