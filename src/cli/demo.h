@@ -14,6 +14,7 @@ typedef struct demo_prompt {
     int n_after;          /* and behind it */
     const char *fact;     /* without line breaks */
     const char *question; /* likewise */
+    const char *begun;    /* what the answer begins with, at the prompt's end */
     const char *answer;   /* the number that is right */
 } demo_prompt;
 
@@ -34,7 +35,7 @@ typedef struct demo_result {
     double write_seconds; /* of n_written tokens that came one by one */
     int n_written;
     tkv_divergence divergence; /* from f16, at the scored positions */
-    char *text;                /* the answer */
+    char *text;                /* the answer, behind what was begun */
     size_t text_length;
     bool is_right;
 } demo_result;

@@ -6,8 +6,9 @@
 #include <string.h>
 
 /* An answer on one line: what is blank becomes one space, what is at the ends goes. */
-static void print_line(const char *text)
+static void print_line(const char *text, const char *before)
 {
+    fputs(before, stdout);
     bool is_waiting = false;
     bool is_begun = false;
     for (; *text; text++) {
@@ -53,6 +54,9 @@ static void print_question(const loaded_model *loaded, const demo_prompt *prompt
            c->head_dim_k, tkv_context_kernels(loaded->context),
            tkv_context_threads(loaded->context), prompt->n_before + prompt->n_after,
            prompt->n_before, prompt->fact, prompt->question);
+    if (prompt->begun[0]) {
+        printf("The answer is begun for the model: %s ...\n", prompt->begun);
+    }
 }
 
 static void print_figures(demo_result *results)
@@ -81,7 +85,7 @@ void demo_print(const loaded_model *loaded, const demo_prompt *prompt, demo_resu
     printf("\n%-5s %-6s answer\n", "KV", "");
     for (int i = 0; i < DEMO_SETTINGS; i++) {
         printf("%-5s %-6s ", results[i].preset, results[i].is_right ? "right" : "wrong");
-        print_line(results[i].text);
+        print_line(results[i].text, prompt->begun[0] ? "... " : "");
     }
     print_figures(results);
 }
@@ -116,6 +120,7 @@ cJSON *demo_to_json(const loaded_model *loaded, const demo_prompt *prompt, demo_
     cJSON_AddNumberToObject(json, "prompt_tokens", (double)prompt->tokens.n);
     cJSON_AddStringToObject(json, "fact", prompt->fact);
     cJSON_AddStringToObject(json, "question", prompt->question);
+    cJSON_AddStringToObject(json, "answer_begins", prompt->begun);
     cJSON_AddStringToObject(json, "expected", prompt->answer);
     cJSON *rows = cJSON_AddArrayToObject(json, "results");
     for (int i = 0; i < DEMO_SETTINGS; i++) {

@@ -13,6 +13,10 @@
 #define QUESTION "What is the secret number of the red castle?"
 #define ANSWER "48213"
 
+/* A chat model's answer is begun for it: how it would begin by itself hangs on a hair, and says
+ * nothing of the cache. */
+#define BEGUN "The secret number of the red castle is"
+
 /* The fact stands behind this share of the text. */
 #define DEPTH 0.3
 
@@ -81,7 +85,8 @@ static char *write_prompt(const char *text, const passage *p, bool is_chat)
     return prompt;
 }
 
-/* Tokens of the prompt, which is what a user says if the model has a chat form. */
+/* Tokens of the prompt, which is what a user says if the model has a chat form, before an answer
+ * that is begun. */
 static tkv_status encode(const loaded_model *loaded, const char *text, const tkv_chat_form *form,
                          tkv_tokens *tokens, tkv_error *error)
 {
@@ -91,6 +96,10 @@ static tkv_status encode(const loaded_model *loaded, const char *text, const tkv
         form ? tkv_chat_write(*form, NULL, text, length, &chat, &length, error) : TKV_OK;
     if (status == TKV_OK) {
         status = tkv_prompt_encode(loaded->tokenizer, form ? chat : text, length, tokens, error);
+    }
+    if (status == TKV_OK && form) {
+        status =
+            tkv_tokenizer_encode(loaded->tokenizer, BEGUN, strlen(BEGUN), false, tokens, error);
     }
     free(chat);
     return status;
@@ -102,6 +111,7 @@ tkv_status demo_prompt_create(const loaded_model *loaded, int n_text, demo_promp
     *prompt = (demo_prompt){.fact = FACT, .question = QUESTION, .answer = ANSWER};
     tkv_chat_form form;
     prompt->is_chat = tkv_chat_find(loaded->gguf, loaded->tokenizer, &form, NULL) == TKV_OK;
+    prompt->begun = prompt->is_chat ? BEGUN : "";
     char *text = NULL;
     char *whole = NULL;
     size_t length = 0;
