@@ -45,7 +45,8 @@ typedef enum tkv_status {
     TKV_ERR_NOT_FINITE, /* NaN or infinity where finite numbers are required */
     TKV_ERR_IO,         /* a file could not be opened or read */
     TKV_ERR_FORMAT,     /* a file's content is not what its format promises */
-    TKV_ERR_DEVICE      /* a GPU reported an error */
+    TKV_ERR_DEVICE,     /* a GPU reported an error */
+    TKV_ERR_INTERRUPTED /* the context's is_stopped said so */
 } tkv_status;
 
 typedef struct tkv_error {
@@ -152,6 +153,11 @@ typedef struct tkv_context_params {
     const char *device; /* NULL or "cpu"; "cuda" or "cuda:1" (the second one), "metal" */
     void *stream;       /* of the device: where its work is enqueued (CUDA: a cudaStream_t, which
                            must outlive the context); NULL: one of its own */
+    /* NULL, or asked now and then, by any of the context's threads, in what may take long on the
+     * CPU (tkv_attend); once true, it stays true: the call ends soon with TKV_ERR_INTERRUPTED, and
+     * what it should have written is not to be used. */
+    bool (*is_stopped)(void *user);
+    void *stop_user;
 } tkv_context_params;
 
 /* params may be NULL for the defaults. The environment variable TKV_CPU chooses the kernels

@@ -414,6 +414,9 @@ static void attend_item(void *argument, int item, int thread)
 {
     const attend_plan *plan = argument;
     attend_scratch scratch;
+    if (tkv_context_is_stopped(plan->cache->context)) {
+        return;
+    }
     place_scratch(plan, plan->scratch + (size_t)thread * plan->scratch_bytes, &scratch);
     const attend_work work = work_of_item(plan, item);
     const size_t rows = (size_t)plan->tile_rows;
@@ -504,17 +507,21 @@ static void merge_unit(void *argument, int unit, int thread)
     }
 }
 
-static void run_plan(attend_plan *plan)
+static tkv_status run_plan(attend_plan *plan, tkv_error *error)
 {
     tkv_threads *threads = plan->cache->context->threads;
     const int n_units = plan->cache->n_kv_heads * plan->n_tiles;
     memset(plan->stats, 0, (size_t)plan->n_threads * sizeof *plan->stats);
     tkv_threads_run(threads, plan->n_threads, n_units * plan->n_splits, attend_item, plan);
+    if (tkv_context_is_stopped(plan->cache->context)) {
+        return tkv_fail(error, TKV_ERR_INTERRUPTED, "attention was interrupted");
+    }
     tkv_threads_run(threads, plan->n_threads, n_units, merge_unit, plan);
     for (int i = 0; plan->params.stats && i < plan->n_threads; i++) {
         plan->params.stats->n_weights += plan->stats[i].n_weights;
         plan->params.stats->n_skipped += plan->stats[i].n_skipped;
     }
+    return TKV_OK;
 }
 
 tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params *params,
@@ -550,7 +557,7 @@ tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params
     plan.partial_stats = (float *)(buffer + sums_bytes);
     plan.stats = (tkv_attend_stats *)(buffer + sums_bytes + stats_bytes);
     plan.scratch = buffer + sums_bytes + stats_bytes + thread_stats_bytes;
-    run_plan(&plan);
+    status = run_plan(&plan, error);
     free(buffer);
-    return TKV_OK;
+    return status;
 }

@@ -62,6 +62,8 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
                         sizeof *created);
     }
     created->effort = params->effort;
+    created->is_stopped = params->is_stopped;
+    created->stop_user = params->stop_user;
     created->n_threads = params->n_threads ? params->n_threads : machine_cores();
     status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
     if (status == TKV_OK && table) {

@@ -27,10 +27,18 @@ struct tkv_context {
     int n_threads;
     tkv_threads *threads; /* NULL: the caller's alone */
     tkv_effort effort;
+    bool (*is_stopped)(void *user); /* NULL: never */
+    void *stop_user;
     tkv_device *device; /* NULL: the CPU */
     tkv_device_workspace workspaces[TKV_WORKSPACE_USES];
     void *shared_weights; /* of src/model, for its sessions on this device */
 };
+
+/* Whether long work with the context should end: tkv_context_params.is_stopped. */
+static inline bool tkv_context_is_stopped(const tkv_context *context)
+{
+    return context->is_stopped && context->is_stopped(context->stop_user);
+}
 
 /* tkv_context_create on device `index` of a table; NULL: on the CPU. params may be NULL; their
  * `device` is not looked at. */

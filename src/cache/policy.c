@@ -263,6 +263,11 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
                         "policy for %d layers: expected a policy, results and at least one layer",
                         n_layers);
     }
+    if (policy->boundary_layers > n_layers) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy names the first and last %d layers: the model has %d",
+                        policy->boundary_layers, n_layers);
+    }
     for (int i = 0; i < n_layers; i++) {
         const bool is_boundary =
             i < policy->boundary_layers || i >= n_layers - policy->boundary_layers;

@@ -110,6 +110,7 @@ static tkv_status parse_policy(named_policy *p, tkv_error *error)
     if (is_preset(p->name)) {
         return tkv_policy_preset(p->name, &p->policy, error);
     }
+    p->policy = (tkv_policy)COMMAND_POLICY;
     snprintf(text, sizeof text, "k %.*s v %s", (int)length_k, p->name, value);
     return tkv_policy_parse(text, &p->policy, error);
 }

@@ -18,6 +18,10 @@
 
 int command_fail(const tkv_error *error)
 {
+    if (error->status == TKV_ERR_INTERRUPTED) {
+        fprintf(stderr, "turbokv: interrupted\n");
+        return command_interrupted_code();
+    }
     fprintf(stderr, "turbokv: %s\n", error->message);
     return EXIT_RUNTIME;
 }
@@ -30,9 +34,39 @@ int command_print_json(cJSON *json)
         fprintf(stderr, "turbokv: no memory for the JSON output\n");
         return EXIT_RUNTIME;
     }
-    const bool is_written = puts(text) >= 0 && fflush(stdout) == 0;
+    puts(text);
     free(text);
-    return is_written ? EXIT_OK : EXIT_RUNTIME;
+    return EXIT_OK;
+}
+
+bool command_flush_output(void)
+{
+    return fflush(stdout) == 0 && !ferror(stdout);
+}
+
+/* Why nothing can be written to stdout any more. When a write failed some time ago the reason is
+ * gone, so another byte is tried; 0 if that one can be written. */
+static int output_error(void)
+{
+    clearerr(stdout);
+    errno = 0;
+    return putchar('\n') == EOF || fflush(stdout) != 0 ? errno : 0;
+}
+
+int command_end(int code)
+{
+    errno = 0;
+    if (command_flush_output()) {
+        return code;
+    }
+    const int reason = errno ? errno : output_error();
+    if (reason == EPIPE) {
+        signal(SIGPIPE, SIG_DFL);
+        raise(SIGPIPE);
+    }
+    fprintf(stderr, "turbokv: cannot write the output%s%s\n", reason ? ": " : "",
+            reason ? strerror(reason) : "");
+    return EXIT_RUNTIME;
 }
 
 /* Length of the valid UTF-8 sequence at `text`, or 0. */
@@ -246,12 +280,11 @@ tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *
     return status;
 }
 
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted; /* the signal's number, or 0 */
 
 static void on_interrupt(int number)
 {
-    (void)number;
-    interrupted = 1;
+    interrupted = number;
 }
 
 void command_catch_interrupt(void)
@@ -262,9 +295,21 @@ void command_catch_interrupt(void)
     action.sa_flags = (int)SA_RESETHAND;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
 }
 
 bool command_is_interrupted(void)
 {
+    return interrupted != 0;
+}
+
+int command_interrupted_code(void)
+{
+    return 128 + (int)interrupted;
+}
+
+bool command_stops(void *user)
+{
+    (void)user;
     return interrupted != 0;
 }

@@ -7,23 +7,23 @@
 #define N(array) ((int)(sizeof(array) / sizeof *(array)))
 
 static const command benchmarks[] = {
-    {"attention", NULL, &bench_attention_options, bench_attention, NULL, 0},
-    {"codec", NULL, &bench_codec_options, bench_codec, NULL, 0},
-    {"model", NULL, &bench_model_options, bench_model, NULL, 0},
+    {"attention", NULL, NULL, &bench_attention_options, bench_attention, NULL, 0},
+    {"codec", NULL, NULL, &bench_codec_options, bench_codec, NULL, 0},
+    {"model", NULL, NULL, &bench_model_options, bench_model, NULL, 0},
 };
 
 static const command commands[] = {
-    {"run", NULL, &command_run_options, command_run, NULL, 0},
-    {"demo", NULL, &command_demo_options, command_demo, NULL, 0},
-    {"eval", NULL, &command_eval_options, command_eval, NULL, 0},
-    {"bench", "measure errors and speeds beside their bounds", NULL, NULL, benchmarks,
+    {"run", NULL, NULL, &command_run_options, command_run, NULL, 0},
+    {"demo", NULL, NULL, &command_demo_options, command_demo, NULL, 0},
+    {"eval", NULL, NULL, &command_eval_options, command_eval, NULL, 0},
+    {"bench", "benchmark", "measure errors and speeds beside their bounds", NULL, NULL, benchmarks,
      N(benchmarks)},
-    {"gate", NULL, &command_gate_options, command_gate, NULL, 0},
-    {"plan", NULL, &command_plan_options, command_plan, NULL, 0},
-    {"types", NULL, &command_types_options, command_types, NULL, 0},
+    {"gate", NULL, NULL, &command_gate_options, command_gate, NULL, 0},
+    {"plan", NULL, NULL, &command_plan_options, command_plan, NULL, 0},
+    {"types", NULL, NULL, &command_types_options, command_types, NULL, 0},
 };
 
-static const command root = {"", "", NULL, NULL, commands, N(commands)};
+static const command root = {"", "command", "", NULL, NULL, commands, N(commands)};
 
 const command *command_root(void)
 {
@@ -48,12 +48,12 @@ const command *command_find(const command *parent, const char *name)
 void command_print_members(FILE *file, const command *c)
 {
     const char *space = c->name[0] ? " " : "";
-    fprintf(file, "usage: turbokv %s%sCOMMAND [options]\n\ncommands:\n", c->name, space);
+    fprintf(file, "usage: turbokv %s%sNAME [options]\n\n%ss:\n", c->name, space, c->noun);
     for (int i = 0; i < c->n_members; i++) {
         fprintf(file, "  %-10s %s\n", c->members[i].name, command_summary(&c->members[i]));
     }
-    fprintf(file, "\n'turbokv %s%sCOMMAND --help' lists the options of a command.\n", c->name,
-            space);
+    fprintf(file, "\n'turbokv %s%sNAME --help' lists the options of a %s.\n", c->name, space,
+            c->noun);
 }
 
 static cJSON *members_to_json(const command *parent);

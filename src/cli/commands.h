@@ -28,6 +28,7 @@ extern const option_table bench_model_options;
 /* What 'turbokv NAME' does, or which members it has, as 'turbokv bench' has. */
 typedef struct command {
     const char *name;
+    const char *noun;            /* what its members are called */
     const char *summary;         /* of one with members; others have their table's */
     const option_table *options; /* NULL with members */
     int (*run)(int argc, char **argv);
@@ -44,7 +45,7 @@ const char *command_summary(const command *c);
 /* The member of that name, or NULL. */
 const command *command_find(const command *parent, const char *name);
 
-/* Prints the members of a command, which is called `name` ("" or "bench"). */
+/* Prints the members of a command. */
 void command_print_members(FILE *file, const command *c);
 
 /* All tables as JSON, for who makes man pages and completions of them: {"program", "version",

@@ -28,7 +28,7 @@ typedef struct eval_options {
 
 static const eval_options defaults = {.policies = DEFAULT_POLICIES,
                                       .lengths = DEFAULT_LENGTHS,
-                                      .context = {.device = "cpu"},
+                                      .context = {.device = "cpu", .is_stopped = command_stops},
                                       .plan = {.mode = "prefill",
                                                .text = {.n_context = 4096, .n_chunks = 6},
                                                .n_facts = 5,
@@ -46,8 +46,8 @@ static const option_entry entries[] = {
     {"chunks", NULL, 0, OPTION_INT, OPTION_AT(eval_options, plan.text.n_chunks), 0, INT32_MAX, "N",
      "chunks to score; 0: only needles"},
     {"policies", NULL, 'P', OPTION_TEXT, OPTION_AT(eval_options, policies), 0, 0, "LIST",
-     "comma-separated: TYPE, TYPE_K/TYPE_V, a preset, @FILE (a policy file), or words as in a "
-     "policy file"},
+     "comma-separated: TYPE or TYPE_K/TYPE_V, centred as by 'run', a preset, @FILE (a policy "
+     "file), or words as in a policy file"},
     {"mode", NULL, 0, OPTION_CHOICE, OPTION_AT(eval_options, plan.mode), 0, 0, "prefill|decode",
      "prefill: in batches, as llama-perplexity; decode: token by token"},
     {"batch", NULL, 'b', OPTION_INT, OPTION_AT(eval_options, plan.text.n_batch), 0, 65536, "N",
@@ -157,7 +157,7 @@ static int show(const loaded_model *loaded, const eval_options *o, eval_results 
     if (results->was_interrupted) {
         fprintf(stderr, "turbokv: interrupted%s\n",
                 o->plan.state_path ? "; the same command goes on from here" : "");
-        return EXIT_INTERRUPTED;
+        return command_interrupted_code();
     }
     int code = EXIT_OK;
     if (o->wants_json) {
@@ -197,6 +197,10 @@ static int run(eval_options *o, eval_results *results)
         command_warn_of_context(&loaded, longest_context(&o->plan));
         command_catch_interrupt();
         status = eval_measure(&loaded, &o->plan, results, &error);
+    }
+    if (status == TKV_ERR_INTERRUPTED) {
+        results->was_interrupted = true;
+        status = TKV_OK;
     }
     const int code = status == TKV_OK ? show(&loaded, o, results) : command_fail(&error);
     tkv_tokens_free(&tokens);

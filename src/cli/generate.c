@@ -7,7 +7,6 @@
 #include "model/prompt.h"
 #include "model/session.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +33,14 @@ static bool show_progress(void *user, int n_done, int n_total)
     return !command_is_interrupted();
 }
 
+/* tkv_session_eval, for which to be interrupted is not a failure: the session's length tells. */
+static tkv_status evaluate(generator *g, const int32_t *tokens, int n_tokens,
+                           const tkv_eval_params *params, tkv_error *error)
+{
+    const tkv_status status = tkv_session_eval(g->session, tokens, n_tokens, params, error);
+    return status == TKV_ERR_INTERRUPTED ? TKV_OK : status;
+}
+
 static tkv_status prefill(generator *g, tkv_error *error)
 {
     const tkv_eval_params eval = {.logits_mode = TKV_LOGITS_LAST,
@@ -44,9 +51,10 @@ static tkv_status prefill(generator *g, tkv_error *error)
         progress_begin(&g->bar, "prefill");
     }
     const double start = tkv_clock();
-    const tkv_status status = tkv_session_eval(g->session, g->result->prompt_tokens.ids,
-                                               (int)g->result->prompt_tokens.n, &eval, error);
+    const tkv_status status =
+        evaluate(g, g->result->prompt_tokens.ids, (int)g->result->prompt_tokens.n, &eval, error);
     g->result->prefill_seconds = tkv_clock() - start;
+    g->result->n_prefilled = tkv_session_length(g->session);
     if (g->params->has_progress) {
         progress_end(&g->bar);
     }
@@ -54,19 +62,16 @@ static tkv_status prefill(generator *g, tkv_error *error)
 }
 
 /* Prints what ends on whole characters; at the end, everything. */
-static tkv_status show_text(generator *g, bool is_end, tkv_error *error)
+static void show_text(generator *g, bool is_end)
 {
-    const generation *r = g->result;
+    generation *r = g->result;
     const size_t whole = is_end ? r->text_length : tkv_utf8_whole(r->text, r->text_length);
     if (!g->params->is_streamed || whole <= g->n_shown) {
-        return TKV_OK;
+        return;
     }
-    const size_t n = whole - g->n_shown;
-    if (fwrite(r->text + g->n_shown, 1, n, stdout) != n || fflush(stdout) != 0) {
-        return tkv_fail(error, TKV_ERR_IO, "cannot write the text: %s", strerror(errno));
-    }
+    fwrite(r->text + g->n_shown, 1, whole - g->n_shown, stdout);
+    r->is_output_lost = !command_flush_output();
     g->n_shown = whole;
-    return TKV_OK;
 }
 
 static tkv_status add_token(generator *g, int32_t token, tkv_error *error)
@@ -86,7 +91,32 @@ static tkv_status add_token(generator *g, int32_t token, tkv_error *error)
     r->text_length += bytes.length;
     r->text[r->text_length] = '\0';
     const tkv_status status = tkv_tokens_push(&r->tokens, token, error);
-    return status == TKV_OK ? show_text(g, false, error) : status;
+    if (status == TKV_OK) {
+        show_text(g, false);
+    }
+    return status;
+}
+
+/* First tokens that a shift of the context leaves alone. */
+static int kept_tokens(const generator *g)
+{
+    return g->params->n_keep < 0 ? g->params->policy.n_sinks : g->params->n_keep;
+}
+
+/* A shift needs two tokens that it may drop one of. Asked before the first token, if the text can
+ * come to fill the context. */
+static tkv_status check_shift(const generator *g, int max_tokens, tkv_error *error)
+{
+    const generation_params *p = g->params;
+    const double longest = (double)g->result->prompt_tokens.n + p->n_predict;
+    const bool may_shift = p->shifts_context && (p->n_predict < 0 || longest > max_tokens);
+    if (may_shift && kept_tokens(g) > max_tokens - 2) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "a context of %d tokens of which %d are kept cannot be shifted: expected a "
+                        "smaller --keep or a larger -c",
+                        max_tokens, kept_tokens(g));
+    }
+    return TKV_OK;
 }
 
 /* Whether one more token fits, after a shift of the context if that is wanted. */
@@ -97,13 +127,7 @@ static tkv_status make_room(generator *g, bool *has_room, tkv_error *error)
     if (*has_room || !g->params->shifts_context) {
         return TKV_OK;
     }
-    const int n_keep = g->params->n_keep < 0 ? g->params->policy.n_sinks : g->params->n_keep;
-    if (n_keep > length - 2) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "the context of %d tokens is full, and all but %d are to be kept: expected "
-                        "a smaller --keep",
-                        length, length - n_keep);
-    }
+    const int n_keep = kept_tokens(g);
     g->result->n_shifts++;
     *has_room = true;
     return tkv_session_shift(g->session, n_keep, (length - n_keep) / 2, error);
@@ -116,7 +140,7 @@ static tkv_status decode(generator *g, tkv_error *error)
     const int limit = g->params->n_predict;
     const double start = tkv_clock();
     tkv_status status = TKV_OK;
-    while (status == TKV_OK && !command_is_interrupted() &&
+    while (status == TKV_OK && !command_is_interrupted() && !r->is_output_lost &&
            (limit < 0 || r->tokens.n < (size_t)limit)) {
         int32_t token;
         status = tkv_sampler_draw(g->sampler, g->logits, &token, error);
@@ -131,11 +155,15 @@ static tkv_status decode(generator *g, tkv_error *error)
         if (status != TKV_OK || !has_room) {
             break;
         }
-        status = tkv_session_eval(g->session, &token, 1, &eval, error);
-        r->n_decoded++;
+        const int length = tkv_session_length(g->session);
+        status = evaluate(g, &token, 1, &eval, error);
+        r->n_decoded += tkv_session_length(g->session) - length;
     }
     r->decode_seconds = tkv_clock() - start;
-    return status == TKV_OK ? show_text(g, true, error) : status;
+    if (status == TKV_OK) {
+        show_text(g, true);
+    }
+    return status;
 }
 
 static void measure_cache(generator *g)
@@ -195,7 +223,7 @@ static tkv_status encode_prompt(generator *g, int *max_tokens, tkv_error *error)
                           "the prompt has %zu tokens, the context %d: give a larger one with -c",
                           tokens->n, *max_tokens);
     }
-    return status;
+    return status == TKV_OK ? check_shift(g, *max_tokens, error) : status;
 }
 
 tkv_status generation_run(const loaded_model *loaded, const generation_params *params,
@@ -247,7 +275,7 @@ void generation_free(generation *result)
 
 double generation_prefill_speed(const generation *g)
 {
-    return g->prefill_seconds > 0.0 ? (double)g->prompt_tokens.n / g->prefill_seconds : 0.0;
+    return g->prefill_seconds > 0.0 ? g->n_prefilled / g->prefill_seconds : 0.0;
 }
 
 double generation_decode_speed(const generation *g)

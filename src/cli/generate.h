@@ -25,6 +25,7 @@ typedef struct generation {
     tkv_tokens tokens; /* generated; an end token is not among them */
     char *text;        /* their bytes */
     size_t text_length;
+    int n_prefilled; /* of the prompt's tokens: fewer only after an interrupt */
     double prefill_seconds;
     double decode_seconds;
     int n_decoded; /* steps that decode_seconds took: the first token comes from the prefill */
@@ -36,6 +37,7 @@ typedef struct generation {
     int64_t n_weights; /* of attention, and skipped by sparse V */
     int64_t n_skipped;
     bool was_interrupted;
+    bool is_output_lost; /* the text could not be printed: it ends there */
 } generation;
 
 /* Runs a generation; the caller frees the result with generation_free, also after an error. */

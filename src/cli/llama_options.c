@@ -86,18 +86,17 @@ static const llama_option options[] = {
     {"--no-cache-prompt --no-context-shift -dkvc --dump-kv-cache", LLAMA_NO_VALUE, ALWAYS,
      "it is so anyway, or shows nothing here"},
     /* The prompt, and talking. */
-    {"-i --interactive -if --interactive-first", LLAMA_NO_VALUE, NULL,
-     "one prompt is read, one text is written"},
-    {"-cnv --conversation", LLAMA_NO_VALUE, NULL, "one prompt is read, one text is written"},
+    {"-i --interactive -if --interactive-first -cnv --conversation", LLAMA_NO_VALUE, NULL,
+     "one prompt is read, one text is written; 'run --chat' puts it into the model's chat form"},
     {"-no-cnv -nocnv --no-conversation -st --single-turn", LLAMA_NO_VALUE, ALWAYS,
      "one prompt is read, one text is written"},
     {"-ins --instruct -cml --chatml", LLAMA_NO_VALUE, NULL,
-     "give the prompt in the model's chat form"},
+     "'run --chat' puts the prompt into the model's chat form"},
     {"-sys --system-prompt -sysf --system-prompt-file --chat-template --chat-template-file "
      "--chat-template-kwargs",
-     LLAMA_VALUE, NULL, "give the prompt in the model's chat form"},
+     LLAMA_VALUE, NULL, "'run --chat' puts the prompt into the model's chat form"},
     {"--jinja --no-jinja", LLAMA_NO_VALUE, ALWAYS, "templates are not run"},
-    {"-rea --reasoning", LLAMA_SWITCH, "auto", "give the prompt in the model's chat form"},
+    {"-rea --reasoning", LLAMA_SWITCH, "auto", "the text is written as the model gives it"},
     {"--reasoning-format --reasoning-effort --reasoning-budget --reasoning-budget-message",
      LLAMA_VALUE, "none auto default -1", "the text is written as the model gives it"},
     {"--reasoning-preserve --no-reasoning-preserve --skip-chat-parsing --no-skip-chat-parsing "
@@ -137,12 +136,12 @@ static const llama_option options[] = {
      "--ctx-size-draft -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl -devd "
      "--device-draft --spec-draft-device -td --threads-draft --spec-draft-threads -tbd "
      "--threads-batch-draft --spec-draft-threads-batch -Cd -Crd -Cbd -Crbd -otd "
-     "--override-tensor-draft -ncmoed --n-cpu-moe-draft --spec-type --spec-draft-n-max "
-     "--spec-draft-n-min --spec-draft-p-min --spec-draft-p-split -lcs --lookup-cache-static -lcd "
-     "--lookup-cache-dynamic",
+     "--override-tensor-draft -ncmoed --n-cpu-moe-draft --cpu-mask-draft --cpu-range-draft "
+     "--cpu-strict-draft --prio-draft --poll-draft --cpu-mask-batch-draft --cpu-strict-batch-draft "
+     "--prio-batch-draft --poll-batch-draft -lcs --lookup-cache-static -lcd "
+     "--lookup-cache-dynamic --spec-*",
      LLAMA_VALUE, NULL, "there are no draft models"},
-    {"-cmoed --cpu-moe-draft --spec-draft-cpu-moe --spec-default", LLAMA_NO_VALUE, NULL,
-     "there are no draft models"},
+    {"-cmoed --cpu-moe-draft", LLAMA_NO_VALUE, NULL, "there are no draft models"},
     /* What is written. */
     {"-co --color --log-colors", LLAMA_SWITCH, ALWAYS, "the text has no colours"},
     {"--display-prompt --no-display-prompt --show-timings --no-show-timings --perf --no-perf "
@@ -160,26 +159,34 @@ static const llama_option options[] = {
     {"--host --port --path --api-prefix --api-key --api-key-file --ssl-key-file --ssl-cert-file "
      "-to --timeout --threads-http --slot-save-path -sps --slot-prompt-similarity -a --alias "
      "--tags --models-dir --models-preset --models-max --server-base --pooling --embd-normalize "
-     "-id --slot --media-path --tools --sse-ping-interval --sleep-idle-seconds",
+     "-id --slot --media-path --tools --tools-runtime --sse-ping-interval --sleep-idle-seconds "
+     "--cors-* --mcp-*",
      LLAMA_VALUE, NULL, "there is no server"},
     {"--reuse-port --embedding --embeddings --rerank --reranking --metrics --props --slots "
-     "--no-slots --ui --webui --no-ui --no-webui -ag --agent -no-ag --no-agent",
+     "--no-slots --ui --webui --no-ui --no-webui --ui-* --webui-* -ag --agent -no-ag --no-agent "
+     "--models-autoload --no-models-autoload --cache-idle-slots --no-cache-idle-slots",
      LLAMA_NO_VALUE, NULL, "there is no server"},
     /* llama-perplexity. */
     {"--perplexity --hellaswag --winogrande --multiple-choice --kl-divergence --all-logits "
      "--ppl-all",
      LLAMA_NO_VALUE, NULL, "'turbokv eval' measures perplexity and divergence"},
+    /* llama-bench. */
+    {"-mmp -nopo -embd", LLAMA_VALUE, ALWAYS, "a model is mapped, and decodes"},
+    {"-pg", LLAMA_VALUE, NULL, "'turbokv bench model' times prefill and decode, each by itself"},
     {"--ppl-stride --ppl-output-type --hellaswag-tasks --winogrande-tasks "
      "--multiple-choice-tasks --kl-divergence-base --save-all-logits",
      LLAMA_VALUE, NULL, "'turbokv eval' measures perplexity and divergence"},
 };
 
-/* Whether a list that blanks separate holds a word of this length. */
+/* Whether a list that blanks separate holds a word of this length; "x*" stands for all that begin
+ * with x. */
 static bool holds(const char *list, const char *word, size_t length)
 {
     while (*list) {
         const size_t n = strcspn(list, " ");
-        if (n == length && strncmp(list, word, n) == 0) {
+        const bool is_prefix = n > 1 && list[n - 1] == '*';
+        const size_t n_same = is_prefix ? n - 1 : n;
+        if ((is_prefix ? length > n_same : length == n_same) && strncmp(list, word, n_same) == 0) {
             return true;
         }
         list += n + (list[n] == ' ');

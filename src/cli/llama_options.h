@@ -13,7 +13,7 @@ typedef enum llama_argument {
 } llama_argument;
 
 typedef struct llama_option {
-    const char *names; /* with their dashes, separated by blanks */
+    const char *names; /* with their dashes, separated by blanks; "x*": all that begin with x */
     llama_argument argument;
     const char *harmless; /* "*": always; else the values, separated by blanks, that change nothing
                              here; NULL: none */

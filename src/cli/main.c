@@ -1,13 +1,11 @@
 /* turbokv: the command. */
 #include "cli/command.h"
 #include "cli/commands.h"
-#include "model/blas.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static bool is_help(const char *word)
 {
@@ -16,8 +14,7 @@ static bool is_help(const char *word)
 
 static int no_such_command(const command *parent, const char *name)
 {
-    fprintf(stderr, "turbokv: no command '%s%s%s': expected ", parent->name,
-            parent->name[0] ? " " : "", name);
+    fprintf(stderr, "turbokv: no %s '%s': expected ", parent->noun, name);
     for (int i = 0; i < parent->n_members; i++) {
         fprintf(stderr, "%s%s", parent->members[i].name,
                 i < parent->n_members - 2    ? ", "
@@ -54,7 +51,7 @@ static int dispatch(const command *parent, int argc, char **argv)
 {
     if (argc < 2) {
         command_print_members(stderr, parent);
-        fprintf(stderr, "turbokv: expected a command\n");
+        fprintf(stderr, "turbokv: expected a %s\n", parent->noun);
         return EXIT_USAGE;
     }
     if (is_help(argv[1])) {
@@ -77,20 +74,12 @@ static int start(int argc, char **argv)
     return dispatch(command_root(), argc, argv);
 }
 
-/* OpenBLAS chooses its kernels before main: to have better ones this program starts once more. If
- * it cannot, those that there are have to do. */
-static void restart_with_better_blas(char **argv)
-{
-    const char *kernels = tkv_blas_better_kernels();
-    if (kernels && setenv(TKV_BLAS_VARIABLE, kernels, 1) == 0) {
-        execv("/proc/self/exe", argv);
-    }
-}
-
 int main(int argc, char **argv)
 {
     /* A reader that goes away is an error of the write, not the end of this process. */
     signal(SIGPIPE, SIG_IGN);
-    restart_with_better_blas(argv);
-    return start(argc, argv);
+    /* Threads are those of a context. OpenBLAS, once it is loaded, would start its own beside them,
+     * and never end where the system has no room for these. */
+    setenv("OPENBLAS_NUM_THREADS", "1", 1);
+    return command_end(start(argc, argv));
 }

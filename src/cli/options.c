@@ -128,7 +128,12 @@ static option_result set_policy(const option_value *v, const char *text)
 static option_result set_policy_file(const option_value *v, const char *text)
 {
     tkv_error error;
-    return report(v, command_read_policy(text, v->target, &error), &error);
+    tkv_policy policy = {0};
+    const tkv_status status = command_read_policy(text, &policy, &error);
+    if (status == TKV_OK) {
+        *(tkv_policy *)v->target = policy;
+    }
+    return report(v, status, &error);
 }
 
 /* Words are listed as in a sentence: "fast, default or best". */
@@ -168,7 +173,7 @@ static option_result set_word(const option_value *v, const char *text)
         return wrong_word(v, text);
     }
     if (v->entry->kind == OPTION_EFFORT) {
-        *(tkv_effort *)v->target = (tkv_effort)index;
+        *(tkv_effort *)v->target = option_efforts[index];
     } else {
         *(const char **)v->target = text;
     }
@@ -275,10 +280,11 @@ static option_result unknown(const option_table *table, const char *word)
 {
     const char *meant = guess(table, word);
     if (meant) {
-        fprintf(stderr, "turbokv: no option '%s': --%s in full?\n", word, meant);
+        fprintf(stderr, "turbokv: no option '%s': did you mean --%s?\n", word, meant);
     } else {
-        fprintf(stderr, "turbokv: no option '%s': 'turbokv %s --help' lists them\n", word,
-                table->command);
+        options_print_names(stderr, table);
+        fprintf(stderr, "turbokv: no option '%s': 'turbokv %s --help' explains those there are\n",
+                word, table->command);
     }
     return OPTIONS_WRONG;
 }

@@ -22,7 +22,7 @@ typedef enum option_kind {
     OPTION_SIZE,        /* uint64_t of bytes, as 4096, 512M or 1.5G; 0: not given */
     OPTION_TYPE,        /* tkv_type by name */
     OPTION_POLICY,      /* tkv_policy, changed by "NAME VALUE" */
-    OPTION_POLICY_FILE, /* tkv_policy, changed by a file */
+    OPTION_POLICY_FILE, /* tkv_policy, as a file says */
     OPTION_EFFORT,      /* tkv_effort by name */
     OPTION_HELP         /* prints the help; has no value */
 } option_kind;
@@ -71,6 +71,9 @@ option_result options_parse(const option_table *table, int argc, char **argv, vo
 
 void options_print_help(FILE *file, const option_table *table);
 
+/* The long names, some to a line. */
+void options_print_names(FILE *file, const option_table *table);
+
 /* The table with types, ranges, defaults and valid words, for who makes man pages and completions
  * of it ('turbokv help --dump'). */
 cJSON *options_to_json(const option_table *table);
@@ -83,5 +86,8 @@ const option_entry *option_find(const option_table *table, const char *name);
 
 /* The i-th word of those that an option takes; false if there are fewer, or any text is taken. */
 bool option_word(const option_entry *entry, int i, char word[32]);
+
+/* What the words of OPTION_EFFORT stand for, in their order. */
+extern const tkv_effort option_efforts[TKV_EFFORT_COUNT];
 
 #endif

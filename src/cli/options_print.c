@@ -8,9 +8,12 @@
 #define LINE_WIDTH 100
 #define POLICY_TEXT 1024
 
+const tkv_effort option_efforts[TKV_EFFORT_COUNT] = {TKV_EFFORT_FAST, TKV_EFFORT_DEFAULT,
+                                                     TKV_EFFORT_BEST};
+
 bool option_word(const option_entry *entry, int i, char word[32])
 {
-    static const char *const efforts[TKV_EFFORT_COUNT] = {"default", "fast", "best"};
+    static const char *const efforts[TKV_EFFORT_COUNT] = {"fast", "default", "best"};
     const char *found = NULL;
     size_t length = 0;
     if (entry->kind == OPTION_TYPE) {
@@ -99,9 +102,13 @@ bool option_default(const option_table *table, const option_entry *entry, char *
         return info != NULL;
     case OPTION_POLICY: return policy_default(value, entry->name, text, size);
     case OPTION_EFFORT:
-        option_word(entry, (int)*(const tkv_effort *)value, word);
-        snprintf(text, size, "%s", word);
-        return true;
+        for (int i = 0; option_word(entry, i, word); i++) {
+            if (option_efforts[i] == *(const tkv_effort *)value) {
+                snprintf(text, size, "%s", word);
+                return true;
+            }
+        }
+        return false;
     }
     return false;
 }
@@ -168,6 +175,18 @@ void options_print_help(FILE *file, const option_table *table)
     for (int i = 0; i < table->n_entries; i++) {
         print_option(file, table, &table->entries[i]);
     }
+}
+
+void options_print_names(FILE *file, const option_table *table)
+{
+    int column = fprintf(file, "options of %s:", table->command);
+    for (int i = 0; i < table->n_entries; i++) {
+        const int length = (int)strlen(table->entries[i].name) + 3;
+        const bool is_full = column + length > LINE_WIDTH;
+        column = (is_full ? 2 : column) + length;
+        fprintf(file, "%s --%s", is_full ? "\n  " : "", table->entries[i].name);
+    }
+    fputc('\n', file);
 }
 
 /* In the order of option_kind. */

@@ -22,7 +22,7 @@ static const run_options defaults = {
                    .n_keep = -1,
                    .policy = COMMAND_POLICY,
                    .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f}},
-    .context = {.device = "cpu"}};
+    .context = {.device = "cpu", .is_stopped = command_stops}};
 
 static const option_entry entries[] = {
     {"model", NULL, 'm', OPTION_FILE, OPTION_AT(run_options, model), 0, 0, "FILE",
@@ -75,7 +75,7 @@ static const option_entry entries[] = {
     {"sparse-v", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "T",
      "skip values with a smaller weight: off, auto or a threshold"},
     {"policy", NULL, 0, OPTION_POLICY_FILE, OPTION_AT(run_options, generation.policy), 0, 0, "FILE",
-     "apply a policy file; options after it change it"},
+     "take the policy of a file, as it is; options after it change it"},
     {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(run_options, context.effort), 0, 0, "EFFORT",
      "of encoding trellis types: fast, default or best"},
     {"ignore-gate", NULL, 0, OPTION_FLAG, OPTION_AT(run_options, ignores_gate), 0, 0, NULL,
@@ -99,11 +99,11 @@ const option_table command_run_options = {
 static void print_summary(const generation *g)
 {
     fprintf(stderr,
-            "\nprefill %zu tokens, %.0f tokens/s; decode %d tokens, %.0f tokens/s\n"
+            "\nprefill %d tokens, %.0f tokens/s; decode %d tokens, %.0f tokens/s\n"
             "KV cache of %d tokens: %zu bytes, %.3f bits a value; with f16: %zu (%.2fx)\n",
-            g->prompt_tokens.n, generation_prefill_speed(g), g->n_decoded,
-            generation_decode_speed(g), g->n_cached, g->kv_bytes, g->bits_per_value,
-            g->kv_bytes_f16, g->kv_bytes ? (double)g->kv_bytes_f16 / (double)g->kv_bytes : 0.0);
+            g->n_prefilled, generation_prefill_speed(g), g->n_decoded, generation_decode_speed(g),
+            g->n_cached, g->kv_bytes, g->bits_per_value, g->kv_bytes_f16,
+            g->kv_bytes ? (double)g->kv_bytes_f16 / (double)g->kv_bytes : 0.0);
     if (g->n_shifts) {
         fprintf(stderr, "the context was full and was shifted %d times\n", g->n_shifts);
     }
@@ -133,6 +133,7 @@ static int print_json(const loaded_model *loaded, const run_options *o, const ge
         cJSON_AddItemToArray(tokens, cJSON_CreateNumber(g->tokens.ids[i]));
     }
     cJSON_AddNumberToObject(json, "prompt_tokens", (double)g->prompt_tokens.n);
+    cJSON_AddNumberToObject(json, "prefilled_tokens", g->n_prefilled);
     cJSON_AddNumberToObject(json, "prefill_tokens_per_second", generation_prefill_speed(g));
     cJSON_AddNumberToObject(json, "decoded_tokens", g->n_decoded);
     cJSON_AddNumberToObject(json, "decode_tokens_per_second", generation_decode_speed(g));
@@ -154,7 +155,9 @@ static int find_prompt(run_options *o, char **text)
 {
     tkv_error error;
     if (!o->prompt == !o->file) {
-        fprintf(stderr, "turbokv: expected a prompt: either -p TEXT or -f FILE\n");
+        fprintf(stderr,
+                "turbokv: expected a prompt: either -p TEXT or -f FILE, of which -f - reads "
+                "standard input\n");
         return EXIT_USAGE;
     }
     o->generation.prompt = o->prompt;
@@ -176,6 +179,24 @@ static tkv_status check_gate(const run_options *o, const tkv_context *context, t
                                       : tkv_gate_check_device(o->context.device, device, error);
 }
 
+/* Says so if nothing but the model bounds the text. */
+static void note_endless(const run_options *o, const loaded_model *loaded)
+{
+    if (o->generation.n_predict >= 0 || !o->generation.shifts_context) {
+        return;
+    }
+    const int32_t n_tokens = tkv_tokenizer_size(loaded->tokenizer);
+    bool has_end = false;
+    for (int32_t id = 0; id < n_tokens && !has_end; id++) {
+        has_end = tkv_tokenizer_is_end(loaded->tokenizer, id);
+    }
+    fprintf(stderr,
+            "turbokv: note: with --context-shift and without -n %s; -n N sets a bound, Ctrl-C "
+            "stops\n",
+            has_end ? "a text goes on until the model ends it, which it may never do"
+                    : "the text has no end, since the model has no end token");
+}
+
 static int generate(const run_options *o)
 {
     tkv_error error;
@@ -186,6 +207,7 @@ static int generate(const run_options *o)
         status = check_gate(o, loaded.context, &error);
     }
     if (status == TKV_OK) {
+        note_endless(o, &loaded);
         command_catch_interrupt();
         status = generation_run(&loaded, &o->generation, &g, &error);
     }
@@ -194,13 +216,13 @@ static int generate(const run_options *o)
         code = command_fail(&error);
     } else if (o->wants_json) {
         code = print_json(&loaded, o, &g);
-    } else {
+    } else if (!g.is_output_lost) {
         putchar('\n');
-        fflush(stdout);
+        command_flush_output();
         print_summary(&g);
     }
     if (code == EXIT_OK && g.was_interrupted) {
-        code = EXIT_INTERRUPTED;
+        code = command_interrupted_code();
     }
     generation_free(&g);
     loaded_model_free(&loaded);

@@ -45,7 +45,7 @@ static tkv_status create_on_cpu(const tkv_model *model, tkv_context *context, in
     created->base.table = &cpu_table;
     created->model = model;
     const tkv_status status =
-        tkv_workspace_create(model, n_batch, context->threads, &created->workspace, error);
+        tkv_workspace_create(model, n_batch, context, &created->workspace, error);
     if (status != TKV_OK) {
         free_runner(&created->base);
         return status;

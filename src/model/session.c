@@ -1,5 +1,6 @@
 #include "model/session.h"
 
+#include "backend/context.h"
 #include "common/error.h"
 #include "model/runner.h"
 #include "model/weights.h"
@@ -35,12 +36,43 @@ static tkv_rope describe_rope(const tkv_model *model, float *frequencies)
     return (tkv_rope){config->rope_pairing == TKV_ROPE_INTERLEAVED, config->rope_dim, frequencies};
 }
 
+static int at_most(int n, int limit)
+{
+    return n < limit ? n : limit;
+}
+
+static bool has_exact_tokens_of_preset(const tkv_policy *policy)
+{
+    const char *name;
+    tkv_policy preset;
+    for (int i = 0; (name = tkv_policy_preset_name(i)); i++) {
+        if (tkv_policy_preset(name, &preset, NULL) == TKV_OK && preset.n_sinks == policy->n_sinks &&
+            preset.n_recent == policy->n_recent) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A preset is for contexts of any length, and so are means, which a short text never gets; numbers
+ * of exact tokens of one's own are checked by the cache. */
+static tkv_policy fit_policy(const tkv_policy *policy, int max_tokens)
+{
+    tkv_policy fitted = *policy;
+    fitted.centre_tokens = at_most(policy->centre_tokens, max_tokens);
+    if (has_exact_tokens_of_preset(policy)) {
+        fitted.n_sinks = at_most(policy->n_sinks, max_tokens);
+        fitted.n_recent = at_most(policy->n_recent, max_tokens);
+    }
+    return fitted;
+}
+
 static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                const tkv_session_params *params, tkv_cache **cache,
                                tkv_error *error)
 {
     const tkv_model_config *config = tkv_model_get_config(model);
-    const tkv_policy *policy = &params->policy;
+    const tkv_policy policy = fit_policy(&params->policy, params->max_tokens);
     float frequencies[TKV_MAX_HEAD_DIM / 2];
     const tkv_rope rope = describe_rope(model, frequencies);
     const size_t n_layers = (size_t)config->n_layers;
@@ -56,12 +88,12 @@ static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                            .max_tokens = params->max_tokens,
                                            .types_k = types,
                                            .types_v = types + n_layers,
-                                           .n_sinks = policy->n_sinks,
-                                           .n_recent = policy->n_recent,
-                                           .centre_tokens = policy->centre_tokens,
+                                           .n_sinks = policy.n_sinks,
+                                           .n_recent = policy.n_recent,
+                                           .centre_tokens = policy.centre_tokens,
                                            .rope = &rope};
     tkv_status status =
-        tkv_policy_layer_types(policy, config->n_layers, types, types + n_layers, error);
+        tkv_policy_layer_types(&policy, config->n_layers, types, types + n_layers, error);
     if (status == TKV_OK) {
         status = tkv_cache_create(context, &cache_params, cache, error);
     }
@@ -176,6 +208,11 @@ static tkv_batch next_batch(tkv_session *session, const int32_t *tokens, int n_d
     return batch;
 }
 
+static tkv_status interrupted(tkv_error *error)
+{
+    return tkv_fail(error, TKV_ERR_INTERRUPTED, "the evaluation was interrupted");
+}
+
 tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_tokens,
                             const tkv_eval_params *params, tkv_error *error)
 {
@@ -185,11 +222,14 @@ tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_t
     }
     const int start = session->length;
     for (int n_done = 0; n_done < n_tokens;) {
+        if (tkv_context_is_stopped(session->context)) {
+            return interrupted(error);
+        }
         const tkv_batch batch = next_batch(session, tokens, n_done, n_tokens, params);
         status = session->runner->table->forward(session->runner, session->cache, &batch, error);
         if (status != TKV_OK) {
-            session->length = start;
-            tkv_cache_truncate(session->cache, start, NULL);
+            session->length = status == TKV_ERR_INTERRUPTED ? session->length : start;
+            tkv_cache_truncate(session->cache, session->length, NULL);
             return status;
         }
         n_done += batch.n_tokens;

@@ -12,7 +12,8 @@
 
 struct tkv_workspace {
     int n_batch;
-    tkv_threads *threads;
+    tkv_blas *blas; /* NULL: there is no room for one */
+    tkv_matmul_means means;
     size_t bytes;
     float *memory; /* all buffers below; a row belongs to a token of the batch */
     float *residual;
@@ -64,7 +65,7 @@ static void list_buffers(const tkv_model *model, tkv_workspace *workspace,
     memcpy(sizes, list, sizeof list);
 }
 
-tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads *threads,
+tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, const tkv_context *context,
                                 tkv_workspace **workspace, tkv_error *error)
 {
     tkv_workspace *created = calloc(1, sizeof *created);
@@ -72,7 +73,7 @@ tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the buffers of a batch");
     }
     created->n_batch = n_batch;
-    created->threads = threads;
+    created->means.context = context;
     buffer_size sizes[N_BUFFERS];
     list_buffers(model, created, sizes);
     size_t width = 0;
@@ -94,6 +95,13 @@ tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads
         *sizes[i].buffer = next;
         next += sizes[i].width * (size_t)n_batch;
     }
+    /* After the buffers, which leave it what room there is. */
+    const tkv_status status = tkv_blas_open(context->n_threads, &created->blas, error);
+    created->means.blas = created->blas;
+    if (status != TKV_OK) {
+        tkv_workspace_free(created);
+        return status;
+    }
     *workspace = created;
     return TKV_OK;
 }
@@ -102,6 +110,7 @@ void tkv_workspace_free(tkv_workspace *workspace)
 {
     if (workspace) {
         tkv_exchange_free(workspace->exchange);
+        tkv_blas_free(workspace->blas);
         free(workspace->memory);
         free(workspace);
     }
@@ -155,7 +164,7 @@ static void fill_rope_tables(const pass *p)
 static tkv_status apply(const tkv_linear *linear, const tkv_workspace *workspace, int n_rows,
                         const float *x, float *y, tkv_error *error)
 {
-    tkv_status status = tkv_matmul(linear->weight, n_rows, x, y, workspace->threads, error);
+    tkv_status status = tkv_matmul(linear->weight, n_rows, x, y, &workspace->means, error);
     if (status == TKV_OK && linear->bias) {
         tkv_add_bias((size_t)n_rows, (size_t)linear->weight->dims[1], y, linear->bias);
     }

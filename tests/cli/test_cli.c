@@ -1,9 +1,6 @@
 /* What the subcommands share, run, and types. */
 #include "process.h"
 
-#include <signal.h>
-#include <unistd.h>
-
 static void help_and_usage(void **state)
 {
     (void)state;
@@ -153,43 +150,6 @@ static void a_shift_goes_beyond_it(void **state)
                    0, "", "sparse V skipped");
 }
 
-static void a_closed_pipe_ends_it(void **state)
-{
-    (void)state;
-    int out;
-    int err;
-    const pid_t child = start(
-        (const char *const[]){"run", "-p", "Once upon a time", "-n", "2000", "--temp", "0.9", NULL},
-        &out, &err);
-    char byte;
-    assert_int_equal(read(out, &byte, 1), 1);
-    close(out);
-    char *message = read_all(err);
-    assert_int_equal(wait_for(child), 1);
-    assert_non_null(strstr(message, "cannot write the text"));
-    free(message);
-}
-
-static void interrupt_ends_it_cleanly(void **state)
-{
-    (void)state;
-    int out;
-    int err;
-    const pid_t child = start(
-        (const char *const[]){"run", "-p", "Once upon a time", "-n", "7000", "--temp", "0.9", NULL},
-        &out, &err);
-    char byte;
-    assert_int_equal(read(out, &byte, 1), 1);
-    kill(child, SIGINT);
-    char *text = read_all(out);
-    char *summary = read_all(err);
-    assert_int_equal(wait_for(child), 130);
-    assert_true(strlen(text) > 0 && text[strlen(text) - 1] == '\n');
-    assert_non_null(strstr(summary, "bits a value"));
-    free(text);
-    free(summary);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(help_and_usage),
@@ -200,8 +160,6 @@ int main(void)
                                        cmocka_unit_test(like_is_compared_with_like),
                                        cmocka_unit_test(seeds_repeat),
                                        cmocka_unit_test(the_context_is_the_limit),
-                                       cmocka_unit_test(a_shift_goes_beyond_it),
-                                       cmocka_unit_test(a_closed_pipe_ends_it),
-                                       cmocka_unit_test(interrupt_ends_it_cleanly)};
+                                       cmocka_unit_test(a_shift_goes_beyond_it)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
