@@ -28,7 +28,7 @@ N_GREEDY = 64
 CHATML = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 GEMMA = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n"
 
-# The last of each is longer than Gemma's window of 512 tokens.
+# Gemma's last prompt is longer than its window of 512 tokens.
 PROMPTS = {
     "smollm2": {
         "capital": "The capital of France is",
@@ -42,7 +42,7 @@ PROMPTS = {
         "code": "def fibonacci(n):\n",
         "story": "Once upon a time, in a small village by the sea,",
         "chat": GEMMA.format("Why is the sky blue?"),
-        "copy": AUSTEN + MELVILLE + AUSTEN + REPEAT + AUSTEN[:60],
+        "copy": AUSTEN + MELVILLE + CASTLE + AUSTEN + MELVILLE + REPEAT + AUSTEN[:60],
     },
 }
 
@@ -60,7 +60,8 @@ TEXTS = [
 
 
 def open_model(path):
-    return llama_cpp.Llama(path, n_ctx=2048, n_batch=512, n_threads=2, n_threads_batch=2,
+    """One thread: on a busy machine, llama.cpp's threads wait for each other."""
+    return llama_cpp.Llama(path, n_ctx=2048, n_batch=512, n_threads=1, n_threads_batch=1,
                            type_k=llama_cpp.GGML_TYPE_F16, type_v=llama_cpp.GGML_TYPE_F16,
                            verbose=False)
 
@@ -87,7 +88,7 @@ def make_prompt(model, name, text):
     tokens = model.tokenize(text.encode(), add_bos=True, special=True)
     ids, margin = greedy(model, tokens)
     written = model.detokenize(ids, special=True).decode(errors="replace")
-    print(f"{name}: {len(tokens)} tokens, margin {margin:.4f}: {written!r}")
+    print(f"{name}: {len(tokens)} tokens, margin {margin:.4f}: {written!r}", flush=True)
     return {"name": name, "text": text, "tokens": tokens, "greedy": ids, "margin": round(margin, 4),
             "written": written}
 
