@@ -10,6 +10,7 @@ typedef struct attention_options {
     int n_sequences; /* attended to in one call, on a device */
     int n_repetitions;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
 } attention_options;
 

@@ -1,5 +1,6 @@
 #include "cli/command.h"
 
+#include "cli/open_context.h"
 #include "common/error.h"
 
 #include <errno.h>
@@ -156,7 +157,7 @@ static tkv_status find_shipped_model(char path[MAX_PATH], tkv_error *error)
 }
 
 tkv_status loaded_model_open(loaded_model *loaded, const char *path,
-                             const tkv_context_params *params, tkv_error *error)
+                             const tkv_context_params *params, bool ignores_gate, tkv_error *error)
 {
     *loaded = (loaded_model){0};
     char shipped[MAX_PATH];
@@ -184,7 +185,7 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
         }
     }
     if (status == TKV_OK) {
-        status = tkv_context_create(params, &loaded->context, error);
+        status = command_open_context(params, ignores_gate, &loaded->context, error);
     }
     return status;
 }

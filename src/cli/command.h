@@ -44,10 +44,10 @@ typedef struct loaded_model {
     tkv_context *context;
 } loaded_model;
 
-/* Loads a file, or the model that is shipped with TurboKV if path is NULL. The caller frees it with
- * loaded_model_free, also after an error. */
+/* Loads a file, or the model that is shipped with TurboKV if path is NULL, and opens its context
+ * (cli/open_context.h). The caller frees it with loaded_model_free, also after an error. */
 tkv_status loaded_model_open(loaded_model *loaded, const char *path,
-                             const tkv_context_params *params, tkv_error *error);
+                             const tkv_context_params *params, bool ignores_gate, tkv_error *error);
 void loaded_model_free(loaded_model *loaded);
 
 /* Warns on stderr if the model is to see more tokens than it was trained for. */

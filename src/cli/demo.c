@@ -3,11 +3,13 @@
 #include "cli/demo.h"
 
 #include "cli/commands.h"
+#include "cli/open_context.h"
 
 typedef struct demo_options {
     const char *model;
     int n_threads;
     int n_text;
+    bool ignores_gate;
     bool wants_json;
 } demo_options;
 
@@ -22,6 +24,7 @@ static const option_entry entries[] = {
      "tokens of text to read"},
     {"json", NULL, 0, OPTION_FLAG, OPTION_AT(demo_options, wants_json), 0, 0, NULL,
      "print everything as one JSON object"},
+    IGNORE_GATE_ROW(demo_options),
     OPTION_HELP_ROW,
 };
 
@@ -42,8 +45,9 @@ static int run_demo(const demo_options *o)
     loaded_model loaded;
     demo_prompt prompt = {0};
     demo_result results[DEMO_SETTINGS] = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model,
-                                          &(tkv_context_params){.n_threads = o->n_threads}, &error);
+    tkv_status status =
+        loaded_model_open(&loaded, o->model, &(tkv_context_params){.n_threads = o->n_threads},
+                          o->ignores_gate, &error);
     if (status == TKV_OK) {
         status = demo_prompt_create(&loaded, o->n_text, &prompt, &error);
     }

@@ -1,12 +1,15 @@
 /* turbokv eval: how far a model with a compressed KV cache is from the same model with f16 KV. */
 #include "cli/eval.h"
 
+#include "cli/check_memory.h"
 #include "cli/commands.h"
+#include "cli/open_context.h"
 #include "cli/page.h"
 #include "cli/report.h"
 #include "common/error.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +25,7 @@ typedef struct eval_options {
     const char *report;
     int n_bytes;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
     eval_plan plan;
 } eval_options;
@@ -70,6 +74,7 @@ static const option_entry entries[] = {
      "keep every step in this file and go on from what it holds"},
     {"report", NULL, 0, OPTION_FILE, OPTION_AT(eval_options, report), 0, 0, "FILE",
      "write an HTML page with tables and plots"},
+    IGNORE_GATE_ROW(eval_options),
     {"json", NULL, 0, OPTION_FLAG, OPTION_AT(eval_options, wants_json), 0, 0, NULL, "print JSON"},
     OPTION_HELP_ROW,
 };
@@ -151,6 +156,27 @@ static tkv_status read_tokens(const loaded_model *loaded, eval_options *o, tkv_t
     return status;
 }
 
+/* Chunks pass the model with f16 (twice, the second from the middle on) beside one policy after the
+ * other. A device says itself what it has. */
+static tkv_status check_memory(const loaded_model *loaded, const tkv_eval_text_params *p,
+                               tkv_error *error)
+{
+    const tkv_model_config *c = tkv_model_get_config(loaded->model);
+    const double values =
+        (double)p->n_context * c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v);
+    double bits = 0.0;
+    if (p->n_chunks == 0 || strcmp(tkv_context_device(loaded->context), "cpu") != 0) {
+        return TKV_OK;
+    }
+    for (int i = 0; i < p->n_policies; i++) {
+        bits = fmax(bits, tkv_policy_bits(&p->policies[i], c->n_layers, c->n_kv_heads,
+                                          c->head_dim_k, c->head_dim_v, p->n_context));
+    }
+    char what[64];
+    snprintf(what, sizeof what, "KV caches of %d tokens (--ctx-size)", p->n_context);
+    return command_check_memory(what, (1.5 * 16.0 + bits) / 8.0 * values, error);
+}
+
 static int show(const loaded_model *loaded, const eval_options *o, eval_results *results)
 {
     tkv_error error;
@@ -186,9 +212,12 @@ static int run(eval_options *o, eval_results *results)
     tkv_error error;
     loaded_model loaded;
     tkv_tokens tokens = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
+    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
     if (status == TKV_OK) {
         status = read_tokens(&loaded, o, &tokens, &error);
+    }
+    if (status == TKV_OK) {
+        status = check_memory(&loaded, &o->plan.text, &error);
     }
     if (status == TKV_OK && o->report) {
         status = page_check(o->report, &error);

@@ -179,6 +179,17 @@ static void measure_cache(generator *g)
     r->bits_per_value = tkv_kv_bits(config, r->kv_bytes, r->n_cached);
 }
 
+static void warn_of_second_begin(const tkv_tokenizer *tokenizer, const tkv_tokens *tokens)
+{
+    if (tkv_prompt_begins_twice(tokenizer, tokens)) {
+        const tkv_gguf_text name = tkv_tokenizer_decode(tokenizer, tokens->ids[0]);
+        fprintf(stderr,
+                "turbokv: warning: the prompt begins with %.*s, and this model gets one before "
+                "every prompt: now there are two\n",
+                (int)name.length, name.data);
+    }
+}
+
 /* The prompt's tokens, as text or as a conversation. */
 static tkv_status prepare_prompt(generator *g, tkv_error *error)
 {
@@ -197,12 +208,8 @@ static tkv_status prepare_prompt(generator *g, tkv_error *error)
         status = tkv_prompt_encode(tokenizer, chat ? chat : p->prompt, length, tokens, error);
     }
     free(chat);
-    if (status == TKV_OK && tkv_prompt_begins_twice(tokenizer, tokens)) {
-        const tkv_gguf_text name = tkv_tokenizer_decode(tokenizer, tokens->ids[0]);
-        fprintf(stderr,
-                "turbokv: warning: the prompt begins with %.*s, which this model wants before "
-                "every prompt and gets without: now there are two\n",
-                (int)name.length, name.data);
+    if (status == TKV_OK) {
+        warn_of_second_begin(tokenizer, tokens);
     }
     return status;
 }

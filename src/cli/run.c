@@ -1,8 +1,9 @@
 /* turbokv run: generate text. */
 #include "cli/commands.h"
 #include "cli/generate.h"
-#include "gate/record.h"
+#include "cli/open_context.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,15 +48,15 @@ static const option_entry entries[] = {
     {"device", NULL, 0, OPTION_TEXT, OPTION_AT(run_options, context.device), 0, 0, "NAME",
      "where to compute: cpu, metal, cuda or cuda:N"},
     {"seed", NULL, 's', OPTION_SEED, OPTION_AT(run_options, generation.sampling.seed), 0, 0, "N",
-     "seed of sampling"},
-    {"temp", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.temperature), 0, 100,
-     "T", "temperature; 0: always the most likely token"},
-    {"top-k", NULL, 0, OPTION_INT, OPTION_AT(run_options, generation.sampling.top_k), 0, INT32_MAX,
-     "K", "sample from the K most likely tokens; 0: all"},
-    {"top-p", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.top_p), 0, 1, "P",
-     "sample from the most likely tokens up to this probability"},
-    {"min-p", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.min_p), 0, 1, "P",
-     "drop tokens below this share of the most likely one"},
+     "seed of sampling; -1: another one each time"},
+    {"temp", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.temperature), -100,
+     100, "T", "temperature; 0 or less: always the most likely token"},
+    {"top-k", NULL, 0, OPTION_INT, OPTION_AT(run_options, generation.sampling.top_k), -INT32_MAX,
+     INT32_MAX, "K", "sample from the K most likely tokens; 0 or less: all"},
+    {"top-p", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.top_p), -100, 100,
+     "P", "sample from the most likely tokens up to this probability; 1 or more: all"},
+    {"min-p", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.min_p), -100, 1, "P",
+     "drop tokens below this share of the most likely one; 0 or less: none"},
     {"cache-type-k", "-ctk", 0, OPTION_TYPE, OPTION_AT(run_options, generation.policy.type_k), 0, 0,
      "TYPE", "KV type of keys, see 'turbokv types'"},
     {"cache-type-v", "-ctv", 0, OPTION_TYPE, OPTION_AT(run_options, generation.policy.type_v), 0, 0,
@@ -78,8 +79,7 @@ static const option_entry entries[] = {
      "take the policy of a file, as it is; options after it change it"},
     {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(run_options, context.effort), 0, 0, "EFFORT",
      "of encoding trellis types: fast, default or best"},
-    {"ignore-gate", NULL, 0, OPTION_FLAG, OPTION_AT(run_options, ignores_gate), 0, 0, NULL,
-     "run on kernels that failed when 'turbokv gate' tested them"},
+    IGNORE_GATE_ROW(run_options),
     {"json", NULL, 0, OPTION_FLAG, OPTION_AT(run_options, wants_json), 0, 0, NULL,
      "print text and summary as one JSON object"},
     OPTION_HELP_ROW,
@@ -132,6 +132,9 @@ static int print_json(const loaded_model *loaded, const run_options *o, const ge
     for (size_t i = 0; i < g->tokens.n; i++) {
         cJSON_AddItemToArray(tokens, cJSON_CreateNumber(g->tokens.ids[i]));
     }
+    char seed[24];
+    snprintf(seed, sizeof seed, "%" PRIu64, o->generation.sampling.seed);
+    cJSON_AddRawToObject(json, "seed", seed);
     cJSON_AddNumberToObject(json, "prompt_tokens", (double)g->prompt_tokens.n);
     cJSON_AddNumberToObject(json, "prefilled_tokens", g->n_prefilled);
     cJSON_AddNumberToObject(json, "prefill_tokens_per_second", generation_prefill_speed(g));
@@ -171,14 +174,6 @@ static int find_prompt(run_options *o, char **text)
     return EXIT_OK;
 }
 
-/* What 'turbokv gate' found of the kernels, or of the device, that this run is on. */
-static tkv_status check_gate(const run_options *o, const tkv_context *context, tkv_error *error)
-{
-    const char *device = tkv_context_device(context);
-    return strcmp(device, "cpu") == 0 ? tkv_gate_check(tkv_context_kernels(context), error)
-                                      : tkv_gate_check_device(o->context.device, device, error);
-}
-
 /* Says so if nothing but the model bounds the text. */
 static void note_endless(const run_options *o, const loaded_model *loaded)
 {
@@ -202,10 +197,7 @@ static int generate(const run_options *o)
     tkv_error error;
     loaded_model loaded;
     generation g = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
-    if (status == TKV_OK && !o->ignores_gate) {
-        status = check_gate(o, loaded.context, &error);
-    }
+    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
     if (status == TKV_OK) {
         note_endless(o, &loaded);
         command_catch_interrupt();

@@ -113,10 +113,27 @@ static tkv_status pass(const tkv_model_work *work, int n_tokens, int n_at_once, 
     return status;
 }
 
-static tkv_status extend(tkv_model_work *work, int depth, tkv_error *error)
+/* Who wants to know how far a filling is. */
+typedef struct listener {
+    void (*progress)(void *user, int n_done);
+    void *user;
+} listener;
+
+static bool tell(void *user, int n_done, int n_total)
+{
+    const listener *l = user;
+    (void)n_total;
+    if (l->progress) {
+        l->progress(l->user, n_done);
+    }
+    return true;
+}
+
+static tkv_status extend(tkv_model_work *work, int depth, listener *l, tkv_error *error)
 {
     const int length = tkv_session_length(work->session);
-    const tkv_eval_params params = {.logits_mode = TKV_LOGITS_NONE};
+    const tkv_eval_params params = {
+        .logits_mode = TKV_LOGITS_NONE, .progress = tell, .progress_user = l};
     return depth > length ? tkv_session_eval(work->session, work->tokens.ids + length,
                                              depth - length, &params, error)
                           : TKV_OK;
@@ -124,10 +141,14 @@ static tkv_status extend(tkv_model_work *work, int depth, tkv_error *error)
 
 /* The last token comes by itself: a policy with a recent window keeps a batch exact until the next
  * one comes. */
-tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error)
+tkv_status tkv_model_work_fill(tkv_model_work *work, int depth,
+                               void (*progress)(void *user, int n_done), void *progress_user,
+                               tkv_error *error)
 {
-    const tkv_status status = extend(work, depth - 1, error);
-    return status == TKV_OK ? extend(work, depth, error) : status;
+    listener all_but_one = {progress, progress_user};
+    listener none = {NULL, NULL};
+    const tkv_status status = extend(work, depth - 1, &all_but_one, error);
+    return status == TKV_OK ? extend(work, depth, &none, error) : status;
 }
 
 tkv_status tkv_model_work_prefill(const tkv_model_work *work, int n_tokens, double *seconds,

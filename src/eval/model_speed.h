@@ -16,8 +16,11 @@ tkv_status tkv_model_work_create(const tkv_model *model, const tkv_tokenizer *to
                                  tkv_model_work **work, tkv_error *error);
 void tkv_model_work_free(tkv_model_work *work);
 
-/* Extends the sequence to `depth` tokens. */
-tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error);
+/* Extends the sequence to `depth` tokens; progress (NULL: none) hears of those of this call that
+ * are done. */
+tkv_status tkv_model_work_fill(tkv_model_work *work, int depth,
+                               void (*progress)(void *user, int n_done), void *progress_user,
+                               tkv_error *error);
 
 /* Seconds to pass n_tokens through the model after the sequence, at once (prefill, with the logits
  * of the last) or one by one with the logits of each (decode), in a copy that has warmed up. The

@@ -198,10 +198,10 @@ tkv_status tkv_matmul(const tkv_gguf_tensor *weight, int n_rows, const float *x,
     if (!format || weight->dims[2] != 1 || weight->dims[3] != 1 || weight->dims[0] > INT_MAX ||
         weight->dims[1] > INT_MAX) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED,
-                        "tensor %.64s of type %" PRIu32 " and shape %" PRIu64 " x %" PRIu64
-                        " x %" PRIu64 " x %" PRIu64 ": expected a matrix of a supported type",
-                        weight->name, weight->type, weight->dims[0], weight->dims[1],
-                        weight->dims[2], weight->dims[3]);
+                        "tensor %.64s, %s, of the shape %" PRIu64 " x %" PRIu64 " x %" PRIu64
+                        " x %" PRIu64 ": expected a matrix of a supported type",
+                        weight->name, tkv_weight_type_name(weight->type), weight->dims[0],
+                        weight->dims[1], weight->dims[2], weight->dims[3]);
     }
     const product p = {.format = format,
                        .weights = weight->data,

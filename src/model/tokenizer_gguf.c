@@ -142,7 +142,7 @@ static tkv_status read_token(const tkv_gguf *gguf, const char *key, int32_t n_to
             snprintf(fallback, sizeof fallback, "token %d", (int)*id);
         }
         warn(v,
-             "%s is %" PRId64 ", beyond the %d tokens of the vocabulary: the default is used, %s",
+             "%s is %" PRId64 ", beyond the %d tokens of the vocabulary: the default, %s, is used",
              key, value, (int)n_tokens, fallback);
     }
     return status;

@@ -6,18 +6,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* DeepSeek's name has a fullwidth bar and SentencePiece's space. */
+#define DEEPSEEK_END                                                                               \
+    "<\xef\xbd\x9c"                                                                                \
+    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"
+
 /* Tokens of these names end a text, whatever type a file gives them: llama.cpp 0.7.0 ends on all
  * but those of the last group, which files of their models name as eos or eot. */
 static const char *const end_names[] = {
     "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>",
     "<|flush|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<turn|>", "<eos>", "</s>",
     "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<end_of_utterance>", "<|tool_response>", "[e~[",
-    "<\xef\xbd\x9c"
-    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+    DEEPSEEK_END,
     /* Padding and borders of files, which a model of code writes when it has filled a gap. */
     "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>",
-    "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>", "<|eot|>", "<|end_of_turn|>",
-    "<|endofturn|>", "[|endofturn|]", "<|END_OF_TURN_TOKEN|>", "<|plamo:eos|>"};
+    "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+    /* Llama 4, OpenChat, HyperCLOVA, EXAONE, Command R and PLaMo. */
+    "<|eot|>", "<|end_of_turn|>", "<|endofturn|>", "[|endofturn|]", "<|END_OF_TURN_TOKEN|>",
+    "<|plamo:eos|>"};
 
 enum { N_END_NAMES = sizeof end_names / sizeof *end_names };
 

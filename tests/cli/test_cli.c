@@ -20,9 +20,10 @@ static void wrong_options_list_the_valid_ones(void **state)
     assert_outcome(run("run", "-p", "x", "-ctk", "q4_0"), 2, "", "turbo4, turbo3, turbo2");
     assert_outcome(run("run", "-p", "x", "-n", "12x"), 2, "", "whole number from -1");
     assert_outcome(run("run", "-p", "x", "-n", "99999999999"), 2, "", "whole number");
-    assert_outcome(run("run", "-p", "x", "--temp", "hot"), 2, "", "number from 0 to 100");
-    assert_outcome(run("run", "-p", "x", "--top-p", "1.5"), 2, "", "from 0 to 1");
+    assert_outcome(run("run", "-p", "x", "--temp", "hot"), 2, "", "number from -100 to 100");
+    assert_outcome(run("run", "-p", "x", "--min-p", "1.5"), 2, "", "from -100 to 1");
     assert_outcome(run("run", "-p", "x", "-s", "-4"), 2, "", "whole number from 0");
+    assert_outcome(run("run", "-p", "x", "--system-prompt", "y"), 2, "", "expected --chat");
     assert_outcome(run("run", "-p", "x", "--boundary", "turbo8"), 2, "", "LAYERS:TYPE");
     assert_outcome(run("run", "-p"), 2, "", "needs a value");
     assert_outcome(run("run", "-p", "x", "stray"), 2, "", "unexpected argument 'stray'");

@@ -151,10 +151,33 @@ static void mistakes_are_explained(void **state)
                  "matrix");
 }
 
+static void types_have_names(void **state)
+{
+    (void)state;
+    int n_supported = 0;
+    for (uint32_t type = 0; type < 64; type++) {
+        const tkv_weight_format *format = tkv_weight_format_get(type);
+        if (format) {
+            assert_string_equal(tkv_weight_type_name(type), format->name);
+            n_supported++;
+        }
+    }
+    assert_int_equal(n_supported, 11);
+    assert_string_equal(tkv_weight_type_name(23), "IQ4_XS");
+    assert_string_equal(tkv_weight_type_name(38), "IQ4_NL_8_8");
+    assert_string_equal(tkv_weight_type_name(41), "Q1_0");
+    assert_string_equal(tkv_weight_type_name(43), "of an unknown type");
+    assert_string_equal(tkv_weight_type_name(UINT32_MAX), "of an unknown type");
+    const tkv_gguf_tensor tensor = {.name = "x", .type = 19, .dims = {32, 1, 1, 1}};
+    float row[32];
+    assert_fails(tkv_dequantise_tensor_row(&tensor, 0, row, &error), TKV_ERR_UNSUPPORTED,
+                 "tensor x is IQ1_S");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(values_are_those_of_ggml),
-                                       cmocka_unit_test(products),
-                                       cmocka_unit_test(mistakes_are_explained)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(values_are_those_of_ggml), cmocka_unit_test(products),
+        cmocka_unit_test(types_have_names), cmocka_unit_test(mistakes_are_explained)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
