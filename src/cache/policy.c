@@ -73,7 +73,8 @@ static tkv_status parse_count(const char *key, const char *text, int *count, tkv
     const long value = strtol(text, &end, 10);
     if (!isdigit((unsigned char)*text) || *end || errno || value > INT32_MAX) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "policy: '%s' is '%.40s': expected a whole number from 0", key, text);
+                        "policy: '%s' is '%.40s': expected a whole number from 0 to %d", key, text,
+                        INT32_MAX);
     }
     *count = (int)value;
     return TKV_OK;

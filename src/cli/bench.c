@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_NUMBER 100000000
+
 tkv_status bench_parse_types(const char *text, tkv_type types[TKV_TYPE_COUNT], int *n_types,
                              tkv_error *error)
 {
@@ -43,10 +45,10 @@ tkv_status bench_parse_numbers(const char *name, const char *text, int low, int 
         char *end;
         const long number = strtol(text, &end, 10);
         if (!isdigit((unsigned char)*text) || (*end && *end != ',') || number < low ||
-            number > 100000000 || *n_numbers == capacity) {
+            number > MAX_NUMBER || *n_numbers == capacity) {
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                            "--%s: expected up to %d whole numbers from %d, found '%.40s'", name,
-                            capacity, low, text);
+                            "--%s: expected up to %d whole numbers from %d to %d, found '%.40s'",
+                            name, capacity, low, MAX_NUMBER, text);
         }
         numbers[(*n_numbers)++] = (int)number;
         if (!*end) {

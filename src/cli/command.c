@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -281,7 +282,8 @@ tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *
     return status;
 }
 
-static volatile sig_atomic_t interrupted; /* the signal's number, or 0 */
+/* The signal's number, or 0. Lock-free, as handlers need it; read by all threads of a context. */
+static atomic_int interrupted;
 
 static void on_interrupt(int number)
 {
@@ -306,7 +308,7 @@ bool command_is_interrupted(void)
 
 int command_interrupted_code(void)
 {
-    return 128 + (int)interrupted;
+    return 128 + interrupted;
 }
 
 bool command_stops(void *user)

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define DEFAULT_POLICIES "turbo8,turbo4,trellis3,turbo3,trellis2,turbo2"
+#define MAX_LENGTH 100000000
 #define DEFAULT_LENGTHS "2048,4096,8192"
 
 typedef struct eval_options {
@@ -98,11 +99,11 @@ static tkv_status parse_lengths(const char *text, eval_plan *plan, tkv_error *er
         char *end;
         const long length = strtol(text, &end, 10);
         if (!isdigit((unsigned char)*text) || (*end && *end != ',') || length < 1 ||
-            length > 100000000 || plan->n_lengths == EVAL_MAX_LENGTHS) {
+            length > MAX_LENGTH || plan->n_lengths == EVAL_MAX_LENGTHS) {
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                            "--needle-lengths: expected up to %d whole numbers, as " DEFAULT_LENGTHS
-                            ", found '%.40s'",
-                            EVAL_MAX_LENGTHS, text);
+                            "--needle-lengths: expected up to %d whole numbers from 1 to %d, "
+                            "as " DEFAULT_LENGTHS ", found '%.40s'",
+                            EVAL_MAX_LENGTHS, MAX_LENGTH, text);
         }
         plan->lengths[plan->n_lengths++] = (int)length;
         if (!*end) {

@@ -141,7 +141,7 @@ static tkv_status measure_chunk(measurement *m, int chunk, tkv_error *error)
 {
     chunk_work *work = calloc(1, sizeof *work);
     if (!work) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for chunk %d", chunk);
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for chunk %d", chunk + 1);
     }
     work->m = m;
     work->chunk = chunk;

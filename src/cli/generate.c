@@ -256,6 +256,9 @@ tkv_status generation_run(const loaded_model *loaded, const generation_params *p
         status = tkv_sampler_create(&params->sampling, tkv_tokenizer_size(loaded->tokenizer),
                                     &g.sampler, error);
     }
+    if (status == TKV_OK && params->catches_interrupts) {
+        command_catch_interrupt();
+    }
     if (status == TKV_OK) {
         status = prefill(&g, error);
     }

@@ -16,8 +16,9 @@ typedef struct generation_params {
     int n_keep;          /* first tokens that a shift never drops; -1: the policy's sinks */
     tkv_policy policy;
     tkv_sampler_params sampling;
-    bool is_streamed;  /* print the text as it comes */
-    bool has_progress; /* show the prefill's progress on a terminal */
+    bool is_streamed;        /* print the text as it comes */
+    bool has_progress;       /* show the prefill's progress on a terminal */
+    bool catches_interrupts; /* from the prefill on: what was done until one comes is the result */
 } generation_params;
 
 typedef struct generation {

@@ -163,6 +163,10 @@ static int find_prompt(run_options *o, char **text)
                 "standard input\n");
         return EXIT_USAGE;
     }
+    if (o->generation.system && !o->generation.is_chat) {
+        fprintf(stderr, "turbokv: --system-prompt: expected --chat beside it\n");
+        return EXIT_USAGE;
+    }
     o->generation.prompt = o->prompt;
     o->generation.prompt_length = o->prompt ? strlen(o->prompt) : 0;
     if (o->file) {
@@ -200,7 +204,6 @@ static int generate(const run_options *o)
     tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
     if (status == TKV_OK) {
         note_endless(o, &loaded);
-        command_catch_interrupt();
         status = generation_run(&loaded, &o->generation, &g, &error);
     }
     int code = EXIT_OK;
@@ -230,6 +233,7 @@ int command_run(int argc, char **argv)
     }
     o.generation.is_streamed = !o.wants_json;
     o.generation.has_progress = !o.wants_json;
+    o.generation.catches_interrupts = true;
     char *text = NULL;
     int code = find_prompt(&o, &text);
     if (code == EXIT_OK) {

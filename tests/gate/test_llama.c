@@ -3,7 +3,6 @@
 #include "gate/llama_tree.h"
 #include "support/support.h"
 
-#include <ctype.h>
 #include <fcntl.h>
 #include <git2.h>
 #include <sys/stat.h>
@@ -305,137 +304,6 @@ static void a_complete_tree_proceeds(void **state)
     tkv_llama_tree_free(&tree);
 }
 
-/* What a stock tree has: a type that is stored and attended on, but not rotated. */
-#define STOCK                                                                                      \
-    "kernel void kernel_set_rows_q4_0_i64(int x) { quantize_q4_0(x); }\n"                          \
-    "void quantize_q4_0(int x) { }\n"                                                              \
-    "void dequantize_q4_0(int x) { }\n"                                                            \
-    "template [[host_name(\"kernel_flash_attn_ext_q4_0_dk128_dv128\")]] kernel t f<128>;\n"
-#define STOCK_TYPES                                                                                \
-    "enum ggml_type { GGML_TYPE_F32 = 0, GGML_TYPE_F16 = 1, GGML_TYPE_Q4_0 = 2, GGML_TYPE_COUNT "  \
-    "= 60 };\n"
-
-/* A type with everything in `pattern`'s places of '@', beside a stock tree. */
-static void write_fork(const char *tree, const char *pattern, const char *type)
-{
-    char metal[4096] = "";
-    char header[512];
-    char upper[16] = "";
-    size_t used = 0;
-    for (; *pattern; pattern++) {
-        used +=
-            (size_t)(*pattern == '@' ? snprintf(metal + used, sizeof metal - used, "%s", type)
-                                     : snprintf(metal + used, sizeof metal - used, "%c", *pattern));
-    }
-    for (size_t i = 0; type[i]; i++) {
-        upper[i] = (char)toupper((unsigned char)type[i]);
-    }
-    snprintf(header, sizeof header, STOCK_TYPES "enum more { GGML_TYPE_%s_0 = 41 };\n", upper);
-    write_source(tree, METAL, metal);
-    write_source(tree, HEADER, header);
-}
-
-#define FORK                                                                                       \
-    STOCK "constant float @_centroids_1bit[2] = {-0.798f, 0.798f};\n"                              \
-          "static inline void @_fwht_128(thread float *x) { x[0] = 0; }\n"                         \
-          "static void quantize_@_0(thread float *x) { @_fwht_128(x); }\n"                         \
-          "template <typename t> void dequantize_@_0(device const t *x) { x[0] = 0; }\n"           \
-          "kernel void kernel_set_rows_@_i64(int x) { quantize_@_0(x); }\n"                        \
-          "template [[host_name(\"kernel_flash_attn_ext_@_0_dk128_dv128\")]] kernel t f<128>;\n"
-
-/* Types are found by what is done with them, whatever a fork calls them. */
-static void types_may_have_any_name(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *type;
-        const char *shown;
-    } cases[] = {{"turbo3", "turbo3"}, {"tbq3", "tbq3"}, {"tq3", "tq3"},   {"polar4", "polar4"},
-                 {"h3", "h3_0"},       {"wht3", "wht3"}, {"kvq3", "kvq3"}, {"i3x", "i3x_0"}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        write_fork("fork", FORK, cases[i].type);
-        tkv_llama_tree tree = read_tree("fork", NULL);
-        const tkv_llama_snapshot *s = chosen(&tree);
-        if (!s->proceeds || s->n_warnings > 0) {
-            fail_msg("%s: %s", cases[i].type, s->n_missing ? s->missing[0] : s->warnings[0]);
-        }
-        assert_string_equal(find_backend(s, "metal")->types, cases[i].shown);
-        assert_int_equal(tree.words.n, 1);
-        assert_int_equal(s->n_found, 2);
-        tkv_llama_tree_free(&tree);
-    }
-}
-
-/* A rotation with a name of its own shows in what calls it. */
-static void rotations_may_have_any_name(void **state)
-{
-    (void)state;
-    static const char fork[] =
-        STOCK "static void hadamard(thread float *x) { x[0] = 0; }\n"
-              "static void quantize_@(thread float *x) { hadamard(x); }\n"
-              "void dequantize_@(device const t *x) { x[0] = 0; }\n"
-              "kernel void kernel_set_rows_@(int x) { quantize_@(x); }\n"
-              "kernel void kernel_flash_attn_ext_@(int x) { dequantize_@(x); }\n";
-    write_fork("shared", fork, "zq4");
-    tkv_llama_tree tree = read_tree("shared", NULL);
-    assert_true(chosen(&tree)->proceeds);
-    assert_string_equal(find_backend(chosen(&tree), "metal")->types, "zq4");
-    tkv_llama_tree_free(&tree);
-}
-
-/* Storing, attending and a transform somewhere make no compressed type. */
-static void stock_types_are_none(void **state)
-{
-    (void)state;
-    static const char *const patterns[] = {
-        STOCK, STOCK "kernel void kernel_fwht_f32(device float *x) { x[0] = 0; }\n",
-        STOCK "static void tq_prerotate_q4_0(device float *x) { x[0] = 0; }\n",
-        STOCK "kernel void kernel_set_rows_@_i64(int x) { }\n"
-              "void dequantize_@_0(int x) { }\n"
-              "kernel void kernel_fwht_f32(device float *x) { x[0] = 0; }\n"
-              "kernel void kernel_flash_attn_ext_@_0(int x) { }\n"};
-    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
-        write_fork("stock", patterns[i], "nq4");
-        tkv_llama_tree tree = read_tree("stock", NULL);
-        assert_false(chosen(&tree)->proceeds);
-        assert_int_equal(tree.words.n, 0);
-        assert_int_equal(chosen(&tree)->n_mentions, 0);
-        assert_true(
-            is_said(chosen(&tree)->n_missing, chosen(&tree)->missing, "no KV compression here"));
-        tkv_llama_tree_free(&tree);
-    }
-}
-
-/* Words begin parts of names and end with them. */
-static void words_are_parts_of_names(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *text;
-        const char *word;
-        bool is_there;
-    } cases[] = {{"k_set_rows_tq3_0", "tq3", true},
-                 {"attn_ktq3_vtq3", "tq3", true},
-                 {"SET_ROWS_TQ3", "tq3", true},
-                 {"xtq3", "tq3", false},
-                 {"tq32", "tq3", false},
-                 {"tq3s", "tq3", false},
-                 {"use of tq3, once", "tq3", true},
-                 {"tbqx", "tbq", false},
-                 {"TBQ_FORCE", "tbq", true},
-                 {"turboquant", "turbo", true},
-                 {"dequantFuncTURBO3", "turbo", true},
-                 {"Turbo", "turbo", false},
-                 {"", "tq3", false},
-                 {"t", "tq3", false}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const char *text = cases[i].text;
-        if (tkv_has_word(text, strlen(text), cases[i].word) != cases[i].is_there) {
-            fail_msg("'%s' in '%s'", cases[i].word, text);
-        }
-    }
-}
-
 static void what_is_missing_is_named(void **state)
 {
     (void)state;
@@ -631,27 +499,6 @@ static void what_cannot_be_read_is_counted(void **state)
     "\1\2\0kernel_set_rows_turbo2_i32\0kernel_turbo_wht\0kernel_turbo2_dequant_f16\0"              \
     "kernel_flash_attn_ext_kturbo2_vturbo2_dk64_dv64\0TURBO_SPARSE_V\0\3"
 
-#define TBQ_NAMES                                                                                  \
-    "\1\0kernel_set_rows_tbq3_i32\0kernel_tbq3_wht\0dequantize_tbq3_0\0"                           \
-    "kernel_flash_attn_ext_tbq3_0_dk64_dv64\0TBQ_SPARSE_V\0\3"
-
-/* Without a header the names of kernels say which types there are. */
-static void installations_may_have_any_types(void **state)
-{
-    (void)state;
-    write_bytes("tbq", "lib/ggml-metal.metallib", TBQ_NAMES, sizeof TBQ_NAMES);
-    tkv_llama_tree tree = read_tree("tbq", NULL);
-    const tkv_llama_backend *metal = find_backend(chosen(&tree), "metal");
-    assert_string_equal(metal->types, "tbq3");
-    assert_non_null(find_item(&metal->evidence, TKV_EVIDENCE_SWITCH, "TBQ_SPARSE_V"));
-    assert_true(is_said(chosen(&tree)->n_missing, chosen(&tree)->missing, "headers are needed"));
-    tkv_llama_tree_free(&tree);
-    write_source("tbq", "include/ggml.h", "enum ggml_type { GGML_TYPE_TBQ3_0 = 41 };\n");
-    tree = read_tree("tbq", NULL);
-    assert_true(chosen(&tree)->proceeds);
-    tkv_llama_tree_free(&tree);
-}
-
 static void installations_are_read(void **state)
 {
     (void)state;
@@ -697,11 +544,7 @@ int main(void)
                                        cmocka_unit_test(broken_sources_do_no_harm),
                                        cmocka_unit_test(unconverged_tables_are_found),
                                        cmocka_unit_test(a_complete_tree_proceeds),
-                                       cmocka_unit_test(types_may_have_any_name),
-                                       cmocka_unit_test(rotations_may_have_any_name),
-                                       cmocka_unit_test(stock_types_are_none),
-                                       cmocka_unit_test(words_are_parts_of_names),
-                                       cmocka_unit_test(installations_may_have_any_types),
+
                                        cmocka_unit_test(what_is_missing_is_named),
                                        cmocka_unit_test(every_branch_is_looked_at),
                                        cmocka_unit_test(a_clone_has_a_working_tree),
