@@ -15,7 +15,7 @@
 #include <mach-o/dyld.h>
 #endif
 
-#define SHIPPED_MODEL "tiny-q8_0.gguf"
+#define SHIPPED_MODEL "models/tiny-q8_0.gguf"
 #define MAX_PATH 4096
 
 int command_fail(const tkv_error *error)
@@ -129,24 +129,32 @@ static void program_directory(char directory[MAX_PATH])
     }
 }
 
-/* Finds the shipped model beside an installed program, in the install prefix or in the source
- * tree. */
-static tkv_status find_shipped_model(char path[MAX_PATH], tkv_error *error)
+/* Finds a file that is shipped with the program: beside an installed program, in the install prefix
+ * or in the source tree. */
+static tkv_status find_shipped(const char *name, char path[MAX_PATH], tkv_error *error)
 {
     char directory[MAX_PATH];
     program_directory(directory);
     char beside[MAX_PATH + 32];
-    snprintf(beside, sizeof beside, "%s/../share/turbokv/models", directory);
-    const char *const places[] = {beside, TKV_INSTALLED_MODELS, TKV_BUILD_MODELS};
+    snprintf(beside, sizeof beside, "%s/../share/turbokv", directory);
+    const char *const places[] = {beside, TKV_INSTALLED_DATA, TKV_SOURCE_DATA};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        const int length = snprintf(path, MAX_PATH, "%s/%s", places[i], SHIPPED_MODEL);
+        const int length = snprintf(path, MAX_PATH, "%s/%s", places[i], name);
         if (length > 0 && length < MAX_PATH && access(path, R_OK) == 0) {
             return TKV_OK;
         }
     }
-    return tkv_fail(error, TKV_ERR_IO,
-                    "the shipped model %s is not beside the program: name a model with -m",
-                    SHIPPED_MODEL);
+    return tkv_fail(error, TKV_ERR_IO, "%s, which is shipped with turbokv, is not in %s", name,
+                    TKV_INSTALLED_DATA);
+}
+
+/* The shipped model's path. */
+static tkv_status find_shipped_model(char path[MAX_PATH], tkv_error *error)
+{
+    tkv_error reason;
+    const tkv_status status = find_shipped(SHIPPED_MODEL, path, &reason);
+    return status == TKV_OK ? TKV_OK
+                            : tkv_fail(error, status, "%s: name a model with -m", reason.message);
 }
 
 tkv_status loaded_model_open(loaded_model *loaded, const char *path,
@@ -252,6 +260,13 @@ tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_
         status = tkv_fail(error, TKV_ERR_FORMAT, "%s holds NUL bytes: expected a text", path);
     }
     return status;
+}
+
+tkv_status command_read_shipped(const char *name, char **text, size_t *length, tkv_error *error)
+{
+    char path[MAX_PATH];
+    const tkv_status status = find_shipped(name, path, error);
+    return status == TKV_OK ? command_read_text(path, text, length, error) : status;
 }
 
 tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *error)

@@ -57,6 +57,9 @@ void command_warn_of_context(const loaded_model *loaded, int n_tokens);
  * file with NUL bytes is no text, and an error. */
 tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_error *error);
 
+/* The same of a file that is shipped with TurboKV, "texts/alice.txt". */
+tkv_status command_read_shipped(const char *name, char **text, size_t *length, tkv_error *error);
+
 /* Applies a policy file to *policy; on error it is as it was. */
 tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *error);
 

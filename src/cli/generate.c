@@ -3,6 +3,7 @@
 #include "cli/progress.h"
 #include "common/error.h"
 #include "eval/clock.h"
+#include "eval/footprint.h"
 #include "model/prompt.h"
 #include "model/session.h"
 
@@ -169,15 +170,13 @@ static void measure_cache(generator *g)
 {
     const tkv_model_config *config = tkv_model_get_config(g->loaded->model);
     generation *r = g->result;
-    const double values = (double)tkv_session_length(g->session) * config->n_layers *
-                          config->n_kv_heads * (config->head_dim_k + config->head_dim_v);
     const tkv_attend_stats *stats = tkv_session_attend_stats(g->session);
     r->n_weights = stats->n_weights;
     r->n_skipped = stats->n_skipped;
     r->n_cached = tkv_session_length(g->session);
     r->kv_bytes = tkv_cache_bytes(tkv_session_cache(g->session));
-    r->kv_bytes_f16 = (size_t)(2.0 * values);
-    r->bits_per_value = values > 0.0 ? 8.0 * (double)r->kv_bytes / values : 0.0;
+    r->kv_bytes_f16 = tkv_kv_bytes_f16(config, r->n_cached);
+    r->bits_per_value = tkv_kv_bits(config, r->kv_bytes, r->n_cached);
 }
 
 static void warn_of_second_begin(const tkv_tokenizer *tokenizer, const tkv_tokens *tokens)

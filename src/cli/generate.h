@@ -32,7 +32,7 @@ typedef struct generation {
     int n_decoded; /* steps that decode_seconds took: the first token comes from the prefill */
     int n_cached;  /* tokens in the KV cache at the end */
     size_t kv_bytes;
-    size_t kv_bytes_f16; /* of the same tokens in f16, without any overhead */
+    size_t kv_bytes_f16; /* of an f16 cache of the same tokens, counted alike */
     double bits_per_value;
     int n_shifts;
     int64_t n_weights; /* of attention, and skipped by sparse V */

@@ -100,7 +100,7 @@ static void print_summary(const generation *g)
 {
     fprintf(stderr,
             "\nprefill %d tokens, %.0f tokens/s; decode %d tokens, %.0f tokens/s\n"
-            "KV cache of %d tokens: %zu bytes, %.3f bits a value; f16: %zu bytes (%.2fx)\n",
+            "KV cache of %d tokens: %zu bytes, %.3f bits a value; with f16: %zu (%.2fx)\n",
             g->n_prefilled, generation_prefill_speed(g), g->n_decoded, generation_decode_speed(g),
             g->n_cached, g->kv_bytes, g->bits_per_value, g->kv_bytes_f16,
             g->kv_bytes ? (double)g->kv_bytes_f16 / (double)g->kv_bytes : 0.0);

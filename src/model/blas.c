@@ -43,12 +43,57 @@ static tkv_status find_symbol(void *library, const char *name, void *function, s
     return TKV_OK;
 }
 
+/* The variable by which OpenBLAS is told its kernels; it reads it as it is loaded. */
+#define KERNELS_VARIABLE "OPENBLAS_CORETYPE"
+/* What it falls back to on a processor whose name it does not know, since that is newer: SSE3. */
+#define FALLBACK "Prescott"
+
+/* The kernels that OpenBLAS should have taken; NULL if it did well, or was told. */
+static const char *better_kernels(void *library)
+{
+#ifdef __x86_64__
+    char *(*name)(void) = NULL;
+    if (getenv(KERNELS_VARIABLE) ||
+        find_symbol(library, "openblas_get_corename", &name, sizeof name, NULL) != TKV_OK ||
+        strcmp(name(), FALLBACK) != 0) {
+        return NULL;
+    }
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+        return "SkylakeX";
+    }
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "Haswell" : NULL;
+#else
+    (void)library;
+    return NULL;
+#endif
+}
+
+static void *open_library(int flags)
+{
+    void *library = dlopen("libopenblas.so.0", flags);
+    return library ? library : dlopen(TKV_OPENBLAS_PATH, flags);
+}
+
 /* It stays loaded: its threads and buffers do not end with a session. */
+static void *open_with_best_kernels(void)
+{
+    const int flags = RTLD_NOW | RTLD_LOCAL;
+    void *library = open_library(flags);
+    const char *kernels = library ? better_kernels(library) : NULL;
+    if (kernels) {
+        dlclose(library);
+        setenv(KERNELS_VARIABLE, kernels, 1);
+        library = open_library(flags);
+        unsetenv(KERNELS_VARIABLE);
+    }
+    return library ? open_library(flags | RTLD_NODELETE) : NULL;
+}
+
 static tkv_status load(tkv_blas *blas, tkv_error *error)
 {
-    const int flags = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE;
-    void *library = dlopen("libopenblas.so.0", flags);
-    library = library ? library : dlopen(TKV_OPENBLAS_PATH, flags);
+    void *library = open_with_best_kernels();
     if (!library) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED, "cannot load OpenBLAS: %s", dlerror());
     }
@@ -63,7 +108,6 @@ static tkv_status load(tkv_blas *blas, tkv_error *error)
         /* The threads are ours; OpenBLAS would start its own in each of them. */
         set_num_threads(1);
     }
-    dlclose(library);
     return status;
 }
 
