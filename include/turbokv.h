@@ -291,9 +291,9 @@ TKV_API tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_len
                                      tkv_error *error);
 TKV_API tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error);
 
-/* A number that changes when graphs that were captured before must be captured anew: a context
- * shift may do so (the next ones that drop as many whole pages from the same place do not), and
- * truncation into what was before the gap. 0 if cache is NULL. */
+/* A number that changes when graphs that were captured before must be captured anew: after a context
+ * shift, and now and then as long as there are tokens from before one. To be asked after
+ * tkv_cache_reserve. 0 if cache is NULL. */
 TKV_API int64_t tkv_cache_generation(const tkv_cache *cache);
 
 /* Drops all tokens of all layers from position n_tokens on. Layers that are shorter stay. What is

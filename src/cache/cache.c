@@ -288,7 +288,11 @@ int tkv_cache_length(const tkv_cache *cache, int layer)
 
 int64_t tkv_cache_generation(const tkv_cache *cache)
 {
-    return cache ? cache->generation : 0;
+    int64_t generation = cache ? cache->generation : 0;
+    for (int i = 0; cache && i < cache->n_layers; i++) {
+        generation += cache->layers[i].n_renewals;
+    }
+    return generation;
 }
 
 size_t tkv_layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer)

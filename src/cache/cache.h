@@ -85,6 +85,7 @@ typedef struct tkv_cache_layer {
     int earlier_capacity;
     uint64_t turns; /* those of the segments: the last one's first, then the others' */
     int turn_capacity;
+    int64_t n_renewals; /* of these, while there were earlier segments */
 } tkv_cache_layer;
 
 struct tkv_cache {
@@ -98,7 +99,7 @@ struct tkv_cache {
     uint64_t descriptors;    /* on a device: tkv_device_sequence [n_layers] */
     int n_reserved;          /* tokens of tkv_cache_reserve; 0: nothing is reserved */
     int max_length;          /* that graphs captured now are to stand */
-    int64_t generation;      /* of what captured graphs hold by value */
+    int64_t generation;      /* of what captured graphs hold by value, but for renewals */
 };
 
 /* ---- Geometry (segment.c) ---- */
@@ -327,9 +328,6 @@ void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int positi
 /* Bytes that a layer holds on the host, and on its device, pages included. */
 size_t tkv_layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer);
 
-/* The generation of what graphs hold by value counts on if these layers differ in it. */
-bool tkv_layers_alike_for_graphs(const tkv_cache_layer *a, const tkv_cache_layer *b);
-
 /* ---- On a device (device.c) ---- */
 
 /* What the kernels must know of a layer, of tokens in one segment. */
@@ -368,7 +366,26 @@ tkv_status tkv_layer_publish_blocks(const tkv_cache *cache, const tkv_cache_laye
 tkv_status tkv_layer_publish(const tkv_cache *cache, tkv_cache_layer *layer, int first_block,
                              int n_more, tkv_error *error);
 
-/* All of a layer whose segments are others than before. */
+/* What a layer has there beside its pages, means and descriptor. */
+typedef struct tkv_layer_tables {
+    uint64_t entries;
+    int entry_capacity;
+    uint64_t earlier;
+    int earlier_capacity;
+    uint64_t turns;
+    int turn_capacity;
+} tkv_layer_tables;
+
+/* Writes all of these anew, in memory that no kernel reads before the layer's descriptor is
+ * published; *old is what was there, to be released then, or restored. On failure it is in force.
+ */
+tkv_status tkv_layer_renew_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
+                                     tkv_layer_tables *old, tkv_error *error);
+void tkv_layer_restore_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
+                                 const tkv_layer_tables *old);
+void tkv_release_tables(const tkv_cache *cache, tkv_layer_tables *old);
+
+/* All of a layer whose segments are others than before. On failure the old tables are in force. */
 tkv_status tkv_layer_publish_segments(const tkv_cache *cache, tkv_cache_layer *layer,
                                       tkv_error *error);
 

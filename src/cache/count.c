@@ -109,7 +109,7 @@ double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, i
                        int head_dim_v, int n_tokens)
 {
     const tkv_layer_shape shape = {n_kv_heads, head_dim_k, head_dim_v, 0, NULL};
-    if (n_layers < 1 || n_tokens < 1 || !is_shape(&shape) || 
+    if (n_layers < 1 || n_tokens < 1 || !is_shape(&shape) ||
         tkv_check_policy_layers(policy, n_layers, NULL) != TKV_OK) {
         return 0.0;
     }

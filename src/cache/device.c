@@ -136,26 +136,7 @@ tkv_status tkv_layer_publish(const tkv_cache *cache, tkv_cache_layer *layer, int
     return uploaded;
 }
 
-/* A larger piece of the device's memory in place of an old one, which is released. */
-static tkv_status enlarge(tkv_device *device, int wanted, size_t item_bytes, uint64_t *address,
-                          int *capacity, tkv_error *error)
-{
-    uint64_t larger = 0;
-    if (wanted <= *capacity) {
-        return TKV_OK;
-    }
-    const tkv_status status =
-        device->table->allocate(device, (size_t)wanted * item_bytes, &larger, error);
-    if (status == TKV_OK) {
-        release(device, address);
-        *address = larger;
-        *capacity = wanted;
-    }
-    return status;
-}
-
-/* The turns of the segments side by side: that of the last one first, so that it stays in its place
- * for graphs that were captured. */
+/* The turns of the segments side by side: that of the last one first. */
 uint64_t tkv_segment_turns(const tkv_cache_layer *layer, int segment)
 {
     if (!layer->segments[segment].turns) {
@@ -165,44 +146,112 @@ uint64_t tkv_segment_turns(const tkv_cache_layer *layer, int segment)
     return layer->turns + (uint64_t)place * (uint64_t)layer->rope.n_rotated * sizeof(float);
 }
 
-static tkv_status publish_turns(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error)
+static tkv_status upload_turns(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error)
 {
     tkv_device *device = cache->context->device;
     const size_t bytes = (size_t)layer->rope.n_rotated * sizeof(float);
     bool is_any = false;
     for (int s = 0; s < layer->n_segments; s++) {
-        is_any |= layer->segments[s].turns != NULL;
+        is_any |= layer->segments[s].turns && bytes > 0;
     }
-    tkv_status status = is_any ? enlarge(device, layer->n_segments, bytes, &layer->turns,
-                                         &layer->turn_capacity, error)
-                               : TKV_OK;
+    if (!is_any) {
+        return TKV_OK;
+    }
+    tkv_status status =
+        device->table->allocate(device, (size_t)layer->n_segments * bytes, &layer->turns, error);
+    layer->turn_capacity = status == TKV_OK ? layer->n_segments : 0;
     for (int s = 0; s < layer->n_segments && status == TKV_OK; s++) {
-        const uint64_t address = tkv_segment_turns(layer, s);
-        if (address && bytes) {
-            status = device->table->upload(device, address, layer->segments[s].turns, bytes, error);
+        if (layer->segments[s].turns) {
+            status = device->table->upload(device, tkv_segment_turns(layer, s),
+                                           layer->segments[s].turns, bytes, error);
         }
     }
     return status;
 }
 
-tkv_status tkv_layer_publish_segments(const tkv_cache *cache, tkv_cache_layer *layer,
-                                      tkv_error *error)
+static tkv_status upload_earlier(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error)
 {
     tkv_device *device = cache->context->device;
-    tkv_status status = tkv_layer_reserve_on_device(cache, layer, error);
-    if (status == TKV_OK) {
-        status = enlarge(device, layer->n_segments - 1, sizeof(tkv_device_sequence),
-                         &layer->earlier, &layer->earlier_capacity, error);
+    const int n = layer->n_segments - 1;
+    if (n < 1) {
+        return TKV_OK;
     }
-    if (status == TKV_OK) {
-        status = publish_turns(cache, layer, error);
-    }
-    for (int s = 0; s + 1 < layer->n_segments && status == TKV_OK; s++) {
+    tkv_status status = device->table->allocate(device, (size_t)n * sizeof(tkv_device_sequence),
+                                                &layer->earlier, error);
+    layer->earlier_capacity = status == TKV_OK ? n : 0;
+    for (int s = 0; s < n && status == TKV_OK; s++) {
         const tkv_device_sequence sequence = tkv_describe_segment(layer, &layer->segments[s], 0);
         status = device->table->upload(device, tkv_segment_descriptor(layer, s), &sequence,
                                        sizeof sequence, error);
     }
-    return status == TKV_OK ? tkv_layer_publish(cache, layer, 0, 0, error) : status;
+    return status;
+}
+
+tkv_status tkv_layer_renew_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
+                                     tkv_layer_tables *old, tkv_error *error)
+{
+    tkv_device *device = cache->context->device;
+    *old = (tkv_layer_tables){layer->entries,          layer->entry_capacity, layer->earlier,
+                              layer->earlier_capacity, layer->turns,          layer->turn_capacity};
+    layer->entries = layer->earlier = layer->turns = 0;
+    layer->entry_capacity = layer->earlier_capacity = layer->turn_capacity = 0;
+    tkv_status status = TKV_OK;
+    if (layer->block_capacity > 0) {
+        status = device->table->allocate(device,
+                                         (size_t)layer->block_capacity * sizeof(tkv_device_block),
+                                         &layer->entries, error);
+        layer->entry_capacity = status == TKV_OK ? layer->block_capacity : 0;
+    }
+    if (status == TKV_OK) {
+        status = tkv_layer_publish_blocks(cache, layer, 0, layer->n_blocks, error);
+    }
+    if (status == TKV_OK) {
+        status = upload_earlier(cache, layer, error);
+    }
+    if (status == TKV_OK) {
+        status = upload_turns(cache, layer, error);
+    }
+    if (status != TKV_OK) {
+        tkv_layer_restore_on_device(cache, layer, old);
+    }
+    return status;
+}
+
+void tkv_layer_restore_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
+                                 const tkv_layer_tables *old)
+{
+    tkv_layer_free_on_device(cache, layer);
+    layer->entries = old->entries;
+    layer->entry_capacity = old->entry_capacity;
+    layer->earlier = old->earlier;
+    layer->earlier_capacity = old->earlier_capacity;
+    layer->turns = old->turns;
+    layer->turn_capacity = old->turn_capacity;
+}
+
+void tkv_release_tables(const tkv_cache *cache, tkv_layer_tables *old)
+{
+    release(cache->context->device, &old->entries);
+    release(cache->context->device, &old->earlier);
+    release(cache->context->device, &old->turns);
+}
+
+tkv_status tkv_layer_publish_segments(const tkv_cache *cache, tkv_cache_layer *layer,
+                                      tkv_error *error)
+{
+    tkv_layer_tables old;
+    tkv_status status = tkv_layer_renew_on_device(cache, layer, &old, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    status = tkv_layer_publish(cache, layer, layer->n_blocks, 0, error);
+    if (status != TKV_OK) {
+        tkv_layer_restore_on_device(cache, layer, &old);
+        return status;
+    }
+    layer->n_renewals += layer->n_segments > 1;
+    tkv_release_tables(cache, &old);
+    return TKV_OK;
 }
 
 tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv_error *error)
@@ -247,26 +296,7 @@ tkv_status tkv_layer_publish_means(const tkv_cache *cache, tkv_cache_layer *laye
 tkv_status tkv_layer_reserve_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
                                        tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
-    if (layer->entry_capacity >= layer->block_capacity) {
-        return TKV_OK;
-    }
-    uint64_t old = layer->entries;
-    tkv_status status = device->table->allocate(
-        device, (size_t)layer->block_capacity * sizeof(tkv_device_block), &layer->entries, error);
-    if (status != TKV_OK) {
-        layer->entries = old;
-        return status;
-    }
-    const int capacity = layer->entry_capacity;
-    layer->entry_capacity = layer->block_capacity;
-    status = tkv_layer_publish_segments(cache, layer, error);
-    if (status != TKV_OK) {
-        release(device, &layer->entries);
-        layer->entries = old;
-        layer->entry_capacity = capacity;
-        return status;
-    }
-    release(device, &old);
-    return TKV_OK;
+    return layer->entry_capacity >= layer->block_capacity
+               ? TKV_OK
+               : tkv_layer_publish_segments(cache, layer, error);
 }

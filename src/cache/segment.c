@@ -342,16 +342,3 @@ void tkv_layer_free_tables(tkv_cache_layer *layer)
     layer->segments = NULL;
     layer->block_capacity = layer->segment_capacity = 0;
 }
-
-bool tkv_layers_alike_for_graphs(const tkv_cache_layer *a, const tkv_cache_layer *b)
-{
-    bool are_alike = a->n_segments == b->n_segments;
-    for (int s = 0; are_alike && s < a->n_segments; s++) {
-        const tkv_segment *x = &a->segments[s];
-        const tkv_segment *y = &b->segments[s];
-        const bool is_last = s + 1 == a->n_segments;
-        are_alike = x->begin == y->begin && x->head == y->head &&
-                    (x->turn != 0) == (y->turn != 0) && (is_last || x->end == y->end);
-    }
-    return are_alike;
-}

@@ -90,29 +90,33 @@ static void swap_layers(tkv_cache *cache, tkv_cache_layer *views)
     }
 }
 
-/* On a device: what is written there for the new segments. On failure the old ones are in force. */
+/* On a device everything is written beside what is in force, which the descriptors then end. */
 static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_error *error)
 {
-    tkv_status status = TKV_OK;
+    tkv_layer_tables *old = calloc((size_t)cache->n_layers, sizeof *old);
+    int n_renewed = 0;
+    tkv_status status = old ? TKV_OK
+                            : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to shift %d layers",
+                                       cache->n_layers);
+    while (status == TKV_OK && n_renewed < cache->n_layers) {
+        status = tkv_layer_renew_on_device(cache, &views[n_renewed], &old[n_renewed], error);
+        n_renewed += status == TKV_OK;
+    }
     swap_layers(cache, views);
-    for (int i = 0; i < cache->n_layers && status == TKV_OK; i++) {
-        status = tkv_layer_publish_segments(cache, &cache->layers[i], error);
-    }
     if (status == TKV_OK) {
-        return TKV_OK;
+        status = tkv_cache_publish_descriptors(cache, 0, error);
     }
-    for (int i = 0; i < cache->n_layers; i++) {
-        /* Memory that was taken for it there stays with the layer. */
-        const tkv_cache_layer tried = cache->layers[i];
-        cache->layers[i] = views[i];
-        views[i] = tried;
-        cache->layers[i].entries = tried.entries;
-        cache->layers[i].entry_capacity = tried.entry_capacity;
-        cache->layers[i].earlier = tried.earlier;
-        cache->layers[i].earlier_capacity = tried.earlier_capacity;
-        cache->layers[i].is_stale =
-            tkv_layer_publish_segments(cache, &cache->layers[i], NULL) != TKV_OK;
+    if (status != TKV_OK) {
+        swap_layers(cache, views);
     }
+    for (int i = 0; i < n_renewed; i++) {
+        if (status == TKV_OK) {
+            tkv_release_tables(cache, &old[i]);
+        } else {
+            tkv_layer_free_on_device(cache, &views[i]);
+        }
+    }
+    free(old);
     return status;
 }
 
@@ -132,14 +136,10 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
                         cache->n_layers);
     }
     int n_made = 0;
-    bool are_alike = true;
     while (n_made < cache->n_layers && status == TKV_OK) {
         status = tkv_layer_without(&cache->layers[n_made], first, n_drop, rope != NULL,
                                    &views[n_made], error);
-        if (status == TKV_OK) {
-            are_alike &= tkv_layers_alike_for_graphs(&cache->layers[n_made], &views[n_made]);
-            n_made++;
-        }
+        n_made += status == TKV_OK;
     }
     if (status == TKV_OK && cache->context->device) {
         status = publish_views(cache, views, error);
@@ -148,7 +148,7 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
     }
     free_views(views, n_made);
     if (status == TKV_OK) {
-        cache->generation += !are_alike;
+        cache->generation++;
         for (int i = 0; i < cache->n_layers; i++) {
             tkv_layer_thaw(cache, &cache->layers[i]);
         }

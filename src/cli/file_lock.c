@@ -18,6 +18,7 @@ static tkv_status fail_in_use(int file, const char *path, tkv_error *error)
     char process[PROCESS_SIZE] = "";
     const ssize_t n = pread(file, process, sizeof process - 1, 0);
     process[n > 0 ? n : 0] = '\0';
+    process[strcspn(process, " ")] = '\0';
     return tkv_fail(error, TKV_ERR_IO,
                     "%s is in use by another turbokv (process %s): wait until that has ended, or "
                     "name another file",
@@ -60,10 +61,9 @@ static tkv_status lock_file(file_lock *lock, const char *path, tkv_error *error)
 static void write_process(int file)
 {
     char process[PROCESS_SIZE];
-    const int n = snprintf(process, sizeof process, "%ld", (long)getpid());
-    if (ftruncate(file, 0) == 0 && pwrite(file, process, (size_t)n, 0) != n) {
-        (void)ftruncate(file, 0);
-    }
+    const int n = snprintf(process, sizeof process, "%-*ld", PROCESS_SIZE - 1, (long)getpid());
+    const ssize_t written = pwrite(file, process, (size_t)n, 0);
+    (void)written; /* without it the message names no process */
 }
 
 tkv_status file_lock_take(file_lock *lock, const char *path, tkv_error *error)

@@ -110,7 +110,7 @@ static void mistakes_are_explained(void **state)
                  "layers -3-2");
     p.n_ranges = TKV_POLICY_MAX_RANGES + 1;
     assert_fails(tkv_policy_layer_types(&p, 8, types, types, &error), TKV_ERR_INVALID_ARGUMENT,
-                 "layer ranges");
+                 "17 ranges of layers");
 }
 
 /* The stated bits are those of a real cache, filled token by token. */
