@@ -3,70 +3,105 @@ BUILD ?= build
 PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+FUZZ_FLAGS ?= -max_total_time=60
 FORMATTED = '*.c' '*.h' '*.cu' '*.cuh' '*.m'
 
-.PHONY: all build run test test-arm64 test-metal sanitize sanitize-threads install format \
-    check-format dependencies clean
+CONFIGURE = cmake -S . -B "$(BUILD)" -DCMAKE_INSTALL_PREFIX="$(PREFIX)" $(CMAKE_FLAGS)
+# ctest for a build folder; a recipe may add options.
+RUN_TESTS = ctest --output-on-failure --parallel $(JOBS)
+
+.PHONY: all build run test test-arm64 test-clang test-metal test-minimal fuzz sanitize \
+    sanitize-threads install uninstall format check-format dependencies clean
 
 all: build
 
 dependencies:
-	@scripts/install-dependencies
+	@scripts/install-dependencies build test
 
-build: dependencies
-	cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) $(CMAKE_FLAGS)
-	cmake --build $(BUILD) --parallel $(JOBS)
+# The library and the command; the tests too where they were built before.
+build:
+	@scripts/install-dependencies build
+	$(CONFIGURE) $(if $(wildcard $(BUILD)/CMakeCache.txt),,-DTKV_TESTS=OFF)
+	cmake --build "$(BUILD)" --parallel $(JOBS)
 
 # The shipped model continues a text and answers a question, with exact and compressed caches.
 run: build
-	$(BUILD)/turbokv demo
+	"$(BUILD)/turbokv" demo
 
-test: build
-	cd $(BUILD) && ctest --output-on-failure --parallel $(JOBS)
+test: dependencies
+	$(CONFIGURE) -DTKV_TESTS=ON
+	cmake --build "$(BUILD)" --parallel $(JOBS)
+	cd "$(BUILD)" && $(RUN_TESTS)
+
+# The same with Debian's clang.
+test-clang: dependencies
+	@scripts/install-dependencies clang
+	cmake -S . -B "$(BUILD)-clang" -DCMAKE_C_COMPILER=clang -DTKV_CUDA=OFF $(CMAKE_FLAGS)
+	cmake --build "$(BUILD)-clang" --parallel $(JOBS)
+	cd "$(BUILD)-clang" && $(RUN_TESTS)
+
+# Every reader of foreign bytes under libFuzzer, a minute each.
+fuzz: dependencies
+	@scripts/install-dependencies clang
+	cmake -S . -B "$(BUILD)-fuzz" -DCMAKE_C_COMPILER=clang -DTKV_LIBFUZZER=ON $(CMAKE_FLAGS)
+	cmake --build "$(BUILD)-fuzz" --parallel $(JOBS) --target fuzzers
+	scripts/fuzz "$(BUILD)-fuzz" $(JOBS) $(FUZZ_FLAGS)
+
+# `make run` and `make test` of a clean clone on a Debian 12 that has nothing but make.
+test-minimal:
+	@scripts/install-dependencies minimal
+	scripts/test-minimal
 
 # The library built for ARM64, its tests run by qemu.
-test-arm64:
+test-arm64: dependencies
 	@scripts/install-dependencies arm64
-	scripts/fetch-arm64-cmocka $(BUILD)-arm64/cmocka
-	PKG_CONFIG_LIBDIR=$(abspath $(BUILD)-arm64)/cmocka/usr/lib/aarch64-linux-gnu/pkgconfig \
-	PKG_CONFIG_SYSROOT_DIR=$(abspath $(BUILD)-arm64)/cmocka \
-	    cmake -S . -B $(BUILD)-arm64 -DTKV_COMMAND=OFF \
+	scripts/fetch-arm64-cmocka "$(BUILD)-arm64/cmocka"
+	sysroot=$$(realpath "$(BUILD)-arm64")/cmocka && \
+	PKG_CONFIG_LIBDIR="$$sysroot/usr/lib/aarch64-linux-gnu/pkgconfig" \
+	PKG_CONFIG_SYSROOT_DIR="$$sysroot" \
+	    cmake -S . -B "$(BUILD)-arm64" -DTKV_COMMAND=OFF \
 	        -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake $(CMAKE_FLAGS)
-	cmake --build $(BUILD)-arm64 --parallel $(JOBS)
-	cd $(BUILD)-arm64 && ctest --output-on-failure --parallel $(JOBS)
+	cmake --build "$(BUILD)-arm64" --parallel $(JOBS)
+	cd "$(BUILD)-arm64" && $(RUN_TESTS)
 
 # The Metal back end. On a Mac its tests run on the GPU; elsewhere on the executor of tests/metal, as
 # they are, under AddressSanitizer and under ThreadSanitizer.
 ifeq ($(shell uname -s),Darwin)
-test-metal: build
-	cd $(BUILD) && ctest --output-on-failure -L metal
+test-metal: dependencies
+	$(CONFIGURE) -DTKV_TESTS=ON
+	cmake --build "$(BUILD)" --parallel $(JOBS)
+	cd "$(BUILD)" && ctest --output-on-failure -L metal
 else
 test-metal: test-metal-plain test-metal-address test-metal-thread
 endif
 
-test-metal-%:
+test-metal-%: dependencies
 	@scripts/install-dependencies metal
-	cmake -C cmake/fake-metal.cmake -S . -B $(BUILD)-metal-$* $(CMAKE_FLAGS) \
+	cmake -C cmake/fake-metal.cmake -S . -B "$(BUILD)-metal-$*" $(CMAKE_FLAGS) \
 	    -DTKV_SANITIZE=$(filter-out plain,$*) -DTKV_COMMAND=$(if $(filter plain,$*),ON,OFF)
-	cmake --build $(BUILD)-metal-$* --parallel $(JOBS)
-	cd $(BUILD)-metal-$* && ctest --output-on-failure --parallel $(JOBS) -L metal
+	cmake --build "$(BUILD)-metal-$*" --parallel $(JOBS)
+	cd "$(BUILD)-metal-$*" && $(RUN_TESTS) -L metal
 
 # The tests again, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: dependencies
-	cmake -S . -B $(BUILD)-sanitize -DTKV_SANITIZE=address,undefined $(CMAKE_FLAGS)
-	cmake --build $(BUILD)-sanitize --parallel $(JOBS)
-	cd $(BUILD)-sanitize && ctest --output-on-failure --parallel $(JOBS)
+	cmake -S . -B "$(BUILD)-sanitize" -DTKV_SANITIZE=address,undefined $(CMAKE_FLAGS)
+	cmake --build "$(BUILD)-sanitize" --parallel $(JOBS)
+	cd "$(BUILD)-sanitize" && $(RUN_TESTS)
 
 # The tests that use several threads, under ThreadSanitizer.
 THREAD_TESTS = threads attend cache model_dequantise model_session
 sanitize-threads: dependencies
-	cmake -S . -B $(BUILD)-threads -DTKV_SANITIZE=thread $(CMAKE_FLAGS)
-	cmake --build $(BUILD)-threads --parallel $(JOBS) --target $(THREAD_TESTS:%=test_%)
-	cd $(BUILD)-threads && ctest --output-on-failure --parallel $(JOBS) \
+	cmake -S . -B "$(BUILD)-threads" -DTKV_SANITIZE=thread $(CMAKE_FLAGS)
+	cmake --build "$(BUILD)-threads" --parallel $(JOBS) --target $(THREAD_TESTS:%=test_%)
+	cd "$(BUILD)-threads" && $(RUN_TESTS) \
 	    --tests-regex '^($(subst $(eval) ,|,$(strip $(THREAD_TESTS))))$$'
 
 install: build
-	cmake --install $(BUILD)
+	cmake --install "$(BUILD)"
+
+# What the last `make install` of this build folder put there, and nothing else.
+uninstall:
+	cmake -DMANIFEST="$(BUILD)/install_manifest.txt" -P cmake/uninstall.cmake
 
 format:
 	git ls-files $(FORMATTED) | xargs clang-format -i
@@ -77,4 +112,5 @@ check-format:
 	else echo "check-format: skipped, clang-format is not installed"; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-threads $(BUILD)-arm64 $(BUILD)-metal-*
+	rm -rf "$(BUILD)" "$(BUILD)"-arm64 "$(BUILD)"-clang "$(BUILD)"-fuzz "$(BUILD)"-metal-* \
+	    "$(BUILD)"-sanitize "$(BUILD)"-threads

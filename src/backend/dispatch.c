@@ -1,5 +1,6 @@
 /* Which kernel tables this build has and this machine can run. */
 #include "backend/kernels.h"
+#include "common/cpu.h"
 #include "common/error.h"
 
 #include <stdio.h>
@@ -13,28 +14,12 @@
 #include <sys/sysctl.h>
 #endif
 
-#ifdef TKV_HAVE_X86_KERNELS
-#include <cpuid.h>
-#endif
-
 static bool always(void)
 {
     return true;
 }
 
 #ifdef TKV_HAVE_X86_KERNELS
-/* Clang 14's __builtin_cpu_supports does not know "f16c". */
-static bool has_f16c(void)
-{
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-}
-
-static bool has_avx2(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-}
-
 static bool has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -86,10 +71,10 @@ typedef struct candidate {
 static const candidate candidates[] = {
     {&tkv_kernels_scalar, always},
 #ifdef TKV_HAVE_X86_KERNELS
-    {&tkv_kernels_avx2, has_avx2}, {&tkv_kernels_avx512, has_avx512},
+    {&tkv_kernels_avx2, tkv_cpu_has_avx2}, {&tkv_kernels_avx512, has_avx512},
 #endif
 #ifdef TKV_HAVE_ARM64_KERNELS
-    {&tkv_kernels_neon, always},   {&tkv_kernels_dotprod, has_dotprod},
+    {&tkv_kernels_neon, always},           {&tkv_kernels_dotprod, has_dotprod},
     {&tkv_kernels_i8mm, has_i8mm},
 #endif
 };

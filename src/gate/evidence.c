@@ -124,10 +124,19 @@ void tkv_short_type_name(const char *name, size_t length, char type[16])
     type[length] = '\0';
 }
 
+int tkv_number_of_name(const char *digits)
+{
+    int number = 0;
+    for (; isdigit((unsigned char)*digits) && number <= TKV_MAX_NAMED_NUMBER; digits++) {
+        number = 10 * number + (*digits - '0');
+    }
+    return number <= TKV_MAX_NAMED_NUMBER ? number : 0;
+}
+
 static int number_after(const char *name, const char *mark)
 {
     const char *at = strstr(name, mark);
-    return at && isdigit((unsigned char)at[strlen(mark)]) ? atoi(at + strlen(mark)) : 0;
+    return at ? tkv_number_of_name(at + strlen(mark)) : 0;
 }
 
 /* Letters and then a digit: "turbo4", "bf16", not "ernel". */

@@ -103,6 +103,10 @@ bool tkv_name_contains(const char *name, const char *part);
 /* What a name says of its role. */
 tkv_llama_role tkv_role_of_name(const char *name);
 
+/* The whole number at the beginning of a part of a name; 0: none, or above what any size is. */
+#define TKV_MAX_NAMED_NUMBER 1000000
+int tkv_number_of_name(const char *digits);
+
 /* Fills the types and head sizes of an attention kernel from its name:
  * "..._kturbo4_vq8_0_dk128_dv128". */
 void tkv_read_attention_name(tkv_evidence *item);

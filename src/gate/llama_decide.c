@@ -195,7 +195,7 @@ static int rotation_group(const tkv_llama_backend *backend)
     for (int i = 0; i < backend->evidence.n_items; i++) {
         const tkv_evidence *item = &backend->evidence.items[i];
         const char *transform = strstr(item->name, "fwht_");
-        const int named = transform ? atoi(transform + 5) : 0;
+        const int named = transform ? tkv_number_of_name(transform + 5) : 0;
         const int n = item->kind == TKV_EVIDENCE_SIGNS ? item->n_values : named;
         group = n > group ? n : group;
     }

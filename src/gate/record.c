@@ -1,9 +1,11 @@
 #include "gate/record.h"
 
 #include "common/error.h"
+#include "gate/json_number.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,13 +72,45 @@ static const char *text_of(const cJSON *json, const char *name)
     return text ? text : "";
 }
 
-static double number_of(const cJSON *json, const char *name)
+/* The largest time of a probe, a day. */
+#define MAX_MICROSECONDS 86.4e9
+
+static tkv_status counts_from_json(const cJSON *json, tkv_gate_backend *b, tkv_error *error)
 {
-    const cJSON *item = cJSON_GetObjectItem(json, name);
-    return cJSON_IsNumber(item) ? item->valuedouble : 0.0;
+    const struct {
+        const char *name;
+        int *count;
+    } counts[] = {{"cases", &b->n_cases},
+                  {"failed", &b->n_failed},
+                  {"probe_tokens", &b->probe.n_tokens},
+                  {"probe_threads", &b->probe.n_threads}};
+    tkv_status status = TKV_OK;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts && status == TKV_OK; i++) {
+        status = tkv_json_count(json, counts[i].name, 0, INT_MAX, counts[i].count, error);
+    }
+    return status;
 }
 
-static void backend_from_json(const cJSON *json, tkv_gate_backend *b)
+static tkv_status types_from_json(const cJSON *json, tkv_gate_backend *b, tkv_error *error)
+{
+    const cJSON *item;
+    tkv_status status = TKV_OK;
+    cJSON_ArrayForEach(item, json)
+    {
+        tkv_type type;
+        if (tkv_type_from_name(text_of(item, "type"), &type, NULL) == TKV_OK) {
+            b->type_passed[type] = cJSON_IsTrue(cJSON_GetObjectItem(item, "right"));
+            status = tkv_json_number(item, "attend_us", 0.0, MAX_MICROSECONDS,
+                                     &b->probe.microseconds[type], error);
+        }
+        if (status != TKV_OK) {
+            break;
+        }
+    }
+    return status;
+}
+
+static tkv_status backend_from_json(const cJSON *json, tkv_gate_backend *b, tkv_error *error)
 {
     *b = (tkv_gate_backend){.state = TKV_BACKEND_ABSENT};
     snprintf(b->device, sizeof b->device, "%s", text_of(json, "device"));
@@ -88,25 +122,15 @@ static void backend_from_json(const cJSON *json, tkv_gate_backend *b)
             b->state = (tkv_backend_state)state;
         }
     }
-    b->n_cases = (int)number_of(json, "cases");
-    b->n_failed = (int)number_of(json, "failed");
     const cJSON *kinds = cJSON_GetObjectItem(json, "kernels_right");
     for (int i = 0; i < TKV_KERNEL_KINDS; i++) {
         const cJSON *kind = cJSON_GetObjectItem(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i));
         b->kinds |= kind ? 1u << i : 0u;
         b->kind_passed[i] = cJSON_IsTrue(kind);
     }
-    b->probe.n_tokens = (int)number_of(json, "probe_tokens");
-    b->probe.n_threads = (int)number_of(json, "probe_threads");
-    const cJSON *item;
-    cJSON_ArrayForEach(item, cJSON_GetObjectItem(json, "types"))
-    {
-        tkv_type type;
-        if (tkv_type_from_name(text_of(item, "type"), &type, NULL) == TKV_OK) {
-            b->type_passed[type] = cJSON_IsTrue(cJSON_GetObjectItem(item, "right"));
-            b->probe.microseconds[type] = number_of(item, "attend_us");
-        }
-    }
+    const tkv_status status = counts_from_json(json, b, error);
+    return status == TKV_OK ? types_from_json(cJSON_GetObjectItem(json, "types"), b, error)
+                            : status;
 }
 
 tkv_status tkv_gate_from_json(const cJSON *json, tkv_gate *gate, tkv_error *error)
@@ -124,7 +148,13 @@ tkv_status tkv_gate_from_json(const cJSON *json, tkv_gate *gate, tkv_error *erro
     }
     snprintf(gate->machine, sizeof gate->machine, "%s", text_of(json, "machine"));
     for (int i = 0; i < n_backends; i++) {
-        backend_from_json(cJSON_GetArrayItem(backends, i), &gate->backends[i]);
+        tkv_error reason;
+        const tkv_status status =
+            backend_from_json(cJSON_GetArrayItem(backends, i), &gate->backends[i], &reason);
+        if (status != TKV_OK) {
+            return tkv_fail(error, status, "back end '%.32s': %.160s", gate->backends[i].name,
+                            reason.message);
+        }
     }
     gate->n_backends = n_backends;
     tkv_gate_decide(gate);
@@ -275,7 +305,7 @@ tkv_status tkv_gate_load(tkv_gate *gate, tkv_error *error)
         tkv_error reason;
         status = tkv_gate_from_json(json, gate, &reason);
         if (status != TKV_OK) {
-            tkv_fail(error, status, "%.200s: %.120s: run 'turbokv gate'", path, reason.message);
+            tkv_fail(error, status, "%.200s: %.200s: run 'turbokv gate'", path, reason.message);
         }
     }
     cJSON_Delete(json);

@@ -5,6 +5,7 @@
 
 #include <ctype.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -269,10 +270,11 @@ static bool read_values(const scan *s, int i, tkv_evidence *item)
         if (t->kind == TOKEN_NUMBER) {
             char digits[64];
             snprintf(digits, sizeof digits, "%.*s", t->length, t->text);
-            if (item->n_values == MAX_VALUES) {
+            const float value = strtof(digits, NULL);
+            if (item->n_values == MAX_VALUES || !isfinite(value)) {
                 return false;
             }
-            values[item->n_values++] = (is_negative ? -1.0f : 1.0f) * strtof(digits, NULL);
+            values[item->n_values++] = is_negative ? -value : value;
             is_negative = false;
         } else if (t->kind == TOKEN_SIGN && strchr("{},-+", *t->text)) {
             is_negative = *t->text == '-';

@@ -11,6 +11,7 @@
 #define MAX_LAYERS 4096
 #define MAX_HEADS 4096
 #define MAX_WIDTH (1 << 20)
+#define MAX_NUMBER 1e30
 #define MAX_KEY 96
 #define REQUIRED (-1)
 
@@ -81,7 +82,7 @@ static int read_count(reader *r, const char *name, int fallback, int max)
     return (int)count;
 }
 
-/* A finite number of at least min. */
+/* A number from min to MAX_NUMBER. */
 static float read_number(reader *r, const char *name, bool required, double fallback, double min)
 {
     double number = fallback;
@@ -89,10 +90,10 @@ static float read_number(reader *r, const char *name, bool required, double fall
     if (r->status == TKV_OK) {
         r->status = tkv_gguf_get_number(r->gguf, r->key, required, &number, r->error);
     }
-    if (r->status == TKV_OK && !(number >= min && number <= 1e30)) {
+    if (r->status == TKV_OK && !(number >= min && number <= MAX_NUMBER)) {
         r->status = tkv_fail(r->error, TKV_ERR_FORMAT,
-                             "metadata key %s is %g: expected a number of at least %g", r->key,
-                             number, min);
+                             "metadata key %s is %g: expected a number from %g to %g", r->key,
+                             number, min, MAX_NUMBER);
     }
     return (float)number;
 }

@@ -1,5 +1,6 @@
 #include "model/dot_q8_0.h"
 
+#include "common/cpu.h"
 #include "common/half.h"
 
 #include <string.h>
@@ -123,9 +124,7 @@ AVX512 static void dot_avx512(size_t n, const uint8_t *rows, size_t row_bytes, c
 tkv_dot_q8_0 tkv_dot_q8_0_get(void)
 {
 #if defined(__x86_64__)
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                          __builtin_cpu_supports("f16c");
-    if (has_avx2) {
+    if (tkv_cpu_has_avx2()) {
         return __builtin_cpu_supports("avx512f") ? dot_avx512 : dot_avx2;
     }
 #endif

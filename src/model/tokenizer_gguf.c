@@ -2,7 +2,9 @@
 #include "common/error.h"
 #include "model/tokenizer_internal.h"
 
+#include <float.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,9 +89,15 @@ static tkv_status read_scores(const tkv_gguf *gguf, int32_t n_tokens, float **sc
     *scores = malloc((size_t)n_tokens * sizeof **scores + 1);
     for (int32_t i = 0; *scores && i < n_tokens; i++) {
         double score = 0.0;
-        if (!tkv_gguf_number(value, (uint64_t)i, &score) || !(score == score)) {
-            return tkv_fail(error, TKV_ERR_FORMAT, "%s: %s of token %d is no number",
-                            tkv_gguf_path(gguf), key, (int)i);
+        const bool is_number = tkv_gguf_number(value, (uint64_t)i, &score);
+        if (!is_number || !(isinf(score) || fabs(score) <= (double)FLT_MAX)) {
+            char found[32] = "no number";
+            if (is_number) {
+                snprintf(found, sizeof found, "%g", score);
+            }
+            return tkv_fail(error, TKV_ERR_FORMAT,
+                            "%s: %s of token %d is %s: expected a number that a float32 holds",
+                            tkv_gguf_path(gguf), key, (int)i, found);
         }
         (*scores)[i] = (float)score;
     }

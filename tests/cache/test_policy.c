@@ -80,7 +80,7 @@ static void mistakes_are_explained(void **state)
         const char *message;
     } cases[] = {{"sinks -1", "whole number"},
                  {"sinks 4x", "4x"},
-                 {"sinks 99999999999", "whole number"},
+                 {"sinks 99999999999", "from 0 to 2147483647"},
                  {"recent", "no value"},
                  {"colour blue", "expected kv, k, v, sinks"},
                  {"k q4_0", "turbo3"},

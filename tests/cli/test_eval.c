@@ -265,7 +265,7 @@ static void damaged_steps_are_found(void **state)
     } damages[] = {
         {"kl", NULL},        {"kl", "[]"},          {"kl", "[0.1, \"x\"]"},  {"kl", "[0.1, -0.5]"},
         {"same_top", "1e9"}, {"kv_bytes", "1e300"}, {"weights", "\"many\""}, {"skipped", "7"},
-        {"nll", "null"}};
+        {"nll", "null"},     {"seconds", "1e999"}};
     const files f = make_files();
     assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 0, "turbo4", "");
     char *text = read_file(f.state);
@@ -274,8 +274,10 @@ static void damaged_steps_are_found(void **state)
         damage(cJSON_GetArrayItem(cJSON_GetObjectItem(json, "steps"), 1), damages[i].name,
                damages[i].json);
         char *damaged = cJSON_Print(json);
+        char expected[64];
+        snprintf(expected, sizeof expected, "is damaged: '%s'", damages[i].name);
         write_file(f.state, damaged);
-        assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "", "is damaged");
+        assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "", expected);
         free(damaged);
         cJSON_Delete(json);
     }

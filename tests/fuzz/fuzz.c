@@ -32,7 +32,7 @@ void fuzz_check_error(int status, const tkv_error *error)
     }
 }
 
-static char path[] = "/tmp/tkv_fuzz_XXXXXX";
+static char path[256];
 
 static void remove_file(void)
 {
@@ -43,9 +43,11 @@ const char *fuzz_file(void)
 {
     static bool is_made = false;
     if (!is_made) {
+        const char *folder = getenv("TMPDIR");
+        snprintf(path, sizeof path, "%.200s/tkv_fuzz_XXXXXX", folder ? folder : "/tmp");
         const int file = mkstemp(path);
         if (file < 0) {
-            fuzz_fail("cannot make a file in /tmp");
+            fuzz_fail("cannot make %s", path);
         }
         close(file);
         atexit(remove_file);

@@ -4,9 +4,12 @@
 #include "support/support.h"
 
 #include <fcntl.h>
-#include <git2.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#ifdef TKV_HAVE_LIBGIT2
+#include <git2.h>
+#endif
 
 static char root[] = "/tmp/tkv-llama-XXXXXX";
 
@@ -37,7 +40,9 @@ static const tkv_words turbo = {.n = 1, .word = {"turbo"}};
 static int set_up(void **state)
 {
     (void)state;
+#ifdef TKV_HAVE_LIBGIT2
     git_libgit2_init();
+#endif
     return mkdtemp(root) && chmod(root, 0755) == 0 ? 0 : -1;
 }
 
@@ -45,7 +50,9 @@ static int tear_down(void **state)
 {
     (void)state;
     char command[128];
+#ifdef TKV_HAVE_LIBGIT2
     git_libgit2_shutdown();
+#endif
     snprintf(command, sizeof command, "chmod -R u+rwx %s && rm -rf %s", root, root);
     return system(command);
 }
@@ -341,6 +348,7 @@ static void what_is_missing_is_named(void **state)
     tkv_llama_tree_free(&tree);
 }
 
+#ifdef TKV_HAVE_LIBGIT2
 /* Commits a shader and the header with types to a branch. */
 static void commit(git_repository *repository, const char *branch, const char *metal)
 {
@@ -448,12 +456,36 @@ static void a_clone_has_a_working_tree(void **state)
     tkv_llama_tree_free(&tree);
 }
 
-static void directories_without_llama_are_refused(void **state)
+static void repositories_of_an_unknown_format_are_refused(void **state)
 {
     (void)state;
     git_repository_free(make_repository("strange", false));
     write_source("strange", ".git/config", "[core]\nrepositoryformatversion = 9\n");
     assert_refused("strange", NULL, TKV_ERR_FORMAT, "version");
+}
+#else
+static void without_libgit2_repositories_are_refused(void **state)
+{
+    (void)state;
+    write_source("clone", METAL, ALL);
+    write_source("clone", HEADER, TYPES);
+    write_source("clone", ".git/HEAD", "ref: refs/heads/main\n");
+    assert_refused("clone", NULL, TKV_ERR_UNSUPPORTED, "built without libgit2");
+    assert_refused("clone", "main", TKV_ERR_UNSUPPORTED, "install-dependencies git");
+    /* A work tree of another repository, or a submodule. */
+    write_source("linked", METAL, ALL);
+    write_source("linked", ".git", "gitdir: ../clone/.git\n");
+    assert_refused("linked", NULL, TKV_ERR_UNSUPPORTED, "is a git repository");
+    write_source("bare.git", "HEAD", "ref: refs/heads/main\n");
+    write_source("bare.git", "objects/info/packs", "");
+    write_source("bare.git", "refs/heads/main", "");
+    assert_refused("bare.git", NULL, TKV_ERR_UNSUPPORTED, "is a git repository");
+}
+#endif
+
+static void directories_without_llama_are_refused(void **state)
+{
+    (void)state;
     assert_int_equal(mkdir(in_root("empty"), 0755), 0);
     assert_refused("empty", NULL, TKV_ERR_FORMAT, "holds nothing of llama.cpp");
     assert_refused("empty", "main", TKV_ERR_INVALID_ARGUMENT, "is not a git repository");
@@ -540,16 +572,22 @@ static void installations_are_read(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(sources_are_read_as_code),
-                                       cmocka_unit_test(broken_sources_do_no_harm),
-                                       cmocka_unit_test(unconverged_tables_are_found),
-                                       cmocka_unit_test(a_complete_tree_proceeds),
-
-                                       cmocka_unit_test(what_is_missing_is_named),
-                                       cmocka_unit_test(every_branch_is_looked_at),
-                                       cmocka_unit_test(a_clone_has_a_working_tree),
-                                       cmocka_unit_test(directories_without_llama_are_refused),
-                                       cmocka_unit_test(what_cannot_be_read_is_counted),
-                                       cmocka_unit_test(installations_are_read)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sources_are_read_as_code),
+        cmocka_unit_test(broken_sources_do_no_harm),
+        cmocka_unit_test(unconverged_tables_are_found),
+        cmocka_unit_test(a_complete_tree_proceeds),
+        cmocka_unit_test(what_is_missing_is_named),
+#ifdef TKV_HAVE_LIBGIT2
+        cmocka_unit_test(every_branch_is_looked_at),
+        cmocka_unit_test(a_clone_has_a_working_tree),
+        cmocka_unit_test(repositories_of_an_unknown_format_are_refused),
+#else
+        cmocka_unit_test(without_libgit2_repositories_are_refused),
+#endif
+        cmocka_unit_test(directories_without_llama_are_refused),
+        cmocka_unit_test(what_cannot_be_read_is_counted),
+        cmocka_unit_test(installations_are_read),
+    };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

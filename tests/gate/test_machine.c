@@ -191,7 +191,8 @@ static tkv_gate_backend backend(const char *name, tkv_backend_state backend_stat
     snprintf(b.name, sizeof b.name, "%s", name);
     for (int type = 0; type < TKV_TYPE_COUNT; type++) {
         b.type_passed[type] = backend_state == TKV_BACKEND_PASSED;
-        b.probe.microseconds[type] = type == TKV_TYPE_F16 ? 100.0 : 100.0 / speed;
+        const double time = speed > 0.0 ? 100.0 / speed : 0.0;
+        b.probe.microseconds[type] = type == TKV_TYPE_F16 ? 100.0 : time;
     }
     b.probe.n_tokens = backend_state == TKV_BACKEND_PASSED ? 1024 : 0;
     b.n_failed = backend_state == TKV_BACKEND_FAILED ? 3 : 0;

@@ -1,5 +1,6 @@
 /* The GGUF reader on a small valid file, and on every way in which such a file can be broken. */
 #include "model/gguf.h"
+#include "model/tokenizer.h"
 #include "support/support.h"
 
 #include <unistd.h>
@@ -317,9 +318,60 @@ static void missing_files_are_named(void **state)
     assert_fails(tkv_gguf_open(NULL, &gguf, &error), TKV_ERR_INVALID_ARGUMENT, "NULL");
 }
 
+/* Three tokens, of which the second has this score. */
+static image vocabulary_image(double score)
+{
+    image f = {.size = 0};
+    const double scores[] = {0.0, score, 0.0};
+    put(&f, "GGUF", 4);
+    put_u32(&f, 3);
+    put_u64(&f, 0);
+    put_u64(&f, 3);
+    put_text(&f, "tokenizer.ggml.model");
+    put_u32(&f, TKV_GGUF_STRING);
+    put_text(&f, "llama");
+    put_text(&f, "tokenizer.ggml.tokens");
+    put_u32(&f, TKV_GGUF_ARRAY);
+    put_u32(&f, TKV_GGUF_STRING);
+    put_u64(&f, 3);
+    put_text(&f, "a");
+    put_text(&f, "b");
+    put_text(&f, "c");
+    put_text(&f, "tokenizer.ggml.scores");
+    put_u32(&f, TKV_GGUF_ARRAY);
+    put_u32(&f, TKV_GGUF_FLOAT64);
+    put_u64(&f, 3);
+    put(&f, scores, sizeof scores);
+    return f;
+}
+
+static void scores_that_no_float_holds_are_refused(void **state)
+{
+    (void)state;
+    static const double refused[] = {1e300, -1e39, NAN};
+    static const double taken[] = {3e38, -INFINITY, -1e4};
+    tkv_gguf *gguf = NULL;
+    tkv_tokenizer *tokenizer = NULL;
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        const image f = vocabulary_image(refused[i]);
+        assert_ok(open_bytes(f.bytes, f.size, &gguf, &error));
+        assert_fails(tkv_tokenizer_from_gguf(gguf, &tokenizer, &error), TKV_ERR_FORMAT,
+                     "scores of token 1 is");
+        tkv_gguf_close(gguf);
+    }
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+        const image f = vocabulary_image(taken[i]);
+        assert_ok(open_bytes(f.bytes, f.size, &gguf, &error));
+        assert_ok(tkv_tokenizer_from_gguf(gguf, &tokenizer, &error));
+        tkv_tokenizer_free(tokenizer);
+        tkv_gguf_close(gguf);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(a_valid_file_is_read),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(scores_that_no_float_holds_are_refused),
+                                       cmocka_unit_test(a_valid_file_is_read),
                                        cmocka_unit_test(every_truncation_is_an_error),
                                        cmocka_unit_test(impossible_fields_are_explained),
                                        cmocka_unit_test(repeated_names_are_refused),

@@ -273,6 +273,7 @@ static const wrong_value wrong_values[] = {
     {INTEGER("llama.attention.key_length", 100000), TKV_ERR_FORMAT, "attention.key_length"},
     {NUMBER("llama.attention.layer_norm_rms_epsilon", -1.0), TKV_ERR_FORMAT, "rms_epsilon"},
     {NUMBER("llama.attention.layer_norm_rms_epsilon", NAN), TKV_ERR_FORMAT, "rms_epsilon"},
+    {NUMBER("llama.attention.layer_norm_rms_epsilon", 1e31), TKV_ERR_FORMAT, "from 0 to 1e+30"},
     {{.key = "llama.attention.causal", .kind = TOY_BOOL}, TKV_ERR_UNSUPPORTED, "only causal"},
     {INTEGER("llama.attention.sliding_window", -1), TKV_ERR_FORMAT, "sliding_window"},
     {INTEGER("llama.rope.dimension_count", 31), TKV_ERR_FORMAT, "dimension_count is 31"},

@@ -1,13 +1,19 @@
-/* A user's program: codes a row and says how far off it is. */
+/* A user's program: codes a row and says how far off it is. Its argument is the version that the
+ * library should have. */
 #include <stdio.h>
+#include <string.h>
 #include <turbokv.h>
 
-int main(void)
+int main(int argc, char **argv)
 {
     float x[64];
     float y[64];
     unsigned char row[64];
     tkv_error error;
+    if (argc != 2 || strcmp(tkv_version(), argv[1]) != 0) {
+        printf("the library is version %s\n", tkv_version());
+        return 1;
+    }
     for (int i = 0; i < 64; i++) {
         x[i] = (float)(i % 7 - 3);
     }
