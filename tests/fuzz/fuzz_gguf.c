@@ -226,7 +226,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         use_geometry(gguf);
         status = tkv_model_create(gguf, &model, &error);
         fuzz_check_error(status, &error);
-        if (status == TKV_OK) {
+        /* Takes far longer than reading: one input of 8. */
+        if (status == TKV_OK && size % 8 == 0) {
             use_model(model);
         }
         tkv_model_free(model);

@@ -58,10 +58,10 @@ static void check_item(const tkv_evidence *item, int n_lines)
     }
 }
 
-static void check_decision(const tkv_source_report *report)
+static void check_decision(const tkv_words *words, const tkv_source_report *report)
 {
     tkv_error error;
-    tkv_llama_snapshot snapshot = {.n_files = 0};
+    tkv_llama_snapshot snapshot = {.words = words};
     const tkv_status status =
         tkv_llama_snapshot_add(&snapshot, "ggml/src/ggml-metal/a.metal", report, &error);
     fuzz_check_error(status, &error);
@@ -72,16 +72,35 @@ static void check_decision(const tkv_source_report *report)
     tkv_llama_snapshot_free(&snapshot);
 }
 
+/* The words of the types in a text. */
+static void find_words(const char *text, size_t size, bool is_binary, tkv_words *words)
+{
+    tkv_error error;
+    tkv_source_report survey = {0};
+    const tkv_status status = is_binary ? tkv_binary_survey(text, size, &survey, &error)
+                                        : tkv_source_survey(text, size, &survey, &error);
+    fuzz_check_error(status, &error);
+    for (int i = 0; i < survey.n_items; i++) {
+        check_item(&survey.items[i], INT32_MAX);
+    }
+    tkv_find_words(&survey, words);
+    if (words->n < 0 || words->n > TKV_MAX_WORDS) {
+        fuzz_fail("%d words", words->n);
+    }
+    tkv_source_report_free(&survey);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     tkv_error error;
     tkv_source_report report = {0};
+    tkv_words words;
     if (size < 1) {
         return 0;
     }
-    const tkv_words words = {.n = 2, .word = {"turbo", "tq"}};
     const bool is_binary = data[0] % 2;
     const char *text = (const char *)data + 1;
+    find_words(text, size - 1, is_binary, &words);
     const tkv_status status = is_binary ? tkv_binary_scan(text, size - 1, &words, &report, &error)
                                         : tkv_source_scan(text, size - 1, &words, &report, &error);
     fuzz_check_error(status, &error);
@@ -92,7 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_item(&report.items[i], report.n_lines);
     }
     if (status == TKV_OK) {
-        check_decision(&report);
+        check_decision(&words, &report);
     }
     tkv_source_report_free(&report);
     return 0;

@@ -113,7 +113,16 @@ static void read_step(const cJSON *step)
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void read_steps(const cJSON *steps)
+{
+    const cJSON *step;
+    cJSON_ArrayForEach(step, steps)
+    {
+        read_step(step);
+    }
+}
+
+static void read_as_file(const uint8_t *data, size_t size)
 {
     const fixture *f = get_fixture();
     tkv_error error;
@@ -122,16 +131,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const tkv_status status = eval_state_open(&f->loaded, &f->plan, &state, &error);
     fuzz_check_error(status, &error);
     if (status == TKV_OK) {
-        const cJSON *step;
-        cJSON_ArrayForEach(step, state.steps)
-        {
-            read_step(step);
-        }
+        read_steps(state.steps);
         if (eval_state_add(&state, "text|new|0", chunk_step(), &error) != TKV_OK ||
             !eval_state_find(&state, "text|new|0")) {
             fuzz_fail("a step is not kept");
         }
     }
     eval_state_free(&state);
+}
+
+/* Writing the file and hashing the model take far longer than reading steps: one input of 32. */
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size % 32 == 0) {
+        read_as_file(data, size);
+        return 0;
+    }
+    cJSON *json = cJSON_ParseWithLength((const char *)data, size);
+    const cJSON *steps = cJSON_GetObjectItem(json, "steps");
+    if (cJSON_IsObject(steps)) {
+        read_steps(steps);
+    }
+    cJSON_Delete(json);
     return 0;
 }
