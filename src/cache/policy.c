@@ -1,15 +1,12 @@
-/* Policies: presets, the text form, and what a policy costs. */
+/* Policies: presets and the text form. */
 #include "cache/cache.h"
 #include "common/error.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define MAX_KV_HEADS 4096
 
 /* The threshold of "sparse-v auto": skips a tenth of the values with no effect on KLD that could be
  * told from none (docs/RESULTS.md). */
@@ -20,27 +17,29 @@ typedef struct preset {
     tkv_policy policy;
 } preset;
 
+/* Sinks and the tokens of the means together are one page, so that at any length as many rows are
+ * exact as f16 would hold. */
 static const preset presets[] = {
     {"f16", {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16}},
-    {"8bit", {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8}},
+    {"8bit", {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8, .n_recent = 32}},
     {"4bit",
      {.type_k = TKV_TYPE_TURBO4,
       .type_v = TKV_TYPE_TURBO4,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
     {"3bit",
      {.type_k = TKV_TYPE_TRELLIS3,
       .type_v = TKV_TYPE_TRELLIS3,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
     {"2bit",
      {.type_k = TKV_TYPE_TRELLIS2,
       .type_v = TKV_TYPE_TRELLIS2,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
 };
 
 enum { N_PRESETS = sizeof presets / sizeof *presets };
@@ -258,8 +257,7 @@ tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *err
     return TKV_OK;
 }
 
-/* Whether the counts of a policy for n_layers make sense. */
-static tkv_status check_layers(const tkv_policy *policy, int n_layers, tkv_error *error)
+tkv_status tkv_policy_check_layers(const tkv_policy *policy, int n_layers, tkv_error *error)
 {
     if (policy->boundary_layers < 0 || policy->n_ranges < 0 ||
         policy->n_ranges > TKV_POLICY_MAX_RANGES) {
@@ -279,9 +277,8 @@ static tkv_status check_layers(const tkv_policy *policy, int n_layers, tkv_error
     return TKV_OK;
 }
 
-/* The types of one layer: of several ranges that hold it, the last counts. */
-static void types_of_layer(const tkv_policy *policy, int n_layers, int layer, tkv_type *type_k,
-                           tkv_type *type_v)
+void tkv_policy_types_of_layer(const tkv_policy *policy, int n_layers, int layer, tkv_type *type_k,
+                               tkv_type *type_v)
 {
     const bool is_boundary =
         layer < policy->boundary_layers || layer >= n_layers - policy->boundary_layers;
@@ -305,122 +302,9 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
                         "policy for %d layers: expected a policy, results and at least one layer",
                         n_layers);
     }
-    const tkv_status status = check_layers(policy, n_layers, error);
+    const tkv_status status = tkv_policy_check_layers(policy, n_layers, error);
     for (int i = 0; i < n_layers && status == TKV_OK; i++) {
-        types_of_layer(policy, n_layers, i, &types_k[i], &types_v[i]);
+        tkv_policy_types_of_layer(policy, n_layers, i, &types_k[i], &types_v[i]);
     }
     return status;
-}
-
-/* Bytes of a row, rounded up to 16 coordinates. */
-static size_t row_bytes(tkv_type type, int head_dim)
-{
-    const tkv_type_info *info = tkv_type_get_info(type);
-    const size_t n = ((size_t)head_dim + 15) / 16 * 16;
-    return n > 0 ? n * (size_t)info->code_bits / 8 + 2 * (size_t)info->side_fields : 0;
-}
-
-/* Slots of the first n_blocks of those that hold sinks; an exact page is cut off after 16 rows. */
-static size_t sink_slots(const tkv_cache *cache, int n_blocks)
-{
-    const int last = tkv_sink_blocks(cache) - 1;
-    return n_blocks <= last ? (size_t)n_blocks * TKV_PAGE_TOKENS
-           : last >= 0      ? (size_t)last * TKV_PAGE_TOKENS + (size_t)tkv_block_slots(cache, last)
-                            : 0;
-}
-
-/* Bytes that one layer holds at n_tokens, appended one at a time. */
-static size_t layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens)
-{
-    const bool is_f16 = layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16;
-    const bool has_means = cache->centre_tokens > 0 && !is_f16;
-    const bool is_waiting = has_means && n_tokens < cache->n_sinks + cache->centre_tokens;
-    const int n_blocks = tkv_block_of(cache, n_tokens - 1) + 1;
-    const int n_sink_blocks = tkv_sink_blocks(cache) < n_blocks ? tkv_sink_blocks(cache) : n_blocks;
-    const int first_recent = n_tokens > cache->n_recent
-                                 ? tkv_block_of(cache, n_tokens - cache->n_recent)
-                                 : n_sink_blocks;
-    const int n_coded = is_f16 || is_waiting           ? 0
-                        : cache->n_recent == 0         ? n_blocks - n_sink_blocks
-                        : first_recent > n_sink_blocks ? first_recent - n_sink_blocks
-                                                       : 0;
-    const int n_exact = n_blocks - n_sink_blocks - n_coded;
-    const size_t exact =
-        row_bytes(TKV_TYPE_F16, cache->head_dim_k) + row_bytes(TKV_TYPE_F16, cache->head_dim_v);
-    const size_t coded =
-        row_bytes(layer->type_k, cache->head_dim_k) + row_bytes(layer->type_v, cache->head_dim_v);
-    const size_t head =
-        (sink_slots(cache, n_sink_blocks) + (size_t)n_exact * TKV_PAGE_TOKENS) * exact +
-        (size_t)n_coded * TKV_PAGE_TOKENS * coded;
-    const size_t means = has_means ? (size_t)(cache->head_dim_k + cache->head_dim_v) : 0;
-    return sizeof *layer + (size_t)n_blocks * (sizeof *layer->blocks + TKV_BLOCK_HEADER) +
-           (size_t)cache->n_kv_heads * (head + means * sizeof(float));
-}
-
-/* As much of a cache as layer_bytes looks at. */
-static tkv_cache shape_of(const tkv_policy *policy, int n_kv_heads, int head_dim_k, int head_dim_v)
-{
-    return (tkv_cache){.n_kv_heads = n_kv_heads,
-                       .head_dim_k = head_dim_k,
-                       .head_dim_v = head_dim_v,
-                       .n_sinks = policy->n_sinks,
-                       .n_recent = policy->n_recent,
-                       .centre_tokens = policy->centre_tokens};
-}
-
-size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
-                              int n_kv_heads, int head_dim_k, int head_dim_v, int n_tokens)
-{
-    const tkv_cache cache = shape_of(policy, n_kv_heads, head_dim_k, head_dim_v);
-    const tkv_cache_layer layer = {.type_k = type_k, .type_v = type_v};
-    return layer_bytes(&cache, &layer, n_tokens);
-}
-
-/* The first layer behind `layer` whose types may differ from its. */
-static int next_types(const tkv_policy *policy, int n_layers, int layer)
-{
-    int next = n_layers;
-    const int ends[] = {policy->boundary_layers, n_layers - policy->boundary_layers};
-    for (int i = 0; i < 2; i++) {
-        next = ends[i] > layer && ends[i] < next ? ends[i] : next;
-    }
-    for (int r = 0; r < policy->n_ranges; r++) {
-        const int first = policy->ranges[r].first;
-        const int last = policy->ranges[r].last;
-        next = first > layer && first < next ? first : next;
-        next = last >= layer && last < next - 1 ? last + 1 : next;
-    }
-    return next;
-}
-
-static bool is_countable(const tkv_policy *policy, int n_layers, int n_kv_heads, int n_tokens)
-{
-    return policy && n_layers > 0 && n_kv_heads > 0 && n_kv_heads <= MAX_KV_HEADS && n_tokens > 0 &&
-           policy->n_sinks >= 0 && policy->n_sinks <= INT_MAX / 2 && policy->n_recent >= 0 &&
-           policy->centre_tokens >= 0 && policy->centre_tokens <= INT_MAX / 2 &&
-           check_layers(policy, n_layers, NULL) == TKV_OK;
-}
-
-double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, int head_dim_k,
-                       int head_dim_v, int n_tokens)
-{
-    if (!is_countable(policy, n_layers, n_kv_heads, n_tokens)) {
-        return 0.0;
-    }
-    double bytes = sizeof(tkv_cache);
-    for (int i = 0, next; i < n_layers; i = next) {
-        tkv_type type_k;
-        tkv_type type_v;
-        types_of_layer(policy, n_layers, i, &type_k, &type_v);
-        if (tkv_check_head_dim(type_k, head_dim_k, NULL) != TKV_OK ||
-            tkv_check_head_dim(type_v, head_dim_v, NULL) != TKV_OK) {
-            return 0.0;
-        }
-        next = next_types(policy, n_layers, i);
-        bytes +=
-            (double)(next - i) * (double)tkv_policy_layer_bytes(policy, type_k, type_v, n_kv_heads,
-                                                                head_dim_k, head_dim_v, n_tokens);
-    }
-    return 8.0 * bytes /
-           ((double)n_layers * n_kv_heads * (head_dim_k + head_dim_v) * (double)n_tokens);
 }

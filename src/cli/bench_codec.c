@@ -2,6 +2,7 @@
 #include "cli/bench.h"
 #include "cli/bench_codec_device.h"
 #include "cli/commands.h"
+#include "codec/codec.h"
 #include "common/error.h"
 #include "common/half.h"
 #include "eval/bandwidth.h"
@@ -297,7 +298,7 @@ static tkv_status prepare(codec_run *run, tkv_error *error)
                                      run->head_dims, &run->n_head_dims, error);
     }
     for (int i = 0; i < run->n_head_dims && status == TKV_OK; i++) {
-        status = tkv_check_head_dim(TKV_TYPE_TURBO4, run->head_dims[i], error);
+        status = tkv_check_padded_dim(TKV_TYPE_TURBO4, run->head_dims[i], error);
     }
     return status;
 }

@@ -239,7 +239,7 @@ static tkv_status check_params(const tkv_context *context, const tkv_codec_quali
                         "both and a mean of no more rows than there are",
                         p->n_heads, p->n_rows, p->centre_rows);
     }
-    const tkv_status status = tkv_check_head_dim(p->type, p->head_dim, error);
+    const tkv_status status = tkv_check_padded_dim(p->type, p->head_dim, error);
     if (status != TKV_OK) {
         return status;
     }
@@ -338,7 +338,7 @@ tkv_status tkv_codec_speed_measure(const tkv_context *context, tkv_type type, tk
                                    int head_dim, int n_pages, tkv_codec_speed *speed,
                                    tkv_error *error)
 {
-    const tkv_status status = tkv_check_head_dim(type, head_dim, error);
+    const tkv_status status = tkv_check_padded_dim(type, head_dim, error);
     if (status != TKV_OK) {
         return status;
     }

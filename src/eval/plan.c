@@ -69,12 +69,8 @@ static uint64_t layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type 
                             int n_kv_heads, int head_dim_k, int head_dim_v, int window,
                             int n_tokens, int n_batch)
 {
-    const bool is_coded = policy->n_recent > 0 &&
-                          (type_k != TKV_TYPE_F16 || (head_dim_v > 0 && type_v != TKV_TYPE_F16));
-    const uint64_t exact = 2 * (uint64_t)n_kv_heads * (uint64_t)(head_dim_k + head_dim_v);
-    return tkv_policy_layer_bytes(policy, type_k, type_v, n_kv_heads, head_dim_k, head_dim_v,
-                                  kept_tokens(window, n_tokens)) +
-           (is_coded ? exact * (uint64_t)(n_batch - 1) : 0);
+    const tkv_layer_shape shape = {n_kv_heads, head_dim_k, head_dim_v, window, NULL};
+    return tkv_policy_layer_bytes(policy, type_k, type_v, &shape, n_tokens, n_batch);
 }
 
 /* The tokens of a cache, as layer_bytes takes them. */

@@ -31,7 +31,7 @@ static void wrong_options_list_the_valid_ones(void **state)
     assert_outcome(run("run", "-p", "x", "stray"), 2, "", "unexpected argument 'stray'");
     assert_outcome(run("run"), 2, "", "either -p TEXT or -f FILE");
     assert_outcome(run("run", "-p", "x", "-f", "y"), 2, "", "either -p TEXT or -f FILE");
-    assert_outcome(run("types", "--head-dim", "65"), 2, "", "multiple of 16");
+    assert_outcome(run("types", "--head-dim", "65"), 2, "", "even number");
 }
 
 static void unreadable_input_is_named(void **state)

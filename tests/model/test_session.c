@@ -316,13 +316,13 @@ static void test_wrong_arguments(void **state)
     }
     close_fixture(&f);
 
-    /* A model whose heads no KV type takes. */
+    /* Heads that are no whole step of the codec. */
     toy_shape odd = llama_shape;
     odd.head_dim_k = odd.head_dim_v = odd.rope_dim = 40;
     make_fixture(&f, &odd);
     const tkv_session_params coded = {.max_tokens = 8, .policy = {.type_k = TKV_TYPE_TURBO4}};
-    assert_fails(tkv_session_create(f.model, f.context, &coded, &session, &error),
-                 TKV_ERR_INVALID_ARGUMENT, "head_dim 40: expected a multiple of 16");
+    assert_ok(tkv_session_create(f.model, f.context, &coded, &session, &error));
+    tkv_session_free(session);
     close_fixture(&f);
 }
 
@@ -541,7 +541,7 @@ static void test_shift_equals_recomputation(void **state)
         check_near(found, expected + (N_TOKENS - N_DROP - 1) * VOCABULARY, VOCABULARY,
                    cases[i].tolerance);
         assert_fails(tkv_session_shift(session, 10, 30, &error), TKV_ERR_INVALID_ARGUMENT,
-                     "shift drops tokens 10 to 39");
+                     "shift drops 30 tokens from position 10");
         assert_int_equal(tkv_session_length(session), N_TOKENS - N_DROP);
         tkv_session_free(session);
     }
