@@ -9,10 +9,11 @@
 #include "model/session.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Positions at the end of the prompt whose distributions are compared. */
+/* Positions at the end of the prompt whose distributions are compared, in its second half. */
 #define N_SCORED 256
 /* Tokens of them that pass at once: what a batch appends is exact until the next one. */
 #define SCORED_STEP 32
@@ -32,6 +33,7 @@ typedef struct pass {
     demo_result *result;
     tkv_session *session;
     progress bar;
+    char label[32]; /* of the bar */
 } pass;
 
 static bool show_progress(void *user, int n_done, int n_total)
@@ -47,7 +49,8 @@ static tkv_status read_beginning(pass *p, tkv_error *error)
     const tkv_eval_params eval = {
         .logits_mode = TKV_LOGITS_NONE, .progress = show_progress, .progress_user = p};
     const int n = (int)p->prompt->tokens.n - 1 - p->n_scored;
-    progress_begin(&p->bar, p->result->preset);
+    snprintf(p->label, sizeof p->label, "reading with %s", p->result->preset);
+    progress_begin(&p->bar, p->label);
     const double start = tkv_clock();
     const tkv_status status =
         n > 0 ? tkv_session_eval(p->session, p->prompt->tokens.ids, n, &eval, error) : TKV_OK;
@@ -187,11 +190,11 @@ static tkv_status warm_up(const pass *p, tkv_error *error)
 tkv_status demo_measure(const loaded_model *loaded, const demo_prompt *prompt, demo_result *results,
                         tkv_error *error)
 {
-    const int n_before_last = (int)prompt->tokens.n - 1;
+    const int half = (int)prompt->tokens.n / 2;
     pass p = {.loaded = loaded,
               .prompt = prompt,
               .n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size,
-              .n_scored = n_before_last < N_SCORED ? n_before_last : N_SCORED};
+              .n_scored = half < N_SCORED ? half : N_SCORED};
     const size_t row = (size_t)p.n_vocabulary * sizeof *p.tested;
     p.reference = malloc((size_t)p.n_scored * row);
     p.tested = malloc(SCORED_STEP * row);

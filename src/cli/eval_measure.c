@@ -4,6 +4,7 @@
 #include "cli/eval_step.h"
 #include "cli/progress.h"
 #include "common/error.h"
+#include "eval/footprint.h"
 #include "eval/plan.h"
 
 #include <stdio.h>
@@ -39,9 +40,7 @@ static bool show_progress(void *user, int64_t n_done, int64_t n_total)
 
 static double bits_per_value(const measurement *m, size_t kv_bytes, int n_tokens)
 {
-    const tkv_model_config *c = tkv_model_get_config(m->loaded->model);
-    return 8.0 * (double)kv_bytes /
-           ((double)c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v) * n_tokens);
+    return tkv_kv_bits(tkv_model_get_config(m->loaded->model), kv_bytes, n_tokens);
 }
 
 /* ---- Divergence on text -------------------------------------------------------------------- */

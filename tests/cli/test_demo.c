@@ -5,6 +5,7 @@
 #include "process.h"
 
 #include "backend/kernels.h"
+#include "cli/demo.h"
 #include "support/fetched_model.h"
 
 #include <fcntl.h>
@@ -143,6 +144,34 @@ static void readme_says_what_comes_of_it(void **state)
     free(readme);
 }
 
+/* More digits are another number, and a second number comes too late. */
+static void only_the_number_is_right(void **state)
+{
+    (void)state;
+    assert_true(demo_is_right("48213", "48213"));
+    assert_true(demo_is_right("The answer is:\n 48213.", "48213"));
+    assert_false(demo_is_right("482133.", "48213"));
+    assert_false(demo_is_right("148213", "48213"));
+    assert_false(demo_is_right("4821", "48213"));
+    assert_false(demo_is_right("12, or 48213", "48213"));
+    assert_false(demo_is_right("The number only.", "48213"));
+    assert_false(demo_is_right("", "48213"));
+}
+
+/* Whole paragraphs, the fact between them. */
+static void the_text_is_as_long_as_asked_for(void **state)
+{
+    (void)state;
+    cJSON *json = run_demo("300");
+    const double n = number_of(json, "text_tokens");
+    assert_in_range((int)n, 150, 300);
+    assert_in_range((int)number_of(json, "tokens_before_fact"), 1, 90);
+    assert_true(number_of(json, "prompt_tokens") > n);
+    assert_true(number_of(result_of(json, 0), "positions") ==
+                floor(number_of(json, "prompt_tokens") / 2.0));
+    cJSON_Delete(json);
+}
+
 static void a_text_has_an_end(void **state)
 {
     (void)state;
@@ -153,8 +182,9 @@ static void a_text_has_an_end(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest shipped[] = {cmocka_unit_test(kernels_make_no_difference),
-                                         cmocka_unit_test(a_text_has_an_end)};
+    const struct CMUnitTest shipped[] = {
+        cmocka_unit_test(kernels_make_no_difference), cmocka_unit_test(only_the_number_is_right),
+        cmocka_unit_test(the_text_is_as_long_as_asked_for), cmocka_unit_test(a_text_has_an_end)};
     const struct CMUnitTest fetched[] = {cmocka_unit_test(kernels_make_no_difference),
                                          cmocka_unit_test(readme_says_what_comes_of_it)};
     if (argc == 1) {
