@@ -291,8 +291,8 @@ TKV_API tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_len
                                      tkv_error *error);
 TKV_API tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error);
 
-/* A number that changes when graphs that were captured before must be captured anew: after a context
- * shift, and now and then as long as there are tokens from before one. To be asked after
+/* A number that changes when graphs that were captured before must be captured anew: after a
+ * context shift, and now and then as long as there are tokens from before one. To be asked after
  * tkv_cache_reserve. 0 if cache is NULL. */
 TKV_API int64_t tkv_cache_generation(const tkv_cache *cache);
 
@@ -315,7 +315,9 @@ TKV_API tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cach
  * by n_drop positions, as if their keys had been made there (rope NULL: keys carry no positions; a
  * layer with a rope of its own is turned by that; the same rope in all shifts of a cache). Nothing
  * is coded again, however many shifts there are: queries and later keys are turned instead. Pages
- * are given back when all of their tokens are dropped. On error the cache is as it was. */
+ * are given back when all of their tokens are dropped. Tokens that a layer with a window has given
+ * back do not return when they come to lie within windows again. On error the cache is as it was.
+ */
 TKV_API tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_rope *rope,
                                    tkv_error *error);
 
@@ -331,8 +333,8 @@ TKV_API size_t tkv_cache_bytes(const tkv_cache *cache);
 TKV_API size_t tkv_cache_shared_bytes(const tkv_cache *cache);
 
 /* Decodes tokens first .. first+n_tokens-1 of one layer: k [n_tokens][n_kv_heads][head_dim_k]
- * and v [n_tokens][n_kv_heads][head_dim_v]; either may be NULL. Fails for tokens that a layer with a
- * window has given back. On the CPU several threads may read a cache at a time. */
+ * and v [n_tokens][n_kv_heads][head_dim_v]; either may be NULL. Fails for tokens that a layer with
+ * a window has given back. On the CPU several threads may read a cache at a time. */
 TKV_API tkv_status tkv_cache_read(const tkv_cache *cache, int layer, int first, int n_tokens,
                                   float *k, float *v, tkv_error *error);
 

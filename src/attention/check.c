@@ -11,7 +11,8 @@ static tkv_status check_window(const tkv_cache_layer *layer, int index,
 {
     const int window = tkv_attend_window(layer, params);
     const int first_held = tkv_layer_first_position(layer);
-    if (first_held > 0 && (window == 0 || params->first_position - window + 1 < first_held)) {
+    if (first_held > layer->lost &&
+        (window == 0 || params->first_position - window + 1 < first_held)) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "query at position %d with a window of %d: layer %d, with a window of %d, "
                         "has given back the tokens before position %d",

@@ -59,6 +59,8 @@ typedef struct tkv_cache_layer {
     int padded_k;   /* as pages have it */
     int padded_v;   /* 0: keys only */
     int window;     /* 0: none */
+    int lost;       /* what was given back before this position is missed by nobody: a context shift
+                       has moved it into windows again */
     int head;       /* tokens that stay exact, rounded up to TKV_EXACT_ROWS */
     bool has_own_rope;
     tkv_rope rope; /* of its keys, the frequencies its own; NULL: not known yet */

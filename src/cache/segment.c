@@ -325,6 +325,7 @@ tkv_status tkv_layer_without(const tkv_cache_layer *layer, int first, int n_drop
         return status;
     }
     view->n_tokens = layer->n_tokens - n_drop;
+    view->lost = layer->window ? tkv_layer_first_position(view) : 0;
     return TKV_OK;
 }
 

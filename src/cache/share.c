@@ -14,6 +14,7 @@ static tkv_status copy_shape(const tkv_cache_layer *layer, tkv_cache_layer *copy
                               .padded_k = layer->padded_k,
                               .padded_v = layer->padded_v,
                               .window = layer->window,
+                              .lost = layer->lost,
                               .head = layer->head,
                               .has_own_rope = layer->has_own_rope,
                               .type_k = layer->type_k,
@@ -84,7 +85,8 @@ static tkv_status check_fork(const tkv_cache *cache, int n_tokens, const tkv_cac
     for (int i = 0; n_tokens > 0 && i < cache->n_layers; i++) {
         const tkv_cache_layer *layer = &cache->layers[i];
         const int held = tkv_layer_first_position(layer);
-        if (n_tokens < layer->n_tokens && held > 0 && n_tokens - layer->window + 1 < held) {
+        if (n_tokens < layer->n_tokens && held > layer->lost &&
+            n_tokens - layer->window + 1 < held) {
             return tkv_fail(
                 error, TKV_ERR_INVALID_ARGUMENT,
                 "fork at %d tokens: layer %d, with a window of %d, has given back those "

@@ -22,18 +22,34 @@ struct tkv_session {
     tkv_attend_stats stats;
 };
 
-/* What the cache needs to know about the keys' positions; `frequencies` [rope_dim/2] is filled.
- * Layers may turn by different frequencies: the larger ones say which means last in all of them. */
-static tkv_rope describe_rope(const tkv_model *model, float *frequencies)
+#define MAX_ROPES 2
+
+/* How the keys of some of the layers carry positions; the frequencies are its own. */
+typedef struct layer_rope {
+    tkv_rope rope;
+    float frequencies[TKV_MAX_HEAD_DIM / 2];
+} layer_rope;
+
+static void describe_rope(const tkv_model *model, int index, layer_rope *described)
 {
     const tkv_model_config *config = tkv_model_get_config(model);
     for (int i = 0; i < config->rope_dim / 2; i++) {
-        frequencies[i] = 0.0f;
-        for (int rope = 0; rope < model->n_ropes; rope++) {
-            frequencies[i] = fmaxf(frequencies[i], (float)tkv_model_rope(model, rope)[i]);
-        }
+        described->frequencies[i] = (float)tkv_model_rope(model, index)[i];
     }
-    return (tkv_rope){config->rope_pairing == TKV_ROPE_INTERLEAVED, config->rope_dim, frequencies};
+    described->rope = (tkv_rope){config->rope_pairing == TKV_ROPE_INTERLEAVED, config->rope_dim,
+                                 described->frequencies};
+}
+
+/* A window and a rope for each layer, beside what they have in common. */
+static void describe_layers(const tkv_model *model, const layer_rope *ropes,
+                            tkv_layer_shape *shapes)
+{
+    const tkv_model_config *config = tkv_model_get_config(model);
+    for (int i = 0; i < config->n_layers; i++) {
+        const tkv_layer_weights *layer = &model->layers[i];
+        shapes[i] = (tkv_layer_shape){config->n_kv_heads, config->head_dim_k, config->head_dim_v,
+                                      layer->window, &ropes[layer->rope].rope};
+    }
 }
 
 static int at_most(int n, int limit)
@@ -73,31 +89,34 @@ static tkv_status create_cache(const tkv_model *model, tkv_context *context,
 {
     const tkv_model_config *config = tkv_model_get_config(model);
     const tkv_policy policy = fit_policy(&params->policy, params->max_tokens);
-    float frequencies[TKV_MAX_HEAD_DIM / 2];
-    const tkv_rope rope = describe_rope(model, frequencies);
+    layer_rope ropes[MAX_ROPES];
+    for (int i = 0; i < model->n_ropes; i++) {
+        describe_rope(model, i, &ropes[i]);
+    }
     const size_t n_layers = (size_t)config->n_layers;
     tkv_type *types = malloc(2 * n_layers * sizeof *types);
-    if (!types) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the KV types of %zu layers",
-                        n_layers);
+    tkv_layer_shape *shapes = malloc(n_layers * sizeof *shapes);
+    if (!types || !shapes) {
+        free(types);
+        free(shapes);
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to describe %zu layers", n_layers);
     }
+    describe_layers(model, ropes, shapes);
     const tkv_cache_params cache_params = {.n_layers = config->n_layers,
-                                           .n_kv_heads = config->n_kv_heads,
-                                           .head_dim_k = config->head_dim_k,
-                                           .head_dim_v = config->head_dim_v,
+                                           .shapes = shapes,
                                            .max_tokens = params->max_tokens,
                                            .types_k = types,
                                            .types_v = types + n_layers,
                                            .n_sinks = policy.n_sinks,
                                            .n_recent = policy.n_recent,
-                                           .centre_tokens = policy.centre_tokens,
-                                           .rope = &rope};
+                                           .centre_tokens = policy.centre_tokens};
     tkv_status status =
         tkv_policy_layer_types(&policy, config->n_layers, types, types + n_layers, error);
     if (status == TKV_OK) {
         status = tkv_cache_create(context, &cache_params, cache, error);
     }
     free(types);
+    free(shapes);
     return status;
 }
 
@@ -213,6 +232,17 @@ static tkv_status interrupted(tkv_error *error)
     return tkv_fail(error, TKV_ERR_INTERRUPTED, "the evaluation was interrupted");
 }
 
+/* After a failure: as it was before, or, where a layer has given back what lies behind its window
+ * since then, with the batches that were done. */
+static void give_back(tkv_session *session, int n_tokens)
+{
+    if (tkv_cache_truncate(session->cache, n_tokens, NULL) == TKV_OK) {
+        session->length = n_tokens;
+    } else {
+        tkv_cache_truncate(session->cache, session->length, NULL);
+    }
+}
+
 tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_tokens,
                             const tkv_eval_params *params, tkv_error *error)
 {
@@ -228,8 +258,7 @@ tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_t
         const tkv_batch batch = next_batch(session, tokens, n_done, n_tokens, params);
         status = session->runner->table->forward(session->runner, session->cache, &batch, error);
         if (status != TKV_OK) {
-            session->length = status == TKV_ERR_INTERRUPTED ? session->length : start;
-            tkv_cache_truncate(session->cache, session->length, NULL);
+            give_back(session, status == TKV_ERR_INTERRUPTED ? session->length : start);
             return status;
         }
         n_done += batch.n_tokens;
@@ -287,15 +316,9 @@ tkv_status tkv_session_fork(const tkv_session *session, int n_tokens, tkv_sessio
 
 tkv_status tkv_session_shift(tkv_session *session, int first, int n_drop, tkv_error *error)
 {
-    if (session->model->n_ropes > 1) {
-        return tkv_fail(
-            error, TKV_ERR_UNSUPPORTED,
-            "a context shift: this model's layers turn keys by two sets of frequencies, "
-            "expected one");
-    }
-    float frequencies[TKV_MAX_HEAD_DIM / 2];
-    const tkv_rope rope = describe_rope(session->model, frequencies);
-    const tkv_status status = tkv_cache_shift(session->cache, first, n_drop, &rope, error);
+    layer_rope any; /* layers have their own */
+    describe_rope(session->model, 0, &any);
+    const tkv_status status = tkv_cache_shift(session->cache, first, n_drop, &any.rope, error);
     if (status == TKV_OK) {
         session->length -= n_drop;
     }

@@ -220,22 +220,6 @@ static void test_gemma3_with_another_pattern(void **state)
     check_shape(&shape);
 }
 
-/* Its keys turn by two sets of frequencies. */
-static void test_gemma3_does_not_shift(void **state)
-{
-    (void)state;
-    fixture f;
-    make_fixture(&f, &gemma3_shape);
-    int32_t tokens[N_TOKENS];
-    fill_tokens(tokens);
-    tkv_session *session = start(&f, 16);
-    assert_ok(eval(session, tokens, N_TOKENS, TKV_LOGITS_NONE, NULL, &error));
-    assert_int_equal(tkv_session_shift(session, 4, 8, NULL), TKV_ERR_UNSUPPORTED);
-    assert_int_equal(tkv_session_length(session), N_TOKENS);
-    tkv_session_free(session);
-    close_fixture(&f);
-}
-
 static void scale_tensor(fixture *f, const char *name, float factor)
 {
     toy_tensor *tensor = toy_model_find(&f->toy, name);
@@ -558,11 +542,10 @@ static void test_policy(void **state)
 
 /* In a model of one layer keys and values depend on their own token only, so a shifted context must
  * give what the remaining tokens give from scratch. Policies: exact, and coded twice. */
-static void test_shift_equals_recomputation(void **state)
+static void check_shift(const toy_shape *model, double tolerance)
 {
-    (void)state;
     fixture f;
-    toy_shape shape = llama_shape;
+    toy_shape shape = *model;
     shape.n_layers = 1;
     make_fixture(&f, &shape);
     const struct {
@@ -592,13 +575,30 @@ static void test_shift_equals_recomputation(void **state)
         assert_int_equal(tkv_session_length(session), N_TOKENS - 1 - N_DROP);
         assert_ok(eval(session, tokens + N_TOKENS - 1, 1, TKV_LOGITS_LAST, found, &error));
         check_near(found, expected + (N_TOKENS - N_DROP - 1) * VOCABULARY, VOCABULARY,
-                   cases[i].tolerance);
+                   cases[i].tolerance * tolerance);
         assert_fails(tkv_session_shift(session, 10, 30, &error), TKV_ERR_INVALID_ARGUMENT,
                      "shift drops 30 tokens from position 10");
         assert_int_equal(tkv_session_length(session), N_TOKENS - N_DROP);
         tkv_session_free(session);
     }
     close_fixture(&f);
+}
+
+static void test_shift_equals_recomputation(void **state)
+{
+    (void)state;
+    check_shift(&llama_shape, 1.0);
+}
+
+/* Whose layers have windows, and turn keys in two ways. */
+static void test_gemma3_shifts(void **state)
+{
+    (void)state;
+    toy_shape local = gemma3_shape;
+    toy_shape global = gemma3_shape;
+    global.window_period = 1;
+    check_shift(&local, 1.0);
+    check_shift(&global, 1.0);
 }
 
 static void test_forks_go_their_own_ways(void **state)
@@ -656,7 +656,6 @@ int main(void)
         cmocka_unit_test(test_sliding_window),
         cmocka_unit_test(test_gemma3),
         cmocka_unit_test(test_gemma3_with_another_pattern),
-        cmocka_unit_test(test_gemma3_does_not_shift),
         cmocka_unit_test(test_large_activations),
         cmocka_unit_test(test_batch_size_does_not_matter),
         cmocka_unit_test(test_truncate_goes_back),
@@ -668,6 +667,7 @@ int main(void)
         cmocka_unit_test(test_buffers_do_not_grow_with_context),
         cmocka_unit_test(test_policy),
         cmocka_unit_test(test_shift_equals_recomputation),
+        cmocka_unit_test(test_gemma3_shifts),
         cmocka_unit_test(test_forks_go_their_own_ways),
     };
     return cmocka_run_group_tests_name("session", tests, NULL, NULL);
