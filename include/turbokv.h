@@ -7,7 +7,14 @@
  *   On failure it receives a message that says what was expected, what was found and where;
  *   outputs are then unspecified unless the function says otherwise, and objects keep the state
  *   that they had before the call.
- * - The library never prints, never exits and has no mutable global state. */
+ * - NULL where an object or an array is needed is TKV_ERR_INVALID_ARGUMENT of functions that return
+ *   a tkv_status. Of NULL, getters answer 0 or "none", and tkv_*_free and tkv_cache_clear do
+ * nothing.
+ * - The library never prints, never exits and has no mutable global state.
+ * - Threads: functions without a context or cache may be called by any number of threads at a time.
+ *   So may those that only read a cache on the CPU (a const tkv_cache *), also of the same cache,
+ *   and those that change it, of different caches, one context or several: a fork and its origin
+ *   are different caches. While one thread changes a cache or frees it, no other may use it. */
 #ifndef TURBOKV_H
 #define TURBOKV_H
 
@@ -45,7 +52,8 @@ typedef enum tkv_status {
     TKV_ERR_NOT_FINITE, /* NaN or infinity where finite numbers are required */
     TKV_ERR_IO,         /* a file could not be opened or read */
     TKV_ERR_FORMAT,     /* a file's content is not what its format promises */
-    TKV_ERR_DEVICE      /* a GPU reported an error */
+    TKV_ERR_DEVICE,     /* a GPU reported an error */
+    TKV_ERR_INTERRUPTED /* the context's is_stopped said so */
 } tkv_status;
 
 typedef struct tkv_error {
@@ -85,8 +93,9 @@ TKV_API const tkv_type_info *tkv_type_get_info(tkv_type type);
 /* Looks a type up by name. On failure the message lists the valid names. */
 TKV_API tkv_status tkv_type_from_name(const char *name, tkv_type *type, tkv_error *error);
 
-/* head_dim must be a multiple of 16 from TKV_MIN_HEAD_DIM to TKV_MAX_HEAD_DIM. */
-#define TKV_MIN_HEAD_DIM 32
+/* head_dim must be even, from TKV_MIN_HEAD_DIM to TKV_MAX_HEAD_DIM. Rows are padded with zeros to a
+ * multiple of 16 coordinates, which is what they cost. */
+#define TKV_MIN_HEAD_DIM 2
 #define TKV_MAX_HEAD_DIM 1024
 TKV_API tkv_status tkv_check_head_dim(tkv_type type, int head_dim, tkv_error *error);
 
@@ -152,6 +161,11 @@ typedef struct tkv_context_params {
     const char *device; /* NULL or "cpu"; "cuda" or "cuda:1" (the second one), "metal" */
     void *stream;       /* of the device: where its work is enqueued (CUDA: a cudaStream_t, which
                            must outlive the context); NULL: one of its own */
+    /* NULL, or asked now and then in what may take long on the CPU (tkv_attend), by any thread that
+     * works for the context, also by several at a time; once true, it stays true: the call ends
+     * soon with TKV_ERR_INTERRUPTED, and what it should have written is not to be used. */
+    bool (*is_stopped)(void *user);
+    void *stop_user;
 } tkv_context_params;
 
 /* params may be NULL for the defaults. The environment variable TKV_CPU chooses the kernels
@@ -159,9 +173,12 @@ typedef struct tkv_context_params {
  * The caller frees the context with tkv_context_free, after the caches that were created with it. A
  * device that this build or machine lacks is TKV_ERR_UNSUPPORTED, with the reason.
  *
+ * Several threads may use a context on the CPU at a time. Its own threads work for one of them, the
+ * calls of the others run on the thread that makes them; results do not depend on which.
+ *
  * A context on a device keeps the pages of its caches in the device's memory, and the arrays of
- * floats that tkv_cache_append, tkv_cache_read and tkv_attend (q, out, sinks, stats) take are
- * addresses there: on CUDA plain device pointers, also of memory that the caller has from
+ * floats that tkv_cache_append, tkv_cache_read and tkv_attend (q, out, sinks, stats, log_sums) take
+ * are addresses there: on CUDA plain device pointers, also of memory that the caller has from
  * elsewhere. Calls are enqueued on the stream in order and return before they are done, but for
  * those that say that they wait. Errors of the device may show up in a later call. One thread at a
  * time uses a context on a device and its caches. NaN and infinity are not reported there: a row
@@ -179,11 +196,11 @@ TKV_API int tkv_context_threads(const tkv_context *context);
  * context. */
 TKV_API const char *tkv_context_device(const tkv_context *context);
 
-/* Waits until everything that was enqueued on the context's device is done. */
+/* Waits until everything that was enqueued on the context's device is done; at once on the CPU. */
 TKV_API tkv_status tkv_context_wait(tkv_context *context, tkv_error *error);
 
 /* Memory where the context computes, so that callers need not know where that is: zeroed, aligned
- * to 256 bytes, freed with tkv_memory_free before the context is. */
+ * to 256 bytes, freed with tkv_memory_free before the context is, with the same context. */
 TKV_API tkv_status tkv_memory_allocate(tkv_context *context, size_t bytes, void **memory,
                                        tkv_error *error);
 TKV_API void tkv_memory_free(tkv_context *context, void *memory);
@@ -205,24 +222,36 @@ typedef struct tkv_rope {
     const float *frequencies; /* [n_rotated/2] */
 } tkv_rope;
 
+/* One layer of a cache whose layers differ. */
+typedef struct tkv_layer_shape {
+    int n_kv_heads;
+    int head_dim_k;
+    int head_dim_v; /* 0: keys only, and values are their first coordinates (latent attention) */
+    int window; /* 0: none; w: a query at position p sees only positions > p-w, and pages that no
+                   coming query sees are given back */
+    const tkv_rope *rope; /* NULL: that of the cache */
+} tkv_layer_shape;
+
 typedef struct tkv_cache tkv_cache;
 
 typedef struct tkv_cache_params {
     int n_layers;
     int n_kv_heads;
     int head_dim_k;
-    int head_dim_v;
-    int max_tokens;          /* append beyond it fails; memory is taken page by page as needed */
+    int head_dim_v;          /* 0: keys only, as in tkv_layer_shape */
+    int max_tokens;          /* append beyond it fails; memory is taken as needed */
     const tkv_type *types_k; /* [n_layers] */
-    const tkv_type *types_v; /* [n_layers] */
-    int n_sinks;             /* first tokens that stay exact (f16) */
-    int n_recent;         /* tokens before a query that are exact; older ones are coded in pages */
-    int centre_tokens;    /* 0: none; n: keys and values of each head are coded relative to the
-                             mean of the first n tokens after the sinks, which stay exact until
-                             it is known */
+    const tkv_type *types_v; /* [n_layers]; of layers of keys only not looked at */
+    int n_sinks;       /* first tokens that stay exact (f16), rounded up to a multiple of 16 */
+    int n_recent;      /* tokens before a query that are exact; older ones are coded in pages of 64,
+                          a page when all of its tokens are old. 0: tokens are coded as they come */
+    int centre_tokens; /* 0: none; n: keys and values of each head are coded relative to the mean of
+                          the first n tokens after the sinks, which stay exact */
     const tkv_rope *rope; /* NULL, or how keys carry positions: only coordinates that turn by less
                              than a radian over max_tokens have a lasting mean, so only these are
                              centred; copied */
+    const tkv_layer_shape *shapes; /* NULL: all layers alike, or [n_layers], and n_kv_heads,
+                                      head_dim_k and head_dim_v above are not looked at; copied */
 } tkv_cache_params;
 
 /* Creates an empty cache. The arrays in params are copied. The context must outlive the cache. */
@@ -232,8 +261,13 @@ TKV_API void tkv_cache_free(tkv_cache *cache);
 
 /* Appends n_tokens to one layer. k: [n_tokens][n_kv_heads][head_dim_k], v: [n_tokens][n_kv_heads]
  * [head_dim_v], after RoPE and before any rotation of ours. On any error (cache full, NaN or
- * infinity, out of memory) the layer is as it was. A cache has one writer at a time. On a device
- * the append that completes the first centre_tokens waits, once, for the means to be estimated. */
+ * infinity, out of memory) the layer is as it was. A cache has one writer at a time. v is not
+ * looked at for a layer of keys only. On a device the append after which tokens are first coded
+ * relative to their means waits for these to be estimated.
+ *
+ * With a recent window the tokens of one append stay exact until the next one (their own queries
+ * may see them all), so a prefill holds, beside what it would hold token by token, up to one batch
+ * in f16. */
 TKV_API tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const float *k,
                                     const float *v, tkv_error *error);
 
@@ -248,16 +282,24 @@ TKV_API tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, c
  *     tkv_cache_commit    the tokens count; means are estimated if it is time (their first use is
  *                         the next step)
  *
- * A captured graph is good for every later step of n_tokens, also after a truncation or a shift, as
- * long as the sequence with them is no longer than max_length (0: the cache's max_tokens), which
- * kernels are planned for. Run the step once without capturing it, so that workspaces are there.
- * All layers must be equally long. On error the cache is as it was. tkv_cache_truncate gives a
- * reservation back. */
+ * A captured graph is good for every later step of n_tokens, also after a truncation, as long as
+ * the sequence with them is no longer than max_length (0: the cache's max_tokens), which kernels
+ * are planned for, and tkv_cache_generation is the same. Run the step once without capturing it, so
+ * that workspaces are there. All layers must be equally long. On error the cache is as it was.
+ * tkv_cache_truncate gives a reservation back. */
 TKV_API tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_length,
                                      tkv_error *error);
 TKV_API tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error);
 
-/* Drops all tokens of all layers from position n_tokens on. Layers that are shorter stay. */
+/* A number that changes when graphs that were captured before must be captured anew: a context
+ * shift may do so (the next ones that drop as many whole pages from the same place do not), and
+ * truncation into what was before the gap. 0 if cache is NULL. */
+TKV_API int64_t tkv_cache_generation(const tkv_cache *cache);
+
+/* Drops all tokens of all layers from position n_tokens on. Layers that are shorter stay. What is
+ * appended then is coded as if the dropped tokens had never been there; tokens that stay and are
+ * coded already stay so. Fails, and changes nothing, if a layer with a window has given back
+ * tokens that queries from n_tokens on would see; 0 always works. */
 TKV_API tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error);
 
 /* Drops all tokens and returns the memory of the pages. */
@@ -270,24 +312,27 @@ TKV_API tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cach
                                   tkv_error *error);
 
 /* Context shift: drops tokens first .. first+n_drop-1 of all layers and moves the later ones down
- * by n_drop positions, correcting their keys (rope NULL: keys carry no positions). Coded tokens are
- * decoded and coded again. On error the cache is as it was; needs memory for a second cache while
- * it runs. */
+ * by n_drop positions, as if their keys had been made there (rope NULL: keys carry no positions; a
+ * layer with a rope of its own is turned by that; the same rope in all shifts of a cache). Nothing
+ * is coded again, however many shifts there are: queries and later keys are turned instead. Pages
+ * are given back when all of their tokens are dropped. On error the cache is as it was. */
 TKV_API tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_rope *rope,
                                    tkv_error *error);
 
 /* Tokens that a layer holds; 0 for a layer that does not exist. */
 TKV_API int tkv_cache_length(const tkv_cache *cache, int layer);
 
-/* Bytes of memory that the cache holds now: every page that is allocated (a page that is partly
- * filled counts whole), page tables and the object itself. There is nothing else. */
+/* Bytes of memory that the cache holds now: every page that is allocated (a coded page that is
+ * partly filled counts whole, an exact one up to a multiple of 16 tokens, on a device whole), page
+ * tables and the object itself. There is nothing else. */
 TKV_API size_t tkv_cache_bytes(const tkv_cache *cache);
 
 /* Bytes of these that other caches hold too (tkv_cache_fork). */
 TKV_API size_t tkv_cache_shared_bytes(const tkv_cache *cache);
 
 /* Decodes tokens first .. first+n_tokens-1 of one layer: k [n_tokens][n_kv_heads][head_dim_k]
- * and v [n_tokens][n_kv_heads][head_dim_v]; either may be NULL. */
+ * and v [n_tokens][n_kv_heads][head_dim_v]; either may be NULL. Fails for tokens that a layer with a
+ * window has given back. On the CPU several threads may read a cache at a time. */
 TKV_API tkv_status tkv_cache_read(const tkv_cache *cache, int layer, int first, int n_tokens,
                                   float *k, float *v, tkv_error *error);
 
@@ -303,6 +348,8 @@ typedef struct tkv_layer_range {
     tkv_type type_v;
 } tkv_layer_range;
 
+/* Functions that take a policy refuse counts below 0, types that do not exist and more ranges than
+ * there is room for. */
 typedef struct tkv_policy {
     tkv_type type_k;
     tkv_type type_v;
@@ -331,8 +378,7 @@ TKV_API const char *tkv_policy_preset_name(int index);
 TKV_API tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *error);
 
 /* Writes a policy as text that tkv_policy_parse turns back into it, starting from an all-zero
- * policy: "k=turbo4 v=turbo4 sinks=4". Fails if it does not fit `size` bytes; 1024 always do for
- * valid types. */
+ * policy: "k=turbo4 v=turbo4 sinks=4". Fails if it does not fit `size` bytes; 1024 always do. */
 TKV_API tkv_status tkv_policy_format(const tkv_policy *policy, char *text, size_t size,
                                      tkv_error *error);
 
@@ -354,23 +400,29 @@ typedef struct tkv_attend_stats {
 } tkv_attend_stats;
 
 typedef struct tkv_attend_params {
-    int n_queries;       /* query tokens */
-    int n_heads;         /* query heads; a multiple of n_kv_heads (grouped-query attention) */
-    int first_position;  /* position of query 0; query i sees positions 0 .. first_position+i,
-                            which must be in the cache */
-    float scale;         /* of the logits; 0: 1/sqrt(head_dim_k) */
-    int window;          /* 0: none; w: query at position p sees only positions > p-w */
+    int n_queries;      /* query tokens */
+    int n_heads;        /* query heads; a multiple of n_kv_heads (grouped-query attention) */
+    int first_position; /* position of query 0; query i sees positions 0 .. first_position+i,
+                           which must be in the cache */
+    float scale;        /* of the logits; 0: 1/sqrt(head_dim_k) */
+    int window;         /* 0: that of the layer; w: query at position p sees only positions > p-w */
     float logit_softcap; /* 0: none; c: logit := c*tanh(logit/c) */
     const float *sinks;  /* NULL, or [n_heads] learned logits that join the softmax's sum only */
     float sparse_v;      /* 0: off; t: values whose weight is below t times the largest so far
                             are skipped, while the softmax's sum stays exact */
     tkv_attend_stats *stats; /* NULL, or counters to add to (only with sparse_v) */
+    int n_value_dims; /* of a layer of keys only: its values are the first so many coordinates of
+                         its keys, and out is [n_queries][n_heads][n_value_dims]; otherwise 0 */
+    float *log_sums;  /* NULL, or [n_queries][n_heads] to write: the logarithm of the softmax's sum
+                         of  exponentials. Outputs over parts of a context, weighed by the
+                         exponentials  of theirs, add up to that over the whole (flash decoding) */
 } tkv_attend_params;
 
 /* Causal attention of queries q [n_queries][n_heads][head_dim_k] (after RoPE, not rotated by us)
  * over one layer of the cache, straight from the codes: out [n_queries][n_heads][head_dim_v].
  * Softmax is computed online (Milakov and Gimelshein, arXiv 1805.02867) and the context is split
- * over the context's threads with a merge (flash decoding). Only reads the cache. */
+ * over the context's threads with a merge (flash decoding). Only reads the cache: on the CPU
+ * several threads may attend to it at a time, each with its own params->stats. */
 TKV_API tkv_status tkv_attend(const tkv_cache *cache, int layer, const tkv_attend_params *params,
                               const float *q, float *out, tkv_error *error);
 

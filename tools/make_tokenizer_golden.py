@@ -35,7 +35,8 @@ TEKKEN = (r"[^\r\n\p{L}\p{N}]?" + UP + "*" + LOW + r"+|[^\r\n\p{L}\p{N}]?" + UP 
 split = lambda pattern: pre_tokenizers.Split(Regex(pattern), "isolated")
 bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 PRE = {"gpt-2": [split(GPT2)], "llama-bpe": [split(CL % r"\p{N}{1,3}")], "qwen2": [split(CL % r"\p{N}")],
-       "smollm": [pre_tokenizers.Digits(individual_digits=True), split(GPT2)], "tekken": [split(TEKKEN)]}
+       "smollm": [pre_tokenizers.Digits(individual_digits=True), split(GPT2)], "tekken": [split(TEKKEN)],
+       "default": [split(p) for p in (r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")]}
 
 
 def byte_level(name):

@@ -62,6 +62,8 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
                         sizeof *created);
     }
     created->effort = params->effort;
+    created->is_stopped = params->is_stopped;
+    created->stop_user = params->stop_user;
     created->n_threads = params->n_threads ? params->n_threads : machine_cores();
     status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
     if (status == TKV_OK && table) {
@@ -141,17 +143,23 @@ void tkv_context_free(tkv_context *context)
 
 const char *tkv_context_kernels(const tkv_context *context)
 {
+    if (!context) {
+        return "none";
+    }
     return context->device ? context->device->table->name : context->kernels->name;
 }
 
 const char *tkv_context_device(const tkv_context *context)
 {
+    if (!context) {
+        return "none";
+    }
     return context->device ? context->device->table->description(context->device) : "cpu";
 }
 
 int tkv_context_threads(const tkv_context *context)
 {
-    return context->n_threads;
+    return context ? context->n_threads : 0;
 }
 
 tkv_status tkv_context_workspace(tkv_context *context, tkv_workspace_use use, size_t bytes,

@@ -18,6 +18,9 @@ typedef struct tkv_device_workspace {
 typedef enum tkv_workspace_use {
     TKV_WORKSPACE_ATTEND, /* of the table's attend, which may keep something there */
     TKV_WORKSPACE_ROWS,
+    TKV_WORKSPACE_PADDED,  /* rows of the caller, as wide as pages are, keys turned */
+    TKV_WORKSPACE_QUERIES, /* likewise, of all segments */
+    TKV_WORKSPACE_PARTS,   /* what attention makes of each segment */
     TKV_WORKSPACE_SEQUENCES, /* descriptors of a batch, side by side */
     TKV_WORKSPACE_USES
 } tkv_workspace_use;
@@ -27,10 +30,18 @@ struct tkv_context {
     int n_threads;
     tkv_threads *threads; /* NULL: the caller's alone */
     tkv_effort effort;
+    bool (*is_stopped)(void *user); /* NULL: never */
+    void *stop_user;
     tkv_device *device; /* NULL: the CPU */
     tkv_device_workspace workspaces[TKV_WORKSPACE_USES];
     void *shared_weights; /* of src/model, for its sessions on this device */
 };
+
+/* Whether long work with the context should end: tkv_context_params.is_stopped. */
+static inline bool tkv_context_is_stopped(const tkv_context *context)
+{
+    return context->is_stopped && context->is_stopped(context->stop_user);
+}
 
 /* tkv_context_create on device `index` of a table; NULL: on the CPU. params may be NULL; their
  * `device` is not looked at. */

@@ -51,6 +51,14 @@ struct tkv_device_table {
     tkv_status (*rotate)(tkv_device *device, int head_dim, size_t n_rows, uint64_t x,
                          bool is_inverse, tkv_error *error);
 
+    /* As tkv_device_rows says: every value is rounded as in x * cosine - y * sine, products first.
+     */
+    tkv_status (*move_rows)(tkv_device *device, const tkv_device_rows *rows, tkv_error *error);
+
+    /* As tkv_device_join says: a row of `out` is the sum of its parts weighed by the exponentials
+     * of their log_sums. */
+    tkv_status (*join)(tkv_device *device, const tkv_device_join *join, tkv_error *error);
+
     /* Writes rows of tokens first .. first+n_tokens-1 of each sequence (first -1: its last
      * n_tokens) into the blocks that its table names: exact ones as f16, coded ones less the means,
      * encoded as the reference does, bit for bit. k

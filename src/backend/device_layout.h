@@ -26,8 +26,8 @@ typedef struct tkv_device_sequence {
 } tkv_device_sequence;
 
 /* What all sequences of a layer have in common; passed by value. The first ceil(n_sinks/64) blocks
- * hold the sinks, 64 each and the last what is left; the block after them begins at position
- * n_sinks. */
+ * hold the n_sinks first positions, 64 each and the last what is left; the block after them begins
+ * at position n_sinks. Positions are counted as the blocks lie: the places of src/cache/cache.h. */
 typedef struct tkv_device_layer {
     int32_t type_k; /* tkv_type of coded blocks */
     int32_t type_v;
@@ -56,6 +56,35 @@ typedef struct tkv_device_attend {
     uint64_t sinks;         /* float [n_heads] logits, or 0 */
     uint64_t stats;         /* tkv_attend_stats to add to, or 0 */
     uint64_t workspace;     /* attend_workspace_bytes of them */
+    uint64_t log_sums; /* 0, or float [n_sequences][n_queries][n_heads] to write: the logarithm of
+                          the softmax's sum, by which parts of a sequence are joined */
+    int32_t begin;     /* positions before it hold no token */
+    int32_t end;       /* nor do those from here on; 0: all do */
 } tkv_device_attend;
+
+/* Rows that become wider or narrower, and keys that are turned by what RoPE makes of a distance. */
+typedef struct tkv_device_rows {
+    uint64_t from; /* float [n_rows][from_width] */
+    uint64_t to;   /* float [n_rows][to_width], what is beyond from_width zero; not `from` */
+    uint64_t n_rows;
+    int32_t from_width;
+    int32_t to_width;
+    uint64_t turns; /* 0, or float [2][n_pairs]: cosines and sines */
+    int32_t n_pairs;
+    int32_t is_interleaved;
+    int32_t is_back; /* turned by the opposite angles */
+} tkv_device_rows;
+
+/* Attention over the parts of a sequence, joined. */
+typedef struct tkv_device_join {
+    uint64_t parts;        /* float [n_parts][n_rows][from_width] */
+    uint64_t log_sums;     /* float [n_parts][n_rows] */
+    uint64_t out;          /* float [n_rows][to_width] */
+    uint64_t log_sums_out; /* 0, or float [n_rows]: of all parts together */
+    uint64_t n_rows;
+    int32_t n_parts;
+    int32_t from_width;
+    int32_t to_width; /* at most from_width */
+} tkv_device_join;
 
 #endif

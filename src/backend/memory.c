@@ -39,7 +39,10 @@ tkv_status tkv_memory_allocate(tkv_context *context, size_t bytes, void **memory
 
 void tkv_memory_free(tkv_context *context, void *memory)
 {
-    if (memory && context->device) {
+    if (!context || !memory) {
+        return;
+    }
+    if (context->device) {
         context->device->table->release(context->device, address_of(memory));
     } else {
         free(memory);
@@ -86,5 +89,8 @@ tkv_status tkv_memory_download(tkv_context *context, void *to, const void *from,
 
 tkv_status tkv_context_wait(tkv_context *context, tkv_error *error)
 {
+    if (!context) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "context is NULL");
+    }
     return context->device ? context->device->table->wait(context->device, error) : TKV_OK;
 }

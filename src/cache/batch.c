@@ -7,12 +7,25 @@
 
 static bool are_alike(const tkv_cache *a, const tkv_cache *b, int layer)
 {
+    const tkv_cache_layer *x = &a->layers[layer];
+    const tkv_cache_layer *y = &b->layers[layer];
     return a->context == b->context && a->n_layers == b->n_layers &&
-           a->n_kv_heads == b->n_kv_heads && a->head_dim_k == b->head_dim_k &&
-           a->head_dim_v == b->head_dim_v && a->n_sinks == b->n_sinks &&
-           a->layers[layer].type_k == b->layers[layer].type_k &&
-           a->layers[layer].type_v == b->layers[layer].type_v && a->n_reserved == b->n_reserved &&
+           x->n_kv_heads == y->n_kv_heads && x->head_dim_k == y->head_dim_k &&
+           x->head_dim_v == y->head_dim_v && x->window == y->window && x->head == y->head &&
+           x->type_k == y->type_k && x->type_v == y->type_v && a->n_reserved == b->n_reserved &&
            (a->n_reserved == 0 || a->max_length == b->max_length);
+}
+
+bool tkv_is_plain_batch(const tkv_cache *const *caches, int n_caches, int layer)
+{
+    for (int i = 0; i < n_caches; i++) {
+        const tkv_cache_layer *own = &caches[i]->layers[layer];
+        const tkv_segment *last = tkv_last_segment(own);
+        if (last && (own->n_segments > 1 || last->begin || last->position || last->turns)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 tkv_status tkv_check_batch(const tkv_cache *const *caches, int n_caches, int layer,
@@ -61,7 +74,7 @@ tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, in
         tkv_cache_layer *own = &caches[i]->layers[layer];
         from[i] = own->descriptor;
         if (own->is_stale) {
-            status = tkv_layer_publish(caches[i], own, own->n_blocks, own->n_tokens, error);
+            status = tkv_layer_publish(caches[i], own, own->n_blocks, 0, error);
         }
     }
     if (status == TKV_OK) {
@@ -76,12 +89,13 @@ tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, in
 static tkv_status append_one_by_one(tkv_cache *const *caches, int n_caches, int layer, int n_tokens,
                                     const float *k, const float *v, tkv_error *error)
 {
-    const size_t rows = (size_t)n_tokens * (size_t)caches[0]->n_kv_heads;
+    const tkv_cache_layer *first = &caches[0]->layers[layer];
+    const size_t rows = (size_t)n_tokens * (size_t)first->n_kv_heads;
     tkv_status status = TKV_OK;
     for (int i = 0; status == TKV_OK && i < n_caches; i++) {
-        status = tkv_cache_append(caches[i], layer, n_tokens,
-                                  k + (size_t)i * rows * (size_t)caches[0]->head_dim_k,
-                                  v + (size_t)i * rows * (size_t)caches[0]->head_dim_v, error);
+        status = tkv_cache_append(
+            caches[i], layer, n_tokens, k ? k + (size_t)i * rows * (size_t)first->head_dim_k : NULL,
+            v ? v + (size_t)i * rows * (size_t)first->head_dim_v : NULL, error);
     }
     return status;
 }
@@ -91,19 +105,29 @@ tkv_status tkv_cache_append_batch(tkv_cache *const *caches, int n_caches, int la
 {
     const tkv_cache *const *batch = (const tkv_cache *const *)caches;
     tkv_status status = tkv_check_batch(batch, n_caches, layer, error);
+    if (status == TKV_OK && (!k || !v || n_tokens < 0)) {
+        status =
+            tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                     "append of %d tokens to a batch: expected at least 0, and k and v", n_tokens);
+    }
     if (status != TKV_OK) {
         return status;
     }
     const tkv_cache *cache = caches[0];
-    if (cache->n_reserved == 0) {
+    const tkv_device_rows of_k =
+        tkv_describe_rows(&cache->layers[layer], 0, TKV_ORDER_KEY, 0, false);
+    const tkv_device_rows of_v =
+        tkv_describe_rows(&cache->layers[layer], 0, TKV_ORDER_VALUE, 0, false);
+    if (cache->n_reserved == 0 || !tkv_is_plain_batch(batch, n_caches, layer) ||
+        tkv_rows_differ(&of_k) || tkv_rows_differ(&of_v)) {
         return append_one_by_one(caches, n_caches, layer, n_tokens, k, v, error);
     }
-    if (!k || !v || n_tokens != cache->n_reserved) {
+    if (n_tokens != cache->n_reserved) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "append of %d tokens where %d are reserved: expected these, and k and v",
-                        n_tokens, cache->n_reserved);
+                        "append of %d tokens where %d are reserved", n_tokens, cache->n_reserved);
     }
-    const tkv_device_layer described = tkv_describe_layer(cache, &cache->layers[layer]);
+    const tkv_device_layer described =
+        tkv_describe_layer(cache, &cache->layers[layer], tkv_last_segment(&cache->layers[layer]));
     tkv_device *device = cache->context->device;
     uint64_t sequences = 0;
     status = tkv_gather_sequences(batch, n_caches, layer, &sequences, error);

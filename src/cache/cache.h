@@ -1,17 +1,36 @@
 /* The cache's inside, for attention.
  *
- * A layer is a table of blocks of up to 64 consecutive tokens: first those that hold the sinks,
- * then the others. A block holds a key page and a value page of every KV head, either exact (f16)
- * or coded in the layer's types. Blocks are reference-counted, so that sequences can share a
- * prefix; a shared block is copied before it is written. */
+ *     layer     segment     segment ...     in the order of positions
+ *     segment   block | block | ...         up to 64 tokens each; the first may begin with, and the
+ *                                           last end in, slots of tokens that were dropped
+ *     block     K page, V page of KV head 0, K page, V page of KV head 1, ...
+ *               exact (f16 rows, 16 to 64 of them) or coded in the layer's types
+ *
+ * A segment is a run of tokens whose keys carry the rotation of positions that are equally far
+ * ahead of those that the caller counts now. There is one, until a context shift drops tokens:
+ * those behind the gap then form a segment of their own, which is never coded again; queries are
+ * turned by its distance instead, and so are keys that are appended to it (Su et al., arXiv
+ * 2104.09864: a score depends on the difference of positions alone).
+ *
+ * Within a segment tokens have places. Its head blocks hold places 0 .. head-1, the blocks after
+ * them 64 places each. Blocks are reference-counted: sequences share a prefix, and two segments the
+ * block that a gap runs through. A shared block is copied before it is written. */
 #ifndef TKV_CACHE_CACHE_H
 #define TKV_CACHE_CACHE_H
 
 #include "backend/context.h"
+#include "codec/codec.h"
 
 #include <stdatomic.h>
 
 #define TKV_BLOCK_HEADER 64
+#define TKV_MAX_KV_HEADS 4096
+
+/* Exact pages are cut off after a multiple of this many rows. */
+#define TKV_EXACT_ROWS 16
+
+/* Tokens that a layer keeps behind its window, so that drafts can be taken back. */
+#define TKV_KEPT_BEHIND_WINDOW 32
 
 typedef struct tkv_block {
     atomic_int n_owners;
@@ -21,41 +40,124 @@ typedef struct tkv_block {
     uint64_t pages;     /* where they are on the device */
 } tkv_block;
 
+typedef struct tkv_segment {
+    int position;    /* of its first token, as the caller counts */
+    int begin;       /* place of its first token */
+    int end;         /* one past the place of its last token */
+    int head;        /* places in head blocks, which stay exact: a multiple of TKV_EXACT_ROWS */
+    int first_block; /* in the layer's table */
+    int n_blocks;
+    int n_settled; /* blocks from the first on that will stay as they are */
+    int64_t turn;  /* positions that keys are ahead of the caller's */
+    float *turns;  /* cosines, then sines of that angle [n_rotated / 2]; NULL: not turned */
+} tkv_segment;
+
 typedef struct tkv_cache_layer {
+    int n_kv_heads;
+    int head_dim_k; /* as the caller has it */
+    int head_dim_v; /* 0: keys only */
+    int padded_k;   /* as pages have it */
+    int padded_v;   /* 0: keys only */
+    int window;     /* 0: none */
+    int head;       /* tokens that stay exact, rounded up to TKV_EXACT_ROWS */
+    bool has_own_rope;
+    tkv_rope rope; /* of its keys, the frequencies its own; NULL: not known yet */
     tkv_type type_k;
     tkv_type type_v;
-    int n_tokens;
-    int n_blocks;       /* in use */
+    int n_tokens; /* the caller's length: those that were given back behind a window included */
+    int n_segments;
+    int segment_capacity;
+    tkv_segment *segments;
+    int n_blocks;       /* in use, of all segments */
     int block_capacity; /* of the table */
     tkv_block **blocks;
     bool is_centred; /* the means are frozen */
-    float *mean_k;   /* [n_kv_heads][head_dim_k]; NULL without centring */
-    float *mean_v;   /* [n_kv_heads][head_dim_v] */
+    float *mean_k;   /* [n_kv_heads][padded_k], then mean_v; NULL before they are frozen */
+    float *mean_v;   /* [n_kv_heads][padded_v] */
 
     /* On a device: what the kernels read, as this struct and its blocks say it. */
-    uint64_t descriptor; /* tkv_device_sequence, within the cache's */
+    uint64_t descriptor; /* tkv_device_sequence of the last segment, within the cache's */
     bool is_stale;       /* it may have more tokens than there are */
     uint64_t entries;    /* tkv_device_block [entry_capacity] */
     int entry_capacity;
-    uint64_t means; /* those of the keys, then of the values */
+    uint64_t means;   /* those of the keys, then of the values; 0 before they are frozen */
+    uint64_t earlier; /* tkv_device_sequence [earlier_capacity] of the segments but the last */
+    int earlier_capacity;
+    uint64_t turns; /* those of the segments: the last one's first, then the others' */
+    int turn_capacity;
 } tkv_cache_layer;
 
 struct tkv_cache {
     tkv_context *context;
     int n_layers;
-    int n_kv_heads;
-    int head_dim_k;
-    int head_dim_v;
     int max_tokens;
     int n_sinks;
     int n_recent;
     int centre_tokens;
-    bool has_lasting_mean[TKV_MAX_HEAD_DIM]; /* [head_dim_k] coordinates of keys that are centred */
-    tkv_cache_layer *layers;                 /* [n_layers] */
-    uint64_t descriptors;                    /* on a device: tkv_device_sequence [n_layers] */
-    int n_reserved; /* tokens of tkv_cache_reserve; 0: nothing is reserved */
-    int max_length; /* that graphs captured now are to stand */
+    tkv_cache_layer *layers; /* [n_layers] */
+    uint64_t descriptors;    /* on a device: tkv_device_sequence [n_layers] */
+    int n_reserved;          /* tokens of tkv_cache_reserve; 0: nothing is reserved */
+    int max_length;          /* that graphs captured now are to stand */
+    int64_t generation;      /* of what captured graphs hold by value */
 };
+
+/* ---- Geometry (segment.c) ---- */
+
+static inline int tkv_ceil_divide(int a, int b)
+{
+    return a / b + (a % b != 0);
+}
+
+/* Blocks that hold the head. */
+static inline int tkv_head_blocks(int head)
+{
+    return tkv_ceil_divide(head, TKV_PAGE_TOKENS);
+}
+
+/* Place of the first slot of a block, and the block that holds a place, both counted within a
+ * segment. */
+static inline int tkv_block_place(int head, int block)
+{
+    const int n = tkv_head_blocks(head);
+    return block < n ? block * TKV_PAGE_TOKENS : head + (block - n) * TKV_PAGE_TOKENS;
+}
+
+static inline int tkv_block_of_place(int head, int place)
+{
+    return place < head ? place / TKV_PAGE_TOKENS
+                        : tkv_head_blocks(head) + (place - head) / TKV_PAGE_TOKENS;
+}
+
+static inline int tkv_segment_tokens(const tkv_segment *segment)
+{
+    return segment->end - segment->begin;
+}
+
+/* The places of a segment that lie in its block `index`: slots first .. end-1. */
+typedef struct tkv_slots {
+    int first;
+    int end;
+} tkv_slots;
+tkv_slots tkv_block_slots(const tkv_segment *segment, int index);
+
+/* The last segment; NULL if the layer is empty. */
+static inline tkv_segment *tkv_last_segment(const tkv_cache_layer *layer)
+{
+    return layer->n_segments ? &layer->segments[layer->n_segments - 1] : NULL;
+}
+
+/* The segment that holds a position that the layer holds. */
+const tkv_segment *tkv_segment_of(const tkv_cache_layer *layer, int position);
+
+/* First position that the layer still holds: behind a window pages are given back. */
+int tkv_layer_first_position(const tkv_cache_layer *layer);
+
+static inline bool tkv_has_coded_type(const tkv_cache_layer *layer)
+{
+    return layer->type_k != TKV_TYPE_F16 || layer->type_v != TKV_TYPE_F16;
+}
+
+/* ---- Blocks (block.c) ---- */
 
 /* Types of the pages in a block. */
 static inline tkv_type tkv_block_type(const tkv_cache_layer *layer, const tkv_block *block,
@@ -67,111 +169,191 @@ static inline tkv_type tkv_block_type(const tkv_cache_layer *layer, const tkv_bl
     return order == TKV_ORDER_KEY ? layer->type_k : layer->type_v;
 }
 
-static inline int tkv_cache_head_dim(const tkv_cache *cache, tkv_page_order order)
+static inline int tkv_layer_head_dim(const tkv_cache_layer *layer, tkv_page_order order)
 {
-    return order == TKV_ORDER_KEY ? cache->head_dim_k : cache->head_dim_v;
+    return order == TKV_ORDER_KEY ? layer->head_dim_k : layer->head_dim_v;
+}
+
+static inline int tkv_layer_padded(const tkv_cache_layer *layer, tkv_page_order order)
+{
+    return order == TKV_ORDER_KEY ? layer->padded_k : layer->padded_v;
+}
+
+/* Pages of a KV head: keys and values, or keys only. */
+static inline int tkv_layer_orders(const tkv_cache_layer *layer)
+{
+    return layer->head_dim_v ? 2 : 1;
 }
 
 /* The page of a KV head in a block. */
-uint8_t *tkv_block_page(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                        int kv_head, tkv_page_order order);
+uint8_t *tkv_block_page(const tkv_cache_layer *layer, tkv_block *block, int kv_head,
+                        tkv_page_order order);
 
-/* Number of blocks that hold the sinks. */
-static inline int tkv_sink_blocks(const tkv_cache *cache)
-{
-    return (cache->n_sinks + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
-}
+/* Bytes of a block, header included: exact with n_slots rows, or coded. */
+size_t tkv_block_bytes_of(const tkv_cache_layer *layer, bool is_exact, int n_slots);
+size_t tkv_block_bytes(const tkv_cache_layer *layer, const tkv_block *block);
 
-/* Position of the first token of a block. */
-static inline int tkv_block_start(const tkv_cache *cache, int block)
-{
-    const int n_sink_blocks = tkv_sink_blocks(cache);
-    return block < n_sink_blocks ? block * TKV_PAGE_TOKENS
-                                 : cache->n_sinks + (block - n_sink_blocks) * TKV_PAGE_TOKENS;
-}
-
-/* The block that holds a position. */
-static inline int tkv_block_of(const tkv_cache *cache, int position)
-{
-    return position < cache->n_sinks
-               ? position / TKV_PAGE_TOKENS
-               : tkv_sink_blocks(cache) + (position - cache->n_sinks) / TKV_PAGE_TOKENS;
-}
-
-/* Rows that an exact page of entry `index` of the table has room for: the block that holds the last
- * sinks is no larger than it must be. */
-int tkv_block_slots(const tkv_cache *cache, int index);
-
-/* Bytes of a block, header included. */
-size_t tkv_block_bytes(const tkv_cache *cache, const tkv_cache_layer *layer,
-                       const tkv_block *block);
-
-/* A zeroed block with one owner for entry `index` of the table. */
-tkv_status tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, int index,
-                            bool is_exact, tkv_block **block, tkv_error *error);
+/* A zeroed block with one owner. */
+tkv_status tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, bool is_exact,
+                            int n_slots, tkv_block **block, tkv_error *error);
 void tkv_block_release(tkv_block *block);
 
-/* Makes the table hold n_blocks entries; new ones are unset. */
+/* Copies the first n_slots rows of an exact block, or a whole coded one. */
+tkv_status tkv_block_copy(const tkv_cache_layer *layer, tkv_block *to, tkv_block *from, int n_slots,
+                          tkv_error *error);
+
+/* Writes rows [n_rows][padded] at src + i * stride into slots of a page of one KV head, less the
+ * mean if the block is coded and the layer is centred. */
+void tkv_block_encode(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
+                      int kv_head, tkv_page_order order, int first_slot, int n_rows,
+                      const float *src, size_t stride);
+
+/* Reads slots into dst + i * stride, the mean added back. */
+void tkv_block_decode(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
+                      int kv_head, tkv_page_order order, int first_slot, int n_rows, float *dst,
+                      size_t stride);
+
+/* ---- Rows between the caller and the pages (rows.c): padded, keys turned ---- */
+
+/* Stores rows that are head_dim wide at src + i * stride. */
+void tkv_rows_store(const tkv_cache *cache, const tkv_cache_layer *layer,
+                    const tkv_segment *segment, tkv_block *block, int kv_head, tkv_page_order order,
+                    int first_slot, int n_rows, const float *src, size_t stride);
+
+/* Tokens of a layer on the CPU, as tkv_cache_read gives them; either of k and v may be NULL. */
+void tkv_layer_read(const tkv_cache *cache, const tkv_cache_layer *layer, int first, int n_tokens,
+                    float *k, float *v);
+
+/* Turns one key by the angles of cosines and sines [n_rotated / 2]; back: by their opposite. */
+void tkv_turn_key(const tkv_rope *rope, const float *turns, bool back, float *key);
+
+/* Cosines, then sines, of `turn` positions; NULL without memory. The caller frees them. */
+float *tkv_make_turns(const tkv_rope *rope, int64_t turn);
+
+/* Checks a description of RoPE; NULL is right. */
+tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
+
+/* ---- Layers ---- */
+
+/* What the parameters of a cache say about a layer (params.c): no memory but that of its rope. */
+tkv_status tkv_check_cache_params(const tkv_cache_params *params, tkv_error *error);
+tkv_status tkv_layer_create(const tkv_cache_params *params, int index, tkv_cache_layer *layer,
+                            tkv_error *error);
+
+/* Copies a rope for a layer that has none; NULL is none. */
+tkv_status tkv_layer_take_rope(tkv_cache_layer *layer, const tkv_rope *rope, tkv_error *error);
+
+/* Room in the tables for so many blocks and segments. */
 tkv_status tkv_layer_reserve(const tkv_cache *cache, tkv_cache_layer *layer, int n_blocks,
                              tkv_error *error);
+tkv_status tkv_layer_reserve_segments(tkv_cache_layer *layer, int n_segments, tkv_error *error);
 
-/* Gives the layer its own copy of a block that others share. */
-tkv_status tkv_layer_own_block(const tkv_cache *cache, tkv_cache_layer *layer, int block,
-                               tkv_error *error);
+/* Makes room for n_tokens more: new blocks, longer exact ones, and an own copy of the one that is
+ * written first. *first_changed: the first block of the table that is not what it was. On failure
+ * none of the new blocks stays. */
+tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
+                                int *first_changed, tkv_error *error);
 
-/* Makes room for positions up to `end`: new blocks, and an own copy of the one that is written
- * first. On failure none of the new blocks stays. */
-tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int end,
-                                tkv_error *error);
+/* First position that must be kept for queries from `position` on; 0 or less without a window. */
+static inline int tkv_oldest_kept(int window, int position)
+{
+    return window && position > window ? position - window + 1 - TKV_KEPT_BEHIND_WINDOW : 0;
+}
 
-/* Releases the blocks from `n_blocks` on. */
-void tkv_layer_drop_blocks(tkv_cache_layer *layer, int n_blocks);
+/* Whether all of a block whose last token is at position `last` is behind the recent window of a
+ * query at `position`. */
+static inline bool tkv_is_old(int n_recent, int last, int position)
+{
+    return n_recent == 0 || last <= position - n_recent;
+}
 
-/* Writes rows src + i * stride into slots of a page of one KV head, centred if the block is coded
- * and the layer is centred. */
-void tkv_block_store(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                     int kv_head, tkv_page_order order, int first_slot, int n_rows,
-                     const float *src, size_t stride);
+/* Entries of a table that has grown to hold n blocks. */
+static inline int tkv_table_capacity(int n_blocks)
+{
+    int capacity = 8;
+    while (capacity < n_blocks) {
+        capacity *= 2;
+    }
+    return capacity;
+}
 
-/* Reads slots into dst + i * stride, means added back. */
-void tkv_block_load(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                    int kv_head, tkv_page_order order, int first_slot, int n_rows, float *dst,
-                    size_t stride);
+/* Rows of an exact block that holds `filled` of at most `whole` tokens. */
+static inline int tkv_exact_slots(int filled, int whole)
+{
+    const int needed = tkv_ceil_divide(filled, TKV_EXACT_ROWS) * TKV_EXACT_ROWS;
+    return needed < whole ? needed : whole;
+}
+
+/* Tokens of a layer that stay exact. */
+static inline int tkv_head_tokens(bool is_coded, int n_sinks, int centre_tokens)
+{
+    const int64_t n = ((int64_t)n_sinks + centre_tokens + TKV_EXACT_ROWS - 1) / TKV_EXACT_ROWS;
+    /* More than any cache holds is enough. */
+    return !is_coded ? 0 : n < INT32_MAX / 64 ? (int)n * TKV_EXACT_ROWS : INT32_MAX / 4 + 1;
+}
+
+/* Releases blocks of the last segment beyond what its tokens take, and with them the segment if it
+ * has none. */
+void tkv_layer_trim(tkv_cache_layer *layer);
+
+/* Drops the tokens from position n_tokens on. */
+void tkv_layer_cut(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens);
 
 /* Appends tokens that have been checked: k [n_tokens][n_kv_heads][head_dim_k], v likewise. On error
  * the layer is as it was. */
 tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
                             const float *k, const float *v, tkv_error *error);
 
-/* Makes `copy` hold the first n_tokens of `layer`, sharing its blocks. On error it is empty. */
-tkv_status tkv_layer_share(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
-                           tkv_cache_layer *copy, tkv_error *error);
+/* What a layer would be without tokens first .. first+n_drop-1, those behind them turned if it has
+ * a rope: blocks are shared, nothing is coded. `view` is a copy of the layer with tables of its
+ * own; on error there is nothing to free. */
+tkv_status tkv_layer_without(const tkv_cache_layer *layer, int first, int n_drop, bool is_turned,
+                             tkv_cache_layer *view, tkv_error *error);
 
-/* Gives `copy` the frozen means of `layer`; they are not yet on the device. */
-void tkv_layer_take_means(const tkv_cache *cache, const tkv_cache_layer *layer,
-                          tkv_cache_layer *copy);
+/* Releases a layer's tables and what they hold, on the host. */
+void tkv_layer_free_tables(tkv_cache_layer *layer);
 
-/* Drops everything that a layer holds, the frozen means included; its mean arrays stay. */
+/* Drops everything that a layer holds, the frozen means included. */
 void tkv_layer_clear(const tkv_cache *cache, tkv_cache_layer *layer);
 
-/* Checks a description of RoPE; NULL is right. */
-tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
+/* Forgets the means if no token is coded with them any more. */
+void tkv_layer_thaw(const tkv_cache *cache, tkv_cache_layer *layer);
 
-/* Freezes the means of a layer that has enough tokens, and codes the exact blocks that have left
- * the recent window of a query at `position`. A block for which there is no memory stays exact
- * until the next call. */
+/* Freezes the means of a layer if it is time, codes the exact blocks that have left the recent
+ * window of a query at `position`, and gives back what is behind the layer's window. A block for
+ * which there is no memory stays exact until the next call. */
 void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int position);
+
+/* Bytes that a layer holds on the host, and on its device, pages included. */
+size_t tkv_layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer);
+
+/* The generation of what graphs hold by value counts on if these layers differ in it. */
+bool tkv_layers_alike_for_graphs(const tkv_cache_layer *a, const tkv_cache_layer *b);
 
 /* ---- On a device (device.c) ---- */
 
-/* What the kernels must know of a layer. */
-tkv_device_layer tkv_describe_layer(const tkv_cache *cache, const tkv_cache_layer *layer);
-tkv_device_sequence tkv_describe_sequence(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                          int n_tokens);
+/* What the kernels must know of a layer, of tokens in one segment. */
+tkv_device_layer tkv_describe_layer(const tkv_cache *cache, const tkv_cache_layer *layer,
+                                    const tkv_segment *segment);
+tkv_device_sequence tkv_describe_segment(const tkv_cache_layer *layer, const tkv_segment *segment,
+                                         int n_more);
 
-/* Descriptors and means of a new cache. */
+/* Where the descriptor of a segment is. */
+uint64_t tkv_segment_descriptor(const tkv_cache_layer *layer, int segment);
+
+/* Its turns there; 0 if it is not turned. */
+uint64_t tkv_segment_turns(const tkv_cache_layer *layer, int segment);
+
+/* The way of n_rows rows of a segment to the pages or back, but for where they are; and whether it
+ * changes them. */
+tkv_device_rows tkv_describe_rows(const tkv_cache_layer *layer, int segment, tkv_page_order order,
+                                  size_t n_rows, bool is_back);
+bool tkv_rows_differ(const tkv_device_rows *rows);
+
+/* Descriptors of a new cache. */
 tkv_status tkv_cache_create_on_device(tkv_cache *cache, tkv_error *error);
 void tkv_cache_free_on_device(tkv_cache *cache);
+void tkv_layer_free_on_device(const tkv_cache *cache, tkv_cache_layer *layer);
 
 /* Room for the layer's block_capacity entries in its page table in the device's memory. */
 tkv_status tkv_layer_reserve_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
@@ -181,10 +363,14 @@ tkv_status tkv_layer_reserve_on_device(const tkv_cache *cache, tkv_cache_layer *
 tkv_status tkv_layer_publish_blocks(const tkv_cache *cache, const tkv_cache_layer *layer,
                                     int first_block, int end_block, tkv_error *error);
 
-/* The same from first_block on, and the layer's descriptor, with n_tokens tokens. Nothing to do on
- * the CPU. */
+/* The same from first_block on, and the descriptor of its last segment with n_more tokens. Nothing
+ * to do on the CPU. */
 tkv_status tkv_layer_publish(const tkv_cache *cache, tkv_cache_layer *layer, int first_block,
-                             int n_tokens, tkv_error *error);
+                             int n_more, tkv_error *error);
+
+/* All of a layer whose segments are others than before. */
+tkv_status tkv_layer_publish_segments(const tkv_cache *cache, tkv_cache_layer *layer,
+                                      tkv_error *error);
 
 /* The descriptors of all layers, each with n_more tokens than it holds. Nothing to do on the CPU.
  */
@@ -195,11 +381,11 @@ tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, in
                                 uint64_t *sequences, tkv_error *error);
 
 /* Copies the means of a layer to the device. Nothing to do on the CPU. */
-tkv_status tkv_layer_publish_means(const tkv_cache *cache, const tkv_cache_layer *layer,
+tkv_status tkv_layer_publish_means(const tkv_cache *cache, tkv_cache_layer *layer,
                                    tkv_error *error);
 
-/* Stores n_tokens tokens for which there are blocks: k [n_tokens][n_kv_heads][head_dim_k] and v in
- * the device's memory. */
+/* Stores n_tokens tokens at the end, for which there are blocks: k
+ * [n_tokens][n_kv_heads][head_dim_k] and v in the device's memory. */
 tkv_status tkv_layer_store_on_device(const tkv_cache *cache, const tkv_cache_layer *layer,
                                      int n_tokens, const float *k, const float *v,
                                      tkv_error *error);
@@ -212,24 +398,29 @@ tkv_status tkv_layer_load_on_device(const tkv_cache *cache, const tkv_cache_laye
 tkv_status tkv_layer_download(const tkv_cache *cache, const tkv_cache_layer *layer, int first,
                               int n_tokens, float *k, float *v, tkv_error *error);
 
-/* Appends tokens from the host's memory. */
-tkv_status tkv_layer_append_from_host(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
-                                      const float *k, const float *v, tkv_error *error);
-
-/* Codes the exact blocks [first, end). Those for which there is no memory, and all if the device
- * fails, stay exact. */
-void tkv_layer_code_on_device(const tkv_cache *cache, tkv_cache_layer *layer, int first, int end);
+/* Codes the exact blocks [first, end) of a segment. Those for which there is no memory, and all if
+ * the device fails, stay exact. */
+void tkv_layer_code_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
+                              const tkv_segment *segment, int first, int end);
 
 /* Bytes of the device's memory beside the pages. */
-size_t tkv_layer_device_bytes(const tkv_cache *cache, const tkv_cache_layer *layer);
+size_t tkv_layer_device_bytes(const tkv_cache_layer *layer);
 
 /* Whether caches can be one batch: checked for both functions of turbokv.h. */
 tkv_status tkv_check_batch(const tkv_cache *const *caches, int n_caches, int layer,
                            tkv_error *error);
 
-/* Bytes that one layer of a cache with this policy holds at n_tokens (>= 1) of these types.
- * head_dim_v may be 0: there are no values. */
+/* Whether no cache of a batch has been shifted or has given tokens back, so that one call serves
+ * all.
+ */
+bool tkv_is_plain_batch(const tkv_cache *const *caches, int n_caches, int layer);
+
+/* ---- Counting without a cache (count.c) ---- */
+
+/* Bytes that one layer of a cache on the CPU with this policy and these types holds at n_tokens (>=
+ * 1) of which the newest n_batch (>= 1) were one append. The shape has been checked; its rope is
+ * not counted. */
 size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
-                              int n_kv_heads, int head_dim_k, int head_dim_v, int n_tokens);
+                              const tkv_layer_shape *shape, int n_tokens, int n_batch);
 
 #endif

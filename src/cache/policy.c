@@ -1,5 +1,5 @@
-/* Policies: presets, the text form, and what a policy costs. */
-#include "cache/cache.h"
+/* Policies: presets and the text form. */
+#include "cache/policy.h"
 #include "common/error.h"
 
 #include <ctype.h>
@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define MAX_KV_HEADS 4096
 
 /* The threshold of "sparse-v auto": skips a tenth of the values with no effect on KLD that could be
  * told from none (docs/RESULTS.md). */
@@ -17,27 +19,29 @@ typedef struct preset {
     tkv_policy policy;
 } preset;
 
+/* Sinks and the tokens of the means together are one page, so that at any length as many rows are
+ * exact as f16 would hold. */
 static const preset presets[] = {
     {"f16", {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16}},
-    {"8bit", {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8}},
+    {"8bit", {.type_k = TKV_TYPE_TURBO8, .type_v = TKV_TYPE_TURBO8, .n_recent = 32}},
     {"4bit",
      {.type_k = TKV_TYPE_TURBO4,
       .type_v = TKV_TYPE_TURBO4,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
     {"3bit",
      {.type_k = TKV_TYPE_TRELLIS3,
       .type_v = TKV_TYPE_TRELLIS3,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
     {"2bit",
      {.type_k = TKV_TYPE_TRELLIS2,
       .type_v = TKV_TYPE_TRELLIS2,
       .n_sinks = 4,
       .n_recent = 32,
-      .centre_tokens = 64}},
+      .centre_tokens = 60}},
 };
 
 enum { N_PRESETS = sizeof presets / sizeof *presets };
@@ -256,6 +260,93 @@ tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *err
     return TKV_OK;
 }
 
+static tkv_status check_types(const char *where, tkv_type type_k, tkv_type type_v, tkv_error *error)
+{
+    if (!tkv_type_get_info(type_k) || !tkv_type_get_info(type_v)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: KV types %d and %d %s: expected 0 to %d", (int)type_k, (int)type_v,
+                        where, TKV_TYPE_COUNT - 1);
+    }
+    return TKV_OK;
+}
+
+static tkv_status check_range(const tkv_layer_range *range, tkv_error *error)
+{
+    if (range->first < 0 || range->last < range->first) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: layers %d-%d: expected the first, from 0, before the last",
+                        range->first, range->last);
+    }
+    return check_types("of a range of layers", range->type_k, range->type_v, error);
+}
+
+tkv_status tkv_check_policy(const tkv_policy *policy, tkv_error *error)
+{
+    if (!policy) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "policy is NULL");
+    }
+    if (policy->n_sinks < 0 || policy->n_recent < 0 || policy->centre_tokens < 0 ||
+        policy->boundary_layers < 0 || !(policy->sparse_v >= 0.0f && policy->sparse_v <= 1.0f)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: %d sinks, %d recent tokens, %d tokens for the means, %d boundary "
+                        "layers, sparse_v %g: expected counts from 0 and a threshold from 0 to 1",
+                        policy->n_sinks, policy->n_recent, policy->centre_tokens,
+                        policy->boundary_layers, (double)policy->sparse_v);
+    }
+    if (policy->n_ranges < 0 || policy->n_ranges > TKV_POLICY_MAX_RANGES) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy: %d ranges of layers: expected 0 to %d", policy->n_ranges,
+                        TKV_POLICY_MAX_RANGES);
+    }
+    tkv_status status = check_types("of all layers", policy->type_k, policy->type_v, error);
+    if (status == TKV_OK) {
+        status = check_types("of the boundary", policy->boundary_k, policy->boundary_v, error);
+    }
+    for (int i = 0; status == TKV_OK && i < policy->n_ranges; i++) {
+        status = check_range(&policy->ranges[i], error);
+    }
+    return status;
+}
+
+tkv_status tkv_check_policy_layers(const tkv_policy *policy, int n_layers, tkv_error *error)
+{
+    const tkv_status status = tkv_check_policy(policy, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    if (policy->boundary_layers > n_layers) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "policy names the first and last %d layers: %d keep keys and values",
+                        policy->boundary_layers, n_layers);
+    }
+    for (int r = 0; r < policy->n_ranges; r++) {
+        const tkv_layer_range *range = &policy->ranges[r];
+        if (range->last >= n_layers) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "policy names layers %d-%d: layers 0 to %d keep keys and values",
+                            range->first, range->last, n_layers - 1);
+        }
+    }
+    return TKV_OK;
+}
+
+void tkv_policy_types_of_layer(const tkv_policy *policy, int n_layers, int layer, tkv_type *type_k,
+                               tkv_type *type_v)
+{
+    const bool is_boundary =
+        layer < policy->boundary_layers || layer >= n_layers - policy->boundary_layers;
+    *type_k = is_boundary ? policy->boundary_k : policy->type_k;
+    *type_v = is_boundary ? policy->boundary_v : policy->type_v;
+    for (int r = policy->n_ranges - 1; r >= 0; r--) {
+        const tkv_layer_range *range = &policy->ranges[r];
+        if (layer >= range->first && layer <= range->last) {
+            *type_k = range->type_k;
+            *type_v = range->type_v;
+            return;
+        }
+    }
+}
+
 tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_type *types_k,
                                   tkv_type *types_v, tkv_error *error)
 {
@@ -264,88 +355,9 @@ tkv_status tkv_policy_layer_types(const tkv_policy *policy, int n_layers, tkv_ty
                         "policy for %d layers: expected a policy, results and at least one layer",
                         n_layers);
     }
-    for (int i = 0; i < n_layers; i++) {
-        const bool is_boundary =
-            i < policy->boundary_layers || i >= n_layers - policy->boundary_layers;
-        types_k[i] = is_boundary ? policy->boundary_k : policy->type_k;
-        types_v[i] = is_boundary ? policy->boundary_v : policy->type_v;
+    const tkv_status status = tkv_check_policy_layers(policy, n_layers, error);
+    for (int i = 0; i < n_layers && status == TKV_OK; i++) {
+        tkv_policy_types_of_layer(policy, n_layers, i, &types_k[i], &types_v[i]);
     }
-    for (int r = 0; r < policy->n_ranges; r++) {
-        const tkv_layer_range *range = &policy->ranges[r];
-        if (range->last >= n_layers) {
-            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                            "policy names layers %d-%d: the model has layers 0 to %d", range->first,
-                            range->last, n_layers - 1);
-        }
-        for (int i = range->first; i <= range->last; i++) {
-            types_k[i] = range->type_k;
-            types_v[i] = range->type_v;
-        }
-    }
-    return TKV_OK;
-}
-
-/* Bytes that one layer holds at n_tokens, appended one at a time. */
-static size_t layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens)
-{
-    const bool is_f16 = layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16;
-    const bool has_means = cache->centre_tokens > 0 && !is_f16;
-    const bool is_waiting = has_means && n_tokens < cache->n_sinks + cache->centre_tokens;
-    const int n_blocks = tkv_block_of(cache, n_tokens - 1) + 1;
-    size_t bytes = sizeof *layer + (size_t)n_blocks * sizeof *layer->blocks;
-    for (int i = 0; i < n_blocks; i++) {
-        const int last = tkv_block_start(cache, i + 1) - 1;
-        const bool is_recent = cache->n_recent > 0 && last > n_tokens - 1 - cache->n_recent;
-        const tkv_block block = {.is_exact = is_f16 || is_waiting || is_recent ||
-                                             i < tkv_sink_blocks(cache),
-                                 .n_slots = tkv_block_slots(cache, i)};
-        bytes += tkv_block_bytes(cache, layer, &block);
-    }
-    if (has_means) {
-        bytes += (size_t)cache->n_kv_heads * (size_t)(cache->head_dim_k + cache->head_dim_v) *
-                 sizeof(float);
-    }
-    return bytes;
-}
-
-/* As much of a cache as layer_bytes looks at. */
-static tkv_cache shape_of(const tkv_policy *policy, int n_kv_heads, int head_dim_k, int head_dim_v)
-{
-    return (tkv_cache){.n_kv_heads = n_kv_heads,
-                       .head_dim_k = head_dim_k,
-                       .head_dim_v = head_dim_v,
-                       .n_sinks = policy->n_sinks,
-                       .n_recent = policy->n_recent,
-                       .centre_tokens = policy->centre_tokens};
-}
-
-size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
-                              int n_kv_heads, int head_dim_k, int head_dim_v, int n_tokens)
-{
-    const tkv_cache cache = shape_of(policy, n_kv_heads, head_dim_k, head_dim_v);
-    const tkv_cache_layer layer = {.type_k = type_k, .type_v = type_v};
-    return layer_bytes(&cache, &layer, n_tokens);
-}
-
-double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, int head_dim_k,
-                       int head_dim_v, int n_tokens)
-{
-    if (!policy || n_layers < 1 || n_kv_heads < 1 || n_tokens < 1) {
-        return 0.0;
-    }
-    tkv_type *types = malloc(2 * (size_t)n_layers * sizeof *types);
-    double bits = 0.0;
-    if (types &&
-        tkv_policy_layer_types(policy, n_layers, types, types + n_layers, NULL) == TKV_OK) {
-        const tkv_cache cache = shape_of(policy, n_kv_heads, head_dim_k, head_dim_v);
-        size_t bytes = sizeof cache;
-        for (int i = 0; i < n_layers; i++) {
-            const tkv_cache_layer layer = {.type_k = types[i], .type_v = types[n_layers + i]};
-            bytes += layer_bytes(&cache, &layer, n_tokens);
-        }
-        bits = 8.0 * (double)bytes /
-               ((double)n_layers * n_kv_heads * (head_dim_k + head_dim_v) * n_tokens);
-    }
-    free(types);
-    return bits;
+    return status;
 }

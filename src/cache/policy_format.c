@@ -1,4 +1,5 @@
 /* A policy as text. */
+#include "cache/policy.h"
 #include "common/error.h"
 #include "turbokv.h"
 
@@ -24,8 +25,7 @@ __attribute__((format(printf, 2, 3))) static void add(writer *w, const char *for
 
 static const char *name_of(tkv_type type)
 {
-    const tkv_type_info *info = tkv_type_get_info(type);
-    return info ? info->name : "?";
+    return tkv_type_get_info(type)->name;
 }
 
 static void add_count(writer *w, const char *key, int count)
@@ -48,8 +48,12 @@ static void add_number(writer *w, const char *key, float number)
 
 tkv_status tkv_policy_format(const tkv_policy *policy, char *text, size_t size, tkv_error *error)
 {
-    if (!policy || !text) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "policy or text is NULL");
+    if (!text) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "text is NULL");
+    }
+    const tkv_status status = tkv_check_policy(policy, error);
+    if (status != TKV_OK) {
+        return status;
     }
     writer w = {text, size, 0};
     add(&w, "k=%s v=%s", name_of(policy->type_k), name_of(policy->type_v));

@@ -21,11 +21,19 @@ static tkv_status check_reserve(const tkv_cache *cache, int n_tokens, int max_le
                         "%d tokens are reserved: expected a commit first", cache->n_reserved);
     }
     const int length = cache->layers[0].n_tokens;
-    for (int i = 1; i < cache->n_layers; i++) {
-        if (cache->layers[i].n_tokens != length) {
+    for (int i = 0; i < cache->n_layers; i++) {
+        const tkv_cache_layer *layer = &cache->layers[i];
+        if (layer->n_tokens != length) {
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                             "layer %d holds %d tokens, layer 0 %d: expected equal lengths", i,
-                            cache->layers[i].n_tokens, length);
+                            layer->n_tokens, length);
+        }
+        if (layer->window && layer->n_segments > 1) {
+            return tkv_fail(error, TKV_ERR_UNSUPPORTED,
+                            "layer %d, with a window of %d, still holds tokens from before a "
+                            "context shift: expected steps that are not captured until they are "
+                            "behind the window",
+                            i, layer->window);
         }
     }
     const int limit = max_length ? max_length : cache->max_tokens;
@@ -43,8 +51,7 @@ static void give_back(tkv_cache *cache)
     for (int i = 0; i < cache->n_layers; i++) {
         tkv_cache_layer *layer = &cache->layers[i];
         layer->is_stale = true;
-        const int n_tokens = layer->n_tokens;
-        tkv_layer_drop_blocks(layer, n_tokens ? tkv_block_of(cache, n_tokens - 1) + 1 : 0);
+        tkv_layer_trim(layer);
     }
 }
 
@@ -58,10 +65,10 @@ tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_length, tkv
         tkv_cache_layer *layer = &cache->layers[i];
         /* What the coming queries must find coded. */
         tkv_layer_settle(cache, layer, layer->n_tokens);
-        const int before = layer->n_blocks;
-        status = tkv_layer_add_blocks(cache, layer, layer->n_tokens + n_tokens, error);
+        int first_changed = 0;
+        status = tkv_layer_add_blocks(cache, layer, n_tokens, &first_changed, error);
         if (status == TKV_OK) {
-            status = tkv_layer_publish_blocks(cache, layer, before, layer->n_blocks, error);
+            status = tkv_layer_publish_blocks(cache, layer, first_changed, layer->n_blocks, error);
         }
     }
     if (status == TKV_OK) {
@@ -85,6 +92,7 @@ tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error)
     for (int i = 0; i < cache->n_layers; i++) {
         tkv_cache_layer *layer = &cache->layers[i];
         const int first = layer->n_tokens;
+        tkv_last_segment(layer)->end += cache->n_reserved;
         layer->n_tokens += cache->n_reserved;
         tkv_layer_settle(cache, layer, first);
     }

@@ -1,7 +1,9 @@
-/* What happens to tokens as they age: means are estimated from the first tokens and frozen, and
- * exact blocks are coded when they have left the recent window. */
+/* What happens to tokens as they age: means are estimated from the first tokens and frozen, exact
+ * blocks are coded when they have left the recent window, and what is behind a layer's window is
+ * given back. */
 #include "cache/cache.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #define CHUNK_ROWS 16
@@ -9,223 +11,295 @@
 /* A mean is used if it holds this share of the rows' energy; smaller ones are mostly chance. */
 #define MIN_MEAN_SHARE 0.1
 
-static bool has_coded_type(const tkv_cache_layer *layer)
-{
-    return layer->type_k != TKV_TYPE_F16 || layer->type_v != TKV_TYPE_F16;
-}
-
-/* What a mean is made of. */
-typedef struct row_sum {
-    double sum[TKV_MAX_HEAD_DIM];
-    double energy; /* squared norms */
-} row_sum;
-
-/* Rows that were read from a device: [centre_tokens][n_kv_heads][head_dim] of keys and values. */
-typedef struct downloaded_rows {
-    float *rows[2]; /* by tkv_page_order */
-} downloaded_rows;
-
-static void add_rows(int head_dim, int n_rows, const float *rows, size_t stride, row_sum *total)
-{
-    for (int i = 0; i < n_rows; i++) {
-        for (int j = 0; j < head_dim; j++) {
-            const double value = (double)rows[(size_t)i * stride + (size_t)j];
-            total->sum[j] += value;
-            total->energy += value * value;
-        }
-    }
-}
-
-/* Adds the first n_rows rows of a page. */
-static void add_page(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                     int kv_head, tkv_page_order order, int n_rows, row_sum *total)
-{
-    const int head_dim = tkv_cache_head_dim(cache, order);
-    float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    for (int done = 0; done < n_rows; done += CHUNK_ROWS) {
-        const int n = n_rows - done < CHUNK_ROWS ? n_rows - done : CHUNK_ROWS;
-        tkv_block_load(cache, layer, block, kv_head, order, done, n, rows, (size_t)head_dim);
-        add_rows(head_dim, n, rows, (size_t)head_dim, total);
-    }
-}
-
-static void add_pages(const tkv_cache *cache, const tkv_cache_layer *layer, int kv_head,
-                      tkv_page_order order, row_sum *total)
-{
-    for (int done = 0; done < cache->centre_tokens; done += TKV_PAGE_TOKENS) {
-        const int left = cache->centre_tokens - done;
-        tkv_block *block = layer->blocks[tkv_block_of(cache, cache->n_sinks + done)];
-        add_page(cache, layer, block, kv_head, order,
-                 left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS, total);
-    }
-}
-
-/* The mean over the first centre_tokens positions after the sinks, all still exact; zero if it is
- * too small to be worth it. */
-static void estimate_mean(const tkv_cache *cache, const tkv_cache_layer *layer,
-                          const downloaded_rows *downloaded, int kv_head, tkv_page_order order,
-                          float *mean)
-{
-    const int head_dim = tkv_cache_head_dim(cache, order);
-    row_sum total = {{0}, 0.0};
-    double mean_energy = 0.0;
-    if (downloaded) {
-        add_rows(head_dim, cache->centre_tokens, downloaded->rows[order] + kv_head * head_dim,
-                 (size_t)cache->n_kv_heads * (size_t)head_dim, &total);
-    } else {
-        add_pages(cache, layer, kv_head, order, &total);
-    }
-    for (int j = 0; j < head_dim; j++) {
-        const bool lasts = order == TKV_ORDER_VALUE || cache->has_lasting_mean[j];
-        total.sum[j] = lasts ? total.sum[j] : 0.0;
-        mean_energy += total.sum[j] * total.sum[j] / cache->centre_tokens;
-    }
-    const bool is_worth_it = mean_energy > MIN_MEAN_SHARE * total.energy;
-    for (int j = 0; j < head_dim; j++) {
-        mean[j] = is_worth_it ? (float)(total.sum[j] / cache->centre_tokens) : 0.0f;
-    }
-}
-
-/* A layer, and the block of it that is coded. */
-typedef struct settle_job {
+/* The tokens that means are made of, all of them exact: rows [centre_tokens][n_kv_heads][head_dim]
+ * of keys and values. */
+typedef struct mean_source {
     const tkv_cache *cache;
     tkv_cache_layer *layer;
-    const downloaded_rows *downloaded; /* or NULL */
-    tkv_block *exact;
-    tkv_block *coded;
-    int n_tokens;
-} settle_job;
+    float *rows[2]; /* by tkv_page_order */
+} mean_source;
 
-static void freeze_head(void *argument, int head, int thread)
+/* Whether RoPE turns a coordinate of keys by less than a radian over the whole context, so that it
+ * can have a mean that lasts. */
+static bool has_lasting_mean(const tkv_cache *cache, const tkv_cache_layer *layer, int coordinate)
+{
+    const tkv_rope *rope = &layer->rope;
+    if (!rope->frequencies || coordinate >= rope->n_rotated) {
+        return true;
+    }
+    const int pair = rope->is_interleaved ? coordinate / 2 : coordinate % (rope->n_rotated / 2);
+    return fabsf(rope->frequencies[pair]) * (float)cache->max_tokens < 1.0f;
+}
+
+/* The mean over the rows of a head; zero if it is too small to be worth it. */
+static void estimate_mean(const mean_source *source, int kv_head, tkv_page_order order, float *mean)
+{
+    const tkv_cache_layer *layer = source->layer;
+    const int n_rows = source->cache->centre_tokens;
+    const int head_dim = tkv_layer_head_dim(layer, order);
+    const size_t stride = (size_t)layer->n_kv_heads * (size_t)head_dim;
+    const float *rows = source->rows[order] + (size_t)kv_head * (size_t)head_dim;
+    double energy = 0.0;
+    double mean_energy = 0.0;
+    for (int j = 0; j < head_dim; j++) {
+        double sum = 0.0;
+        for (int i = 0; i < n_rows; i++) {
+            const double value = (double)rows[(size_t)i * stride + (size_t)j];
+            sum += value;
+            energy += value * value;
+        }
+        const bool lasts = order == TKV_ORDER_VALUE || has_lasting_mean(source->cache, layer, j);
+        mean[j] = lasts ? (float)(sum / n_rows) : 0.0f;
+        mean_energy += lasts ? sum * sum / n_rows : 0.0;
+    }
+    const bool is_worth_it = mean_energy > MIN_MEAN_SHARE * energy;
+    for (int j = 0; j < tkv_layer_padded(layer, order); j++) {
+        mean[j] = is_worth_it && j < head_dim ? mean[j] : 0.0f;
+    }
+}
+
+static void estimate_head(void *argument, int head, int thread)
 {
     (void)thread;
-    const settle_job *job = argument;
-    estimate_mean(job->cache, job->layer, job->downloaded, head, TKV_ORDER_KEY,
-                  job->layer->mean_k + (size_t)head * (size_t)job->cache->head_dim_k);
-    estimate_mean(job->cache, job->layer, job->downloaded, head, TKV_ORDER_VALUE,
-                  job->layer->mean_v + (size_t)head * (size_t)job->cache->head_dim_v);
-}
-
-static void estimate_means(const tkv_cache *cache, tkv_cache_layer *layer,
-                           const downloaded_rows *downloaded)
-{
-    settle_job job = {.cache = cache, .layer = layer, .downloaded = downloaded};
-    tkv_threads_run(cache->context->threads, cache->context->n_threads, cache->n_kv_heads,
-                    freeze_head, &job);
-}
-
-/* The means of rows on a device are estimated here too, once in a layer's life, so that they are
- * the same to the bit. */
-static bool estimate_device_means(const tkv_cache *cache, tkv_cache_layer *layer)
-{
-    const size_t rows = (size_t)cache->centre_tokens * (size_t)cache->n_kv_heads;
-    downloaded_rows downloaded = {{malloc(rows * (size_t)cache->head_dim_k * sizeof(float)),
-                                   malloc(rows * (size_t)cache->head_dim_v * sizeof(float))}};
-    float *k = downloaded.rows[TKV_ORDER_KEY];
-    float *v = downloaded.rows[TKV_ORDER_VALUE];
-    const bool is_done = k && v &&
-                         tkv_layer_download(cache, layer, cache->n_sinks, cache->centre_tokens, k,
-                                            v, NULL) == TKV_OK;
-    if (is_done) {
-        estimate_means(cache, layer, &downloaded);
+    const mean_source *source = argument;
+    const tkv_cache_layer *layer = source->layer;
+    estimate_mean(source, head, TKV_ORDER_KEY,
+                  layer->mean_k + (size_t)head * (size_t)layer->padded_k);
+    if (layer->head_dim_v) {
+        estimate_mean(source, head, TKV_ORDER_VALUE,
+                      layer->mean_v + (size_t)head * (size_t)layer->padded_v);
     }
-    free(k);
-    free(v);
-    return is_done && tkv_layer_publish_means(cache, layer, NULL) == TKV_OK;
+}
+
+/* Rows on a device come to the host, so that the means are the same to the bit. */
+static bool read_source(const mean_source *source)
+{
+    const tkv_cache *cache = source->cache;
+    const tkv_cache_layer *layer = source->layer;
+    const int held = tkv_layer_first_position(layer);
+    const int first = held > cache->n_sinks ? held : cache->n_sinks;
+    float *k = source->rows[TKV_ORDER_KEY];
+    float *v = source->rows[TKV_ORDER_VALUE];
+    if (cache->context->device) {
+        return tkv_layer_download(cache, layer, first, cache->centre_tokens, k, v, NULL) == TKV_OK;
+    }
+    tkv_layer_read(cache, layer, first, cache->centre_tokens, k, v);
+    return true;
 }
 
 /* False if that fails for now. */
 static bool freeze_means(const tkv_cache *cache, tkv_cache_layer *layer)
 {
-    if (cache->context->device) {
-        if (!estimate_device_means(cache, layer)) {
-            return false;
-        }
-    } else {
-        estimate_means(cache, layer, NULL);
+    const size_t heads = (size_t)layer->n_kv_heads;
+    const size_t rows = (size_t)cache->centre_tokens * heads;
+    mean_source source = {cache,
+                          layer,
+                          {malloc(rows * (size_t)layer->head_dim_k * sizeof(float)),
+                           malloc((rows * (size_t)layer->head_dim_v + 1) * sizeof(float))}};
+    layer->mean_k =
+        calloc(heads * (size_t)(layer->padded_k + layer->padded_v), sizeof *layer->mean_k);
+    bool is_done = source.rows[0] && source.rows[1] && layer->mean_k && read_source(&source);
+    if (is_done) {
+        layer->mean_v = layer->mean_k + heads * (size_t)layer->padded_k;
+        tkv_threads_run(cache->context->threads, cache->context->n_threads, layer->n_kv_heads,
+                        estimate_head, &source);
+        layer->is_centred = true;
+        is_done = tkv_layer_publish_means(cache, layer, NULL) == TKV_OK;
     }
-    layer->is_centred = true;
-    layer->is_centred =
-        tkv_layer_publish(cache, layer, layer->n_blocks, layer->n_tokens, NULL) == TKV_OK;
-    return layer->is_centred;
+    if (!is_done) {
+        tkv_layer_thaw(cache, layer);
+    }
+    free(source.rows[0]);
+    free(source.rows[1]);
+    return is_done;
 }
 
-/* Codes the first n_tokens of one exact page. */
+/* Whether tokens can be coded: the means are known or not wanted. */
+static bool can_code(const tkv_cache *cache, tkv_cache_layer *layer)
+{
+    if (cache->centre_tokens == 0 || layer->is_centred) {
+        return true;
+    }
+    const int held = tkv_layer_first_position(layer);
+    const int first = held > cache->n_sinks ? held : cache->n_sinks;
+    return layer->n_tokens - first >= cache->centre_tokens && freeze_means(cache, layer);
+}
+
+/* A block of a layer that is coded. */
+typedef struct code_job {
+    const tkv_cache *cache;
+    const tkv_cache_layer *layer;
+    tkv_block *exact;
+    tkv_block *coded;
+    tkv_slots slots;
+} code_job;
+
 static void code_page(void *argument, int item, int thread)
 {
     (void)thread;
-    const settle_job *job = argument;
-    const tkv_page_order order = item % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
-    const int head_dim = tkv_cache_head_dim(job->cache, order);
+    const code_job *job = argument;
+    const int n_orders = tkv_layer_orders(job->layer);
+    const tkv_page_order order = item % n_orders ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
+    const int head = item / n_orders;
+    const size_t padded = (size_t)tkv_layer_padded(job->layer, order);
     float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    for (int done = 0; done < job->n_tokens; done += CHUNK_ROWS) {
-        const int n = job->n_tokens - done < CHUNK_ROWS ? job->n_tokens - done : CHUNK_ROWS;
-        tkv_block_load(job->cache, job->layer, job->exact, item / 2, order, done, n, rows,
-                       (size_t)head_dim);
-        tkv_block_store(job->cache, job->layer, job->coded, item / 2, order, done, n, rows,
-                        (size_t)head_dim);
+    for (int slot = job->slots.first; slot < job->slots.end; slot += CHUNK_ROWS) {
+        const int n = job->slots.end - slot < CHUNK_ROWS ? job->slots.end - slot : CHUNK_ROWS;
+        tkv_block_decode(job->cache, job->layer, job->exact, head, order, slot, n, rows, padded);
+        tkv_block_encode(job->cache, job->layer, job->coded, head, order, slot, n, rows, padded);
     }
 }
 
-static void code_block(const tkv_cache *cache, tkv_cache_layer *layer, int index)
+static void code_block(const tkv_cache *cache, tkv_cache_layer *layer, const tkv_segment *segment,
+                       int index)
 {
-    tkv_block *exact = layer->blocks[index];
+    tkv_block *exact = layer->blocks[segment->first_block + index];
     tkv_block *coded = NULL;
-    if (tkv_block_create(cache, layer, index, false, &coded, NULL) != TKV_OK) {
+    if (tkv_block_create(cache, layer, false, TKV_PAGE_TOKENS, &coded, NULL) != TKV_OK) {
         return;
     }
-    const int filled = layer->n_tokens - tkv_block_start(cache, index);
-    settle_job job = {.cache = cache,
-                      .layer = layer,
-                      .exact = exact,
-                      .coded = coded,
-                      .n_tokens = filled < TKV_PAGE_TOKENS ? filled : TKV_PAGE_TOKENS};
-    tkv_threads_run(cache->context->threads, cache->context->n_threads, 2 * cache->n_kv_heads,
-                    code_page, &job);
-    layer->blocks[index] = coded;
+    code_job job = {cache, layer, exact, coded, tkv_block_slots(segment, index)};
+    tkv_threads_run(cache->context->threads, cache->context->n_threads,
+                    tkv_layer_orders(layer) * layer->n_kv_heads, code_page, &job);
+    layer->blocks[segment->first_block + index] = coded;
     tkv_block_release(exact);
 }
 
-/* Codes the exact blocks [first, end). */
-static void code_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int first, int end)
+/* Codes the exact blocks [first, end) of a segment. */
+static void code_blocks(const tkv_cache *cache, tkv_cache_layer *layer, const tkv_segment *segment,
+                        int first, int end)
 {
     if (cache->context->device) {
-        tkv_layer_code_on_device(cache, layer, first, end);
+        tkv_layer_code_on_device(cache, layer, segment, first, end);
         return;
     }
     for (int i = first; i < end; i++) {
-        code_block(cache, layer, i);
+        code_block(cache, layer, segment, i);
     }
 }
 
-/* One past the last block that has left the recent window of a query at `position`. */
-static int end_of_old_blocks(const tkv_cache *cache, const tkv_cache_layer *layer, int position)
+/* Whether all tokens that a block has or will have are behind the recent window of a query at
+ * `position`. */
+static bool is_old(const tkv_cache *cache, const tkv_segment *segment, bool is_last, int index,
+                   int position)
 {
-    int end = tkv_sink_blocks(cache);
-    while (end < layer->n_blocks &&
-           (cache->n_recent == 0 ||
-            tkv_block_start(cache, end) + TKV_PAGE_TOKENS - 1 <= position - cache->n_recent)) {
-        end++;
+    int end = tkv_block_place(segment->head, index + 1);
+    if (!is_last && end > segment->end) {
+        end = segment->end;
     }
-    return end;
+    return tkv_is_old(cache->n_recent, segment->position + (end - 1 - segment->begin), position);
+}
+
+/* A few tokens beside a gap may cost less in f16 than in a whole coded page. */
+static bool is_worth_coding(const tkv_cache_layer *layer, const tkv_segment *segment, bool is_last,
+                            int index)
+{
+    const int n_slots = tkv_exact_slots(tkv_block_slots(segment, index).end, TKV_PAGE_TOKENS);
+    return is_last || tkv_block_bytes_of(layer, false, TKV_PAGE_TOKENS) <
+                          tkv_block_bytes_of(layer, true, n_slots);
+}
+
+static void settle_segment(const tkv_cache *cache, tkv_cache_layer *layer, int s, int position)
+{
+    tkv_segment *segment = &layer->segments[s];
+    const bool is_last = s + 1 == layer->n_segments;
+    const int n_head = tkv_head_blocks(segment->head);
+    const int first = segment->n_settled > n_head ? segment->n_settled : n_head;
+    int index = first;
+    while (index < segment->n_blocks && is_old(cache, segment, is_last, index, position)) {
+        int next = index;
+        while (next < segment->n_blocks && layer->blocks[segment->first_block + next]->is_exact &&
+               is_old(cache, segment, is_last, next, position) &&
+               is_worth_coding(layer, segment, is_last, next)) {
+            next++;
+        }
+        if (next > index && !can_code(cache, layer)) {
+            return;
+        }
+        code_blocks(cache, layer, segment, index, next);
+        index = next > index ? next : index + 1;
+    }
+    /* A block that is not full, or could not be coded, is looked at again. */
+    int settled = is_last ? tkv_block_of_place(segment->head, segment->end) : segment->n_blocks;
+    for (int b = first; b < index && b < settled; b++) {
+        if (layer->blocks[segment->first_block + b]->is_exact &&
+            is_worth_coding(layer, segment, is_last, b)) {
+            settled = b;
+        }
+    }
+    segment->n_settled = index < settled ? index : settled;
+}
+
+/* Releases n blocks from the first one of a segment on. */
+static void give_back_blocks(tkv_cache_layer *layer, int s, int n)
+{
+    tkv_segment *segment = &layer->segments[s];
+    const int start = tkv_block_place(segment->head, n);
+    for (int b = 0; b < n; b++) {
+        tkv_block_release(layer->blocks[segment->first_block + b]);
+    }
+    for (int b = segment->first_block; b + n < layer->n_blocks; b++) {
+        layer->blocks[b] = layer->blocks[b + n];
+    }
+    layer->n_blocks -= n;
+    segment->n_blocks -= n;
+    segment->n_settled = segment->n_settled > n ? segment->n_settled - n : 0;
+    segment->position += start - segment->begin;
+    segment->begin = 0;
+    segment->end -= start;
+    segment->head = segment->head > start ? segment->head - start : 0;
+    for (int t = s + 1; t < layer->n_segments; t++) {
+        layer->segments[t].first_block -= n;
+    }
+}
+
+/* Gives back the blocks that no query from `position` on sees. */
+static void give_back(const tkv_cache *cache, tkv_cache_layer *layer, int position)
+{
+    const int oldest = tkv_oldest_kept(layer->window, position);
+    bool is_changed = false;
+    while (layer->n_segments && layer->segments[0].position < oldest) {
+        tkv_segment *segment = &layer->segments[0];
+        const int place = segment->begin + oldest - segment->position;
+        if (place < segment->end) {
+            const int n = tkv_block_of_place(segment->head, place);
+            if (n == 0) {
+                break;
+            }
+            give_back_blocks(layer, 0, n);
+            is_changed = true;
+            break;
+        }
+        if (layer->n_segments == 1) {
+            break;
+        }
+        /* No token of this segment is seen. */
+        const int n = segment->n_blocks;
+        free(segment->turns);
+        segment->turns = NULL;
+        give_back_blocks(layer, 0, n);
+        layer->n_segments--;
+        for (int t = 0; t < layer->n_segments; t++) {
+            layer->segments[t] = layer->segments[t + 1];
+        }
+        is_changed = true;
+    }
+    if (is_changed && cache->context->device) {
+        layer->is_stale = tkv_layer_publish_segments(cache, layer, NULL) != TKV_OK;
+    }
 }
 
 void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int position)
 {
-    if (!has_coded_type(layer)) {
-        return;
+    const tkv_segment *last = tkv_last_segment(layer);
+    if (tkv_has_coded_type(layer) && cache->n_recent == 0 && last && last->end >= last->head) {
+        /* The next token can then be coded as it comes. */
+        can_code(cache, layer);
     }
-    if (cache->centre_tokens > 0 && !layer->is_centred &&
-        (layer->n_tokens < cache->n_sinks + cache->centre_tokens || !freeze_means(cache, layer))) {
-        return;
+    for (int s = 0; tkv_has_coded_type(layer) && s < layer->n_segments; s++) {
+        settle_segment(cache, layer, s, position);
     }
-    const int end = end_of_old_blocks(cache, layer, position);
-    for (int i = tkv_sink_blocks(cache); i < end;) {
-        int next = i;
-        while (next < end && layer->blocks[next]->is_exact) {
-            next++;
-        }
-        code_blocks(cache, layer, i, next);
-        i = next + 1;
+    if (layer->window) {
+        give_back(cache, layer, position);
     }
 }

@@ -5,79 +5,136 @@
 #include <stdlib.h>
 #include <string.h>
 
-void tkv_layer_take_means(const tkv_cache *cache, const tkv_cache_layer *layer,
-                          tkv_cache_layer *copy)
+/* A copy of a layer's shape and rope that holds nothing. */
+static tkv_status copy_shape(const tkv_cache_layer *layer, tkv_cache_layer *copy, tkv_error *error)
 {
-    const size_t heads = (size_t)cache->n_kv_heads;
-    copy->is_centred = true;
-    memcpy(copy->mean_k, layer->mean_k, heads * (size_t)cache->head_dim_k * sizeof(float));
-    memcpy(copy->mean_v, layer->mean_v, heads * (size_t)cache->head_dim_v * sizeof(float));
+    *copy = (tkv_cache_layer){.n_kv_heads = layer->n_kv_heads,
+                              .head_dim_k = layer->head_dim_k,
+                              .head_dim_v = layer->head_dim_v,
+                              .padded_k = layer->padded_k,
+                              .padded_v = layer->padded_v,
+                              .window = layer->window,
+                              .head = layer->head,
+                              .has_own_rope = layer->has_own_rope,
+                              .type_k = layer->type_k,
+                              .type_v = layer->type_v};
+    return layer->rope.frequencies ? tkv_layer_take_rope(copy, &layer->rope, error) : TKV_OK;
 }
 
-tkv_status tkv_layer_share(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
-                           tkv_cache_layer *copy, tkv_error *error)
+static tkv_status copy_means(const tkv_cache *cache, const tkv_cache_layer *layer,
+                             tkv_cache_layer *copy, tkv_error *error)
 {
-    const int n_blocks = n_tokens ? tkv_block_of(cache, n_tokens - 1) + 1 : 0;
-    tkv_status status = tkv_layer_reserve(cache, copy, n_blocks, error);
-    if (status != TKV_OK) {
-        tkv_layer_clear(cache, copy);
+    const size_t n = (size_t)layer->n_kv_heads * (size_t)(layer->padded_k + layer->padded_v);
+    if (!layer->is_centred) {
+        return TKV_OK;
+    }
+    copy->mean_k = malloc(n * sizeof *copy->mean_k);
+    if (!copy->mean_k) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the means of a fork");
+    }
+    memcpy(copy->mean_k, layer->mean_k, n * sizeof *copy->mean_k);
+    copy->mean_v = copy->mean_k + (size_t)layer->n_kv_heads * (size_t)layer->padded_k;
+    copy->is_centred = true;
+    return tkv_layer_publish_means(cache, copy, error);
+}
+
+/* Makes `copy`, which holds nothing, hold the first n_tokens of `layer`, sharing its blocks. */
+static tkv_status share_layer(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
+                              tkv_cache_layer *copy, tkv_error *error)
+{
+    tkv_cache_layer view;
+    tkv_status status =
+        tkv_layer_without(layer, n_tokens, layer->n_tokens - n_tokens, false, &view, error);
+    if (status != TKV_OK || n_tokens == 0) {
+        if (status == TKV_OK) {
+            tkv_layer_free_tables(&view);
+        }
         return status;
     }
-    for (int b = 0; b < n_blocks; b++) {
-        atomic_fetch_add(&layer->blocks[b]->n_owners, 1);
-        copy->blocks[b] = layer->blocks[b];
-    }
-    copy->n_blocks = n_blocks;
+    copy->segments = view.segments;
+    copy->n_segments = view.n_segments;
+    copy->segment_capacity = view.segment_capacity;
+    copy->blocks = view.blocks;
+    copy->n_blocks = view.n_blocks;
+    copy->block_capacity = view.block_capacity;
     copy->n_tokens = n_tokens;
-    if (layer->is_centred && n_tokens > 0) {
-        tkv_layer_take_means(cache, layer, copy);
-        status = tkv_layer_publish_means(cache, copy, error);
+    tkv_segment *last = tkv_last_segment(copy);
+    const int open = last ? tkv_block_of_place(last->head, last->end) : 0;
+    if (last && last->n_settled > open) {
+        last->n_settled = open;
     }
+    status = copy_means(cache, layer, copy, error);
     if (status == TKV_OK) {
-        status = tkv_layer_publish(cache, copy, 0, n_tokens, error);
+        tkv_layer_thaw(cache, copy);
+        status = cache->context->device ? tkv_layer_publish_segments(cache, copy, error) : TKV_OK;
     }
-    if (status != TKV_OK) {
-        tkv_layer_clear(cache, copy);
+    if (status == TKV_OK && n_tokens < layer->n_tokens) {
+        tkv_layer_settle(cache, copy, n_tokens - 1);
     }
     return status;
 }
 
-tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork, tkv_error *error)
+static tkv_status check_fork(const tkv_cache *cache, int n_tokens, const tkv_cache *const *fork,
+                             tkv_error *error)
 {
     if (!cache || !fork || n_tokens < 0) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "fork at %d tokens: expected a cache, a result and at least 0", n_tokens);
     }
-    tkv_type *types = malloc(2 * (size_t)cache->n_layers * sizeof *types);
-    if (!types) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the types of %d layers",
+    for (int i = 0; n_tokens > 0 && i < cache->n_layers; i++) {
+        const tkv_cache_layer *layer = &cache->layers[i];
+        const int held = tkv_layer_first_position(layer);
+        if (n_tokens < layer->n_tokens && held > 0 && n_tokens - layer->window + 1 < held) {
+            return tkv_fail(
+                error, TKV_ERR_INVALID_ARGUMENT,
+                "fork at %d tokens: layer %d, with a window of %d, has given back those "
+                "before position %d",
+                n_tokens, i, layer->window, held);
+        }
+    }
+    return TKV_OK;
+}
+
+static tkv_status create_fork(const tkv_cache *cache, tkv_cache **fork, tkv_error *error)
+{
+    tkv_cache *created = calloc(1, sizeof *created);
+    tkv_cache_layer *layers = calloc((size_t)cache->n_layers, sizeof *layers);
+    if (!created || !layers) {
+        free(created);
+        free(layers);
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a fork of %d layers",
                         cache->n_layers);
     }
-    for (int i = 0; i < cache->n_layers; i++) {
-        types[i] = cache->layers[i].type_k;
-        types[cache->n_layers + i] = cache->layers[i].type_v;
+    *created = (tkv_cache){.context = cache->context,
+                           .n_layers = cache->n_layers,
+                           .max_tokens = cache->max_tokens,
+                           .n_sinks = cache->n_sinks,
+                           .n_recent = cache->n_recent,
+                           .centre_tokens = cache->centre_tokens,
+                           .layers = layers};
+    tkv_status status = TKV_OK;
+    for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
+        status = copy_shape(&cache->layers[i], &layers[i], error);
     }
-    const tkv_cache_params params = {.n_layers = cache->n_layers,
-                                     .n_kv_heads = cache->n_kv_heads,
-                                     .head_dim_k = cache->head_dim_k,
-                                     .head_dim_v = cache->head_dim_v,
-                                     .max_tokens = cache->max_tokens,
-                                     .types_k = types,
-                                     .types_v = types + cache->n_layers,
-                                     .n_sinks = cache->n_sinks,
-                                     .n_recent = cache->n_recent,
-                                     .centre_tokens = cache->centre_tokens};
+    if (status == TKV_OK && cache->context->device) {
+        status = tkv_cache_create_on_device(created, error);
+    }
+    *fork = created;
+    return status;
+}
+
+tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork, tkv_error *error)
+{
+    tkv_status status = check_fork(cache, n_tokens, (const tkv_cache *const *)fork, error);
+    if (status != TKV_OK) {
+        return status;
+    }
     tkv_cache *created = NULL;
-    tkv_status status = tkv_cache_create(cache->context, &params, &created, error);
-    free(types);
-    if (status == TKV_OK) {
-        memcpy(created->has_lasting_mean, cache->has_lasting_mean,
-               sizeof created->has_lasting_mean);
-    }
+    status = create_fork(cache, &created, error);
     for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
         const int length = cache->layers[i].n_tokens;
-        status = tkv_layer_share(cache, &cache->layers[i], n_tokens < length ? n_tokens : length,
-                                 &created->layers[i], error);
+        status = share_layer(cache, &cache->layers[i], n_tokens < length ? n_tokens : length,
+                             &created->layers[i], error);
     }
     if (status != TKV_OK) {
         tkv_cache_free(created);

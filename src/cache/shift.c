@@ -1,6 +1,6 @@
-/* Context shift: tokens in the middle are dropped and the later ones move down. Their keys carry
- * the rotation of their old position, so they are decoded, turned back by the distance and coded
- * again. */
+/* Context shift: tokens in the middle are dropped and the later ones move down. Nothing is coded
+ * again: what is behind the gap becomes a segment whose keys are ahead of the caller's positions.
+ */
 #include "cache/cache.h"
 #include "common/error.h"
 
@@ -8,30 +8,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Turns one key by `distance` positions (RoFormer, Su et al., arXiv 2104.09864, section 3.2.2). */
-static void turn_key(const tkv_rope *rope, const float *cosines, const float *sines, float *key)
+static bool are_equal(const tkv_rope *a, const tkv_rope *b)
 {
-    const int n_pairs = rope->n_rotated / 2;
-    for (int i = 0; i < n_pairs; i++) {
-        float *a = rope->is_interleaved ? key + 2 * i : key + i;
-        float *b = rope->is_interleaved ? key + 2 * i + 1 : key + i + n_pairs;
-        const float x = *a;
-        const float y = *b;
-        *a = x * cosines[i] - y * sines[i];
-        *b = x * sines[i] + y * cosines[i];
-    }
+    return a->is_interleaved == b->is_interleaved && a->n_rotated == b->n_rotated &&
+           memcmp(a->frequencies, b->frequencies,
+                  (size_t)a->n_rotated / 2 * sizeof *a->frequencies) == 0;
 }
 
-tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
+/* What keys were turned by once they can be turned back only by the same. */
+static tkv_status check_layer_rope(const tkv_cache *cache, int index, const tkv_rope *rope,
+                                   tkv_error *error)
 {
-    if (rope && (!rope->frequencies || rope->n_rotated < 0 || rope->n_rotated % 2 != 0 ||
-                 rope->n_rotated > head_dim)) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "RoPE over %d coordinates: expected frequencies and an even number up to "
-                        "%d",
-                        rope->n_rotated, head_dim);
+    const tkv_cache_layer *layer = &cache->layers[index];
+    if (!rope || layer->has_own_rope) {
+        return TKV_OK;
     }
-    return TKV_OK;
+    const tkv_status status = tkv_check_rope(rope, layer->head_dim_k, error);
+    if (status == TKV_OK && rope->n_rotated > 0 && layer->rope.frequencies &&
+        !are_equal(rope, &layer->rope)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "shift of layer %d by another RoPE: expected the one that the cache was "
+                        "created with or shifted by before",
+                        index);
+    }
+    return status;
 }
 
 static tkv_status check_shift(const tkv_cache *cache, int first, int n_drop, const tkv_rope *rope,
@@ -48,115 +48,70 @@ static tkv_status check_shift(const tkv_cache *cache, int first, int n_drop, con
                         "shift while %d tokens are reserved: expected a commit first",
                         cache->n_reserved);
     }
-    const tkv_status status = tkv_check_rope(rope, cache->head_dim_k, error);
-    if (status != TKV_OK) {
-        return status;
-    }
-    for (int i = 0; i < cache->n_layers; i++) {
+    tkv_status status = TKV_OK;
+    for (int i = 0; i < cache->n_layers && status == TKV_OK; i++) {
         const int length = cache->layers[i].n_tokens;
-        if (first > length || n_drop > length - first) {
-            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                            "shift drops tokens %d to %d, but layer %d holds %d", first,
-                            first + n_drop - 1, i, length);
+        status = check_layer_rope(cache, i, rope, error);
+        if (status == TKV_OK && (first > length || n_drop > length - first)) {
+            status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                              "shift drops %d tokens from position %d on, but layer %d holds %d",
+                              n_drop, first, i, length);
         }
-    }
-    return TKV_OK;
-}
-
-/* Buffers of a shift. */
-typedef struct shift_buffers {
-    float *k;       /* [TKV_PAGE_TOKENS][n_kv_heads][head_dim_k] */
-    float *v;       /* [TKV_PAGE_TOKENS][n_kv_heads][head_dim_v] */
-    float *cosines; /* [n_rotated / 2] */
-    float *sines;
-} shift_buffers;
-
-static bool allocate_buffers(const tkv_cache *cache, shift_buffers *buffers)
-{
-    const size_t rows = (size_t)TKV_PAGE_TOKENS * (size_t)cache->n_kv_heads;
-    buffers->k = malloc(rows * (size_t)cache->head_dim_k * sizeof(float));
-    buffers->v = malloc(rows * (size_t)cache->head_dim_v * sizeof(float));
-    buffers->cosines = malloc((size_t)cache->head_dim_k * sizeof(float));
-    buffers->sines = malloc((size_t)cache->head_dim_k * sizeof(float));
-    return buffers->k && buffers->v && buffers->cosines && buffers->sines;
-}
-
-static void free_buffers(shift_buffers *buffers)
-{
-    free(buffers->k);
-    free(buffers->v);
-    free(buffers->cosines);
-    free(buffers->sines);
-}
-
-/* Keys are turned by the host: a context shift is rare, and so the result is the same to the bit.
- */
-static tkv_status read_tokens(const tkv_cache *cache, int layer, int first, int n_tokens,
-                              const shift_buffers *buffers, tkv_error *error)
-{
-    if (cache->context->device) {
-        return tkv_layer_download(cache, &cache->layers[layer], first, n_tokens, buffers->k,
-                                  buffers->v, error);
-    }
-    return tkv_cache_read(cache, layer, first, n_tokens, buffers->k, buffers->v, error);
-}
-
-static tkv_status append_tokens(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
-                                const shift_buffers *buffers, tkv_error *error)
-{
-    if (cache->context->device) {
-        return tkv_layer_append_from_host(cache, layer, n_tokens, buffers->k, buffers->v, error);
-    }
-    return tkv_layer_append(cache, layer, n_tokens, buffers->k, buffers->v, error);
-}
-
-/* Builds `moved` from the tokens of a layer without [first, first + n_drop). */
-static tkv_status move_layer(const tkv_cache *cache, int index, int first, int n_drop,
-                             const tkv_rope *rope, const shift_buffers *buffers,
-                             tkv_cache_layer *moved, tkv_error *error)
-{
-    const tkv_cache_layer *layer = &cache->layers[index];
-    tkv_status status = tkv_layer_share(cache, layer, first, moved, error);
-    /* The means stay even if nothing is kept before the gap: later tokens are coded with them. */
-    if (status == TKV_OK && layer->is_centred && !moved->is_centred) {
-        tkv_layer_take_means(cache, layer, moved);
-        status = tkv_layer_publish_means(cache, moved, error);
-    }
-    for (int at = first + n_drop; status == TKV_OK && at < layer->n_tokens;) {
-        const int left = layer->n_tokens - at;
-        const int n = left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS;
-        status = read_tokens(cache, index, at, n, buffers, error);
-        for (int i = 0; rope && i < n * cache->n_kv_heads; i++) {
-            turn_key(rope, buffers->cosines, buffers->sines,
-                     buffers->k + (size_t)i * (size_t)cache->head_dim_k);
-        }
-        if (status == TKV_OK) {
-            status = append_tokens(cache, moved, n, buffers, error);
-        }
-        at += n;
     }
     return status;
 }
 
-static void swap_layers(tkv_cache *a, tkv_cache *b)
+/* Layers that do not know their rope yet learn it. */
+static tkv_status take_ropes(tkv_cache *cache, const tkv_rope *rope, tkv_error *error)
 {
-    tkv_cache_layer *layers = a->layers;
-    a->layers = b->layers;
-    b->layers = layers;
-    for (int i = 0; i < a->n_layers; i++) {
-        /* Captured graphs know a cache by the place of its descriptors: they stay. */
-        const uint64_t descriptor = a->layers[i].descriptor;
-        a->layers[i].descriptor = b->layers[i].descriptor;
-        b->layers[i].descriptor = descriptor;
+    tkv_status status = TKV_OK;
+    for (int i = 0; rope && i < cache->n_layers && status == TKV_OK; i++) {
+        if (!cache->layers[i].rope.frequencies) {
+            status = tkv_layer_take_rope(&cache->layers[i], rope, error);
+        }
+    }
+    return status;
+}
+
+static void free_views(tkv_cache_layer *views, int n)
+{
+    for (int i = 0; i < n; i++) {
+        tkv_layer_free_tables(&views[i]);
+    }
+    free(views);
+}
+
+static void swap_layers(tkv_cache *cache, tkv_cache_layer *views)
+{
+    for (int i = 0; i < cache->n_layers; i++) {
+        const tkv_cache_layer layer = cache->layers[i];
+        cache->layers[i] = views[i];
+        views[i] = layer;
     }
 }
 
-static tkv_status exchange_layers(tkv_cache *cache, tkv_cache *moved, tkv_error *error)
+/* On a device: what is written there for the new segments. On failure the old ones are in force. */
+static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_error *error)
 {
-    swap_layers(cache, moved);
-    const tkv_status status = tkv_cache_publish_descriptors(cache, 0, error);
-    if (status != TKV_OK) {
-        swap_layers(cache, moved);
+    tkv_status status = TKV_OK;
+    swap_layers(cache, views);
+    for (int i = 0; i < cache->n_layers && status == TKV_OK; i++) {
+        status = tkv_layer_publish_segments(cache, &cache->layers[i], error);
+    }
+    if (status == TKV_OK) {
+        return TKV_OK;
+    }
+    for (int i = 0; i < cache->n_layers; i++) {
+        /* Memory that was taken for it there stays with the layer. */
+        const tkv_cache_layer tried = cache->layers[i];
+        cache->layers[i] = views[i];
+        views[i] = tried;
+        cache->layers[i].entries = tried.entries;
+        cache->layers[i].entry_capacity = tried.entry_capacity;
+        cache->layers[i].earlier = tried.earlier;
+        cache->layers[i].earlier_capacity = tried.earlier_capacity;
+        cache->layers[i].is_stale =
+            tkv_layer_publish_segments(cache, &cache->layers[i], NULL) != TKV_OK;
     }
     return status;
 }
@@ -165,30 +120,38 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
                            tkv_error *error)
 {
     tkv_status status = check_shift(cache, first, n_drop, rope, error);
-    if (status != TKV_OK) {
-        return status;
-    }
-    shift_buffers buffers = {0};
-    tkv_cache *moved = NULL;
-    status = tkv_cache_fork(cache, 0, &moved, error);
-    if (status != TKV_OK) {
-        return status;
-    }
-    if (!allocate_buffers(cache, &buffers)) {
-        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to shift the context");
-    }
-    for (int i = 0; status == TKV_OK && rope && i < rope->n_rotated / 2; i++) {
-        const double angle = -(double)n_drop * (double)rope->frequencies[i];
-        buffers.cosines[i] = (float)cos(angle);
-        buffers.sines[i] = (float)sin(angle);
-    }
-    for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
-        status = move_layer(cache, i, first, n_drop, rope, &buffers, &moved->layers[i], error);
-    }
     if (status == TKV_OK) {
-        status = exchange_layers(cache, moved, error);
+        status = take_ropes(cache, rope, error);
     }
-    tkv_cache_free(moved);
-    free_buffers(&buffers);
+    if (status != TKV_OK) {
+        return status;
+    }
+    tkv_cache_layer *views = malloc((size_t)cache->n_layers * sizeof *views);
+    if (!views) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to shift %d layers",
+                        cache->n_layers);
+    }
+    int n_made = 0;
+    bool are_alike = true;
+    while (n_made < cache->n_layers && status == TKV_OK) {
+        status = tkv_layer_without(&cache->layers[n_made], first, n_drop, rope != NULL,
+                                   &views[n_made], error);
+        if (status == TKV_OK) {
+            are_alike &= tkv_layers_alike_for_graphs(&cache->layers[n_made], &views[n_made]);
+            n_made++;
+        }
+    }
+    if (status == TKV_OK && cache->context->device) {
+        status = publish_views(cache, views, error);
+    } else if (status == TKV_OK) {
+        swap_layers(cache, views);
+    }
+    free_views(views, n_made);
+    if (status == TKV_OK) {
+        cache->generation += !are_alike;
+        for (int i = 0; i < cache->n_layers; i++) {
+            tkv_layer_thaw(cache, &cache->layers[i]);
+        }
+    }
     return status;
 }

@@ -1,4 +1,4 @@
-/* turbokv bench: speed and error of the parts, beside the bounds that they are under. */
+/* Lists that the benchmarks take. */
 #include "cli/bench.h"
 
 #include "common/error.h"
@@ -8,48 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct benchmark {
-    const char *name;
-    const char *help;
-    int (*run)(int argc, char **argv);
-} benchmark;
-
-static const benchmark benchmarks[] = {
-    {"attention", "attention over a cache by KV type, beside fp16 and memory", bench_attention},
-    {"codec", "errors, encoding and decoding by KV type and head_dim", bench_codec},
-    {"model", "prefill and decode of a model by KV type and depth", bench_model},
-};
-
-enum { N_BENCHMARKS = sizeof benchmarks / sizeof *benchmarks };
-
-static void print_usage(FILE *file)
-{
-    fprintf(file, "usage: turbokv bench NAME [options]\n\nbenchmarks:\n");
-    for (int i = 0; i < N_BENCHMARKS; i++) {
-        fprintf(file, "  %-10s %s\n", benchmarks[i].name, benchmarks[i].help);
-    }
-    fprintf(file, "\n'turbokv bench NAME --help' lists the options of a benchmark.\n");
-}
-
-int command_bench(int argc, char **argv)
-{
-    if (argc < 2) {
-        print_usage(stderr);
-        return EXIT_USAGE;
-    }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        print_usage(stdout);
-        return EXIT_OK;
-    }
-    for (int i = 0; i < N_BENCHMARKS; i++) {
-        if (strcmp(argv[1], benchmarks[i].name) == 0) {
-            return benchmarks[i].run(argc - 1, argv + 1);
-        }
-    }
-    fprintf(stderr, "turbokv: no benchmark '%s'\n\n", argv[1]);
-    print_usage(stderr);
-    return EXIT_USAGE;
-}
+#define MAX_NUMBER 100000000
 
 tkv_status bench_parse_types(const char *text, tkv_type types[TKV_TYPE_COUNT], int *n_types,
                              tkv_error *error)
@@ -86,10 +45,10 @@ tkv_status bench_parse_numbers(const char *name, const char *text, int low, int 
         char *end;
         const long number = strtol(text, &end, 10);
         if (!isdigit((unsigned char)*text) || (*end && *end != ',') || number < low ||
-            number > 100000000 || *n_numbers == capacity) {
+            number > MAX_NUMBER || *n_numbers == capacity) {
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                            "--%s: expected up to %d whole numbers from %d, found '%.40s'", name,
-                            capacity, low, text);
+                            "--%s: expected up to %d whole numbers from %d to %d, found '%.40s'",
+                            name, capacity, low, MAX_NUMBER, text);
         }
         numbers[(*n_numbers)++] = (int)number;
         if (!*end) {

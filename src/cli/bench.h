@@ -4,10 +4,6 @@
 
 #include "cli/command.h"
 
-int bench_attention(int argc, char **argv);
-int bench_codec(int argc, char **argv);
-int bench_model(int argc, char **argv);
-
 /* Reads a comma-separated list of type names; `text` NULL: all types. */
 tkv_status bench_parse_types(const char *text, tkv_type types[TKV_TYPE_COUNT], int *n_types,
                              tkv_error *error);

@@ -4,7 +4,10 @@
 
 #include "backend/context.h"
 #include "cli/bench.h"
-#include "cli/options.h"
+#include "cli/check_memory.h"
+#include "cli/commands.h"
+#include "cli/open_context.h"
+#include "cli/progress.h"
 #include "common/error.h"
 #include "eval/bandwidth.h"
 #include "eval/clock.h"
@@ -32,36 +35,52 @@ typedef struct attention_run {
     double bandwidth;
     int n_results;
     attention_result results[TKV_TYPE_COUNT + 1]; /* the first one is f16 */
+    progress bar;
 } attention_run;
 
-static option_result parse(int argc, char **argv, attention_options *o)
-{
-    tkv_attention_shape *s = &o->shape;
-    const option_entry entries[] = {
-        {"types", NULL, 'T', OPTION_TEXT, &o->types, 0, 0, "LIST", "KV types (all)"},
-        {"head-dim", NULL, 'd', OPTION_INT, &s->head_dim, 1, TKV_MAX_HEAD_DIM, "N",
-         "size of a head (128)"},
-        {"kv-heads", NULL, 0, OPTION_INT, &s->n_kv_heads, 1, 1024, "N", "KV heads (8)"},
-        {"group", NULL, 'g', OPTION_INT, &s->group, 1, 1024, "N", "query heads a KV head (4)"},
-        {"tokens", NULL, 'n', OPTION_INT, &s->n_tokens, 1, 10000000, "N",
-         "tokens of context (16384)"},
-        {"queries", NULL, 'q', OPTION_INT, &s->n_queries, 1, 1000000, "N",
-         "query tokens: 1 decodes, more prefill (1)"},
-        {"repetitions", NULL, 'r', OPTION_INT, &o->n_repetitions, 1, MAX_REPETITIONS, "N",
-         "calls of each type, in turns (21)"},
-        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 1, 1024, "N", "threads (2)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
-        {"batch", NULL, 'b', OPTION_INT, &o->n_sequences, 1, 65536, "N",
-         "sequences in one call, on CUDA (1)"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("bench attention",
-                         "Times attention over a cache of each KV type, beside the time to read "
-                         "its bytes and\nattention over an fp16 cache.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const attention_options defaults = {
+    .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
+    .n_sequences = 1,
+    .n_repetitions = 21,
+    .context = {.n_threads = 2, .effort = TKV_EFFORT_FAST, .device = "cpu"}};
+
+static const option_entry entries[] = {
+    {"types", NULL, 'T', OPTION_TEXT, OPTION_AT(attention_options, types), 0, 0, "LIST",
+     "KV types (all)"},
+    {"head-dim", NULL, 'd', OPTION_INT, OPTION_AT(attention_options, shape.head_dim), 1,
+     TKV_MAX_HEAD_DIM, "N", "size of a head"},
+    {"kv-heads", NULL, 0, OPTION_INT, OPTION_AT(attention_options, shape.n_kv_heads), 1, 1024, "N",
+     "KV heads"},
+    {"group", NULL, 'g', OPTION_INT, OPTION_AT(attention_options, shape.group), 1, 1024, "N",
+     "query heads a KV head"},
+    {"tokens", NULL, 'n', OPTION_INT, OPTION_AT(attention_options, shape.n_tokens), 1, 10000000,
+     "N", "tokens of context"},
+    {"queries", NULL, 'q', OPTION_INT, OPTION_AT(attention_options, shape.n_queries), 1, 1000000,
+     "N", "query tokens: 1 decodes, more prefill"},
+    {"repetitions", NULL, 'r', OPTION_INT, OPTION_AT(attention_options, n_repetitions), 1,
+     MAX_REPETITIONS, "N", "calls of each type, in turns"},
+    {"threads", NULL, 't', OPTION_INT, OPTION_AT(attention_options, context.n_threads), 1, 1024,
+     "N", "threads"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(attention_options, context.device), 0, 0, "NAME",
+     "where to compute: cpu, metal, cuda or cuda:N"},
+    {"batch", NULL, 'b', OPTION_INT, OPTION_AT(attention_options, n_sequences), 1, 65536, "N",
+     "sequences in one call, on CUDA"},
+    IGNORE_GATE_ROW(attention_options),
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(attention_options, wants_json), 0, 0, NULL,
+     "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table bench_attention_options = {
+    .command = "bench attention",
+    .summary = "attention over a cache by KV type, beside fp16 and memory",
+    .description = "Times attention over a cache of each KV type, beside the time to read "
+                   "its bytes and\nattention over an fp16 cache.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+};
 
 tkv_status bench_attention_types(const attention_options *options,
                                  tkv_type types[TKV_TYPE_COUNT + 1], int *n_types, tkv_error *error)
@@ -79,16 +98,45 @@ tkv_status bench_attention_types(const attention_options *options,
     return status;
 }
 
+/* The caches of all types, and queries and results of each, are there together. A device says
+ * itself what it has. */
+static tkv_status check_memory(const attention_run *run, const tkv_type *types, int n_types,
+                               tkv_error *error)
+{
+    tkv_attention_shape s = run->options->shape;
+    const double floats = (double)s.n_queries * s.n_kv_heads * s.group * s.head_dim;
+    double bytes = 0.0;
+    for (int i = 0; i < n_types; i++) {
+        s.type_k = s.type_v = types[i];
+        bytes += (double)tkv_attention_shape_bytes(&s) + 3.0 * floats * sizeof(float);
+    }
+    char what[96];
+    snprintf(what, sizeof what, "KV caches of %d tokens and %d queries of %d types", s.n_tokens,
+             s.n_queries, n_types);
+    return run->context->device ? TKV_OK : command_check_memory(what, bytes, error);
+}
+
+/* A step is a cache that is filled, or a call. */
+static void show_step(attention_run *run, int n_done, int n_types)
+{
+    const int n_turns = run->options->n_repetitions + 1;
+    progress_update(&run->bar, n_done, (1.0 + n_turns) * n_types);
+}
+
 static tkv_status create_works(attention_run *run, tkv_error *error)
 {
     tkv_type types[TKV_TYPE_COUNT + 1];
     int n_types;
     tkv_status status = bench_attention_types(run->options, types, &n_types, error);
+    if (status == TKV_OK) {
+        status = check_memory(run, types, n_types, error);
+    }
     for (int i = 0; status == TKV_OK && i < n_types; i++) {
         tkv_attention_shape shape = run->options->shape;
         shape.type_k = shape.type_v = run->results[run->n_results].type = types[i];
         status = tkv_attention_work_create(run->context, &shape,
                                            &run->results[run->n_results++].work, error);
+        show_step(run, i + 1, n_types);
     }
     return status;
 }
@@ -105,6 +153,7 @@ static tkv_status time_works(attention_run *run, tkv_error *error)
         for (int i = 0; i < run->n_results && status == TKV_OK; i++) {
             status = tkv_attention_work_run(run->results[i].work,
                                             &seconds[i * (n + 1) + (turn ? turn - 1 : n)], error);
+            show_step(run, (turn + 1) * run->n_results + i + 1, run->n_results);
         }
     }
     for (int i = 0; i < run->n_results && status == TKV_OK; i++) {
@@ -149,6 +198,7 @@ static tkv_status measure_bandwidth(attention_run *run, tkv_error *error)
 
 static tkv_status measure(attention_run *run, tkv_error *error)
 {
+    progress_begin(&run->bar, "bench attention");
     tkv_status status = create_works(run, error);
     if (status == TKV_OK) {
         status = measure_bandwidth(run, error);
@@ -156,6 +206,7 @@ static tkv_status measure(attention_run *run, tkv_error *error)
     if (status == TKV_OK) {
         status = time_works(run, error);
     }
+    progress_end(&run->bar);
     if (status == TKV_OK) {
         compare_outputs(run);
     }
@@ -256,18 +307,14 @@ static int run(const attention_options *o, tkv_context *context)
 
 int bench_attention(int argc, char **argv)
 {
-    attention_options o = {
-        .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
-        .n_sequences = 1,
-        .n_repetitions = 21,
-        .context = {.n_threads = 2, .effort = TKV_EFFORT_FAST}};
-    const option_result result = parse(argc, argv, &o);
+    attention_options o;
+    const option_result result = options_parse(&bench_attention_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
     tkv_error error;
     tkv_context *context = NULL;
-    if (tkv_context_create(&o.context, &context, &error) != TKV_OK) {
+    if (command_open_context(&o.context, o.ignores_gate, &context, &error) != TKV_OK) {
         return command_fail(&error);
     }
     const int code = run(&o, context);

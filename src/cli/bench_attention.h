@@ -10,8 +10,8 @@ typedef struct attention_options {
     int n_sequences; /* attended to in one call, on a device */
     int n_repetitions;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
-    bool wants_help;
 } attention_options;
 
 /* f16 first, then the others that the options name. */

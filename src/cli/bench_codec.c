@@ -1,7 +1,12 @@
 /* turbokv bench codec: what each KV type makes of vectors, and how fast. */
+#include "backend/context.h"
 #include "cli/bench.h"
 #include "cli/bench_codec_device.h"
-#include "cli/options.h"
+#include "cli/check_memory.h"
+#include "cli/commands.h"
+#include "cli/open_context.h"
+#include "cli/progress.h"
+#include "codec/codec.h"
 #include "common/error.h"
 #include "common/half.h"
 #include "eval/bandwidth.h"
@@ -12,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define MAX_HEAD_DIMS 16
 #define SPEED_PAGES 64
@@ -23,14 +29,13 @@ typedef struct codec_options {
     const char *types;
     const char *head_dims;
     const char *data;
-    const char *device;
     int n_rows; /* 0: the default */
     int centre_rows;
     int n_queries;
     uint64_t seed;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
-    bool wants_help;
 } codec_options;
 
 /* One line of the table. */
@@ -52,34 +57,47 @@ typedef struct codec_run {
     double bandwidth;
     codec_result results[TKV_TYPE_COUNT * MAX_HEAD_DIMS];
     int n_results;
+    progress bar;
 } codec_run;
 
-static option_result parse(int argc, char **argv, codec_options *o)
-{
-    const option_entry entries[] = {
-        {"types", NULL, 'T', OPTION_TEXT, &o->types, 0, 0, "LIST", "KV types (all)"},
-        {"head-dim", NULL, 'd', OPTION_TEXT, &o->head_dims, 0, 0, "LIST", "sizes of a head (128)"},
-        {"rows", NULL, 'n', OPTION_INT, &o->n_rows, 1, 10000000, "N",
-         "vectors; of data, vectors of one head (4096); on a device, tokens of a chunk (8192)"},
-        {"queries", NULL, 'q', OPTION_INT, &o->n_queries, 1, 1000000, "N",
-         "random queries a head (64)"},
-        {"data", NULL, 0, OPTION_TEXT, &o->data, 0, 0, "FILE",
-         "raw little-endian fp16 [heads][rows][head_dim] in place of Gaussian vectors"},
-        {"centre", NULL, 0, OPTION_INT, &o->centre_rows, 0, 10000000, "N",
-         "code relative to the mean of the first N vectors of a head; 0: off (0)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->device, 0, 0, "NAME",
-         "time storing and loading there, \"cuda\" or \"cuda:1\", in place of the rest"},
-        {"seed", NULL, 's', OPTION_SEED, &o->seed, 0, 0, "N", "seed of vectors and queries (1)"},
-        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
-         "of encoding trellis types: fast, default or best (default)"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("bench codec",
-                         "Measures the KV types: relative error beside theory, inner products, and "
-                         "the time to\nencode and decode a row on one thread.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const codec_options defaults = {
+    .head_dims = "128", .n_queries = 64, .seed = 1, .context = {.n_threads = 1}};
+
+static const option_entry entries[] = {
+    {"types", NULL, 'T', OPTION_TEXT, OPTION_AT(codec_options, types), 0, 0, "LIST",
+     "KV types (all)"},
+    {"head-dim", NULL, 'd', OPTION_TEXT, OPTION_AT(codec_options, head_dims), 0, 0, "LIST",
+     "sizes of a head"},
+    {"rows", NULL, 'n', OPTION_INT, OPTION_AT(codec_options, n_rows), 0, 10000000, "N",
+     "vectors, of data those of one head, on a device tokens of a chunk; 0: 4096, on a device "
+     "8192"},
+    {"queries", NULL, 'q', OPTION_INT, OPTION_AT(codec_options, n_queries), 1, 1000000, "N",
+     "random queries a head"},
+    {"data", NULL, 0, OPTION_FILE, OPTION_AT(codec_options, data), 0, 0, "FILE",
+     "raw little-endian fp16 [heads][rows][head_dim] in place of Gaussian vectors"},
+    {"centre", NULL, 0, OPTION_INT, OPTION_AT(codec_options, centre_rows), 0, 10000000, "N",
+     "code relative to the mean of the first N vectors of a head; 0: off"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(codec_options, context.device), 0, 0, "NAME",
+     "cpu, or time storing and loading on cuda or cuda:N in place of the rest"},
+    {"seed", NULL, 's', OPTION_SEED, OPTION_AT(codec_options, seed), 0, 0, "N",
+     "seed of vectors and queries"},
+    {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(codec_options, context.effort), 0, 0, "EFFORT",
+     "of encoding trellis types: fast, default or best"},
+    IGNORE_GATE_ROW(codec_options),
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(codec_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table bench_codec_options = {
+    .command = "bench codec",
+    .summary = "errors, encoding and decoding by KV type and head_dim",
+    .description = "Measures the KV types: relative error beside theory, inner products, and "
+                   "the time to\nencode and decode a row on one thread.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+};
 
 /* SplitMix64, then Box and Muller. */
 static void fill_gauss(uint64_t seed, size_t n, float *x)
@@ -134,6 +152,21 @@ static tkv_status read_data(const char *path, int n_rows, int head_dim, float **
     return status;
 }
 
+/* All heads as floats, and one of them decoded. A pipe's heads are not known before. */
+static tkv_status check_memory(const codec_options *o, int head_dim, tkv_error *error)
+{
+    struct stat info;
+    const double head = (double)o->n_rows * head_dim;
+    double n_heads = 1.0;
+    if (o->data && stat(o->data, &info) == 0 && S_ISREG(info.st_mode)) {
+        n_heads = (double)info.st_size / (2.0 * head);
+    }
+    char what[96];
+    snprintf(what, sizeof what, "%.0f heads of %d vectors of %d values", ceil(n_heads), o->n_rows,
+             head_dim);
+    return command_check_memory(what, (n_heads + 1.0) * head * sizeof(float), error);
+}
+
 static tkv_status load_rows(const codec_options *o, int head_dim, float **rows, int *n_heads,
                             tkv_error *error)
 {
@@ -150,6 +183,12 @@ static tkv_status load_rows(const codec_options *o, int head_dim, float **rows, 
     return TKV_OK;
 }
 
+static void show_progress(void *user, double share)
+{
+    codec_run *run = user;
+    progress_update(&run->bar, run->n_results - 1 + share, (double)run->n_types * run->n_head_dims);
+}
+
 static tkv_status measure_type(codec_run *run, tkv_type type, int head_dim, const float *rows,
                                int n_heads, tkv_error *error)
 {
@@ -163,7 +202,9 @@ static tkv_status measure_type(codec_run *run, tkv_type type, int head_dim, cons
                                              .n_rows = o->n_rows,
                                              .centre_rows = o->centre_rows,
                                              .n_queries = o->n_queries,
-                                             .seed = o->seed + 1};
+                                             .seed = o->seed + 1,
+                                             .progress = show_progress,
+                                             .progress_user = run};
     tkv_status status = tkv_codec_quality_measure(run->context, &params, &r->quality, error);
     if (status == TKV_OK) {
         status = tkv_codec_speed_measure(run->context, type, TKV_ORDER_KEY, head_dim, SPEED_PAGES,
@@ -178,7 +219,14 @@ static tkv_status measure_type(codec_run *run, tkv_type type, int head_dim, cons
 
 static tkv_status measure(codec_run *run, tkv_error *error)
 {
-    tkv_status status = tkv_read_bandwidth(1, BANDWIDTH_BYTES, &run->bandwidth, error);
+    tkv_status status = TKV_OK;
+    for (int d = 0; d < run->n_head_dims && status == TKV_OK; d++) {
+        status = check_memory(run->options, run->head_dims[d], error);
+    }
+    if (status == TKV_OK) {
+        status = tkv_read_bandwidth(1, BANDWIDTH_BYTES, &run->bandwidth, error);
+    }
+    progress_begin(&run->bar, "bench codec");
     for (int d = 0; d < run->n_head_dims && status == TKV_OK; d++) {
         float *rows = NULL;
         int n_heads = 0;
@@ -188,6 +236,7 @@ static tkv_status measure(codec_run *run, tkv_error *error)
         }
         free(rows);
     }
+    progress_end(&run->bar);
     return status;
 }
 
@@ -287,16 +336,40 @@ static tkv_status prepare(codec_run *run, tkv_error *error)
                                      run->head_dims, &run->n_head_dims, error);
     }
     for (int i = 0; i < run->n_head_dims && status == TKV_OK; i++) {
-        status = tkv_check_head_dim(TKV_TYPE_TURBO4, run->head_dims[i], error);
+        status = tkv_check_padded_dim(TKV_TYPE_TURBO4, run->head_dims[i], error);
     }
     return status;
 }
 
+static int measure_device(const codec_run *run)
+{
+    const codec_options *o = run->options;
+    return bench_codec_on_device(run->context,
+                                 &(bench_codec_device_params){.types = run->types,
+                                                              .n_types = run->n_types,
+                                                              .head_dims = run->head_dims,
+                                                              .n_head_dims = run->n_head_dims,
+                                                              .n_rows = o->n_rows,
+                                                              .wants_json = o->wants_json});
+}
+
+static int measure_cpu(codec_run *run)
+{
+    tkv_error error;
+    if (measure(run, &error) != TKV_OK) {
+        return command_fail(&error);
+    }
+    if (run->options->wants_json) {
+        return command_print_json(to_json(run));
+    }
+    print_table(run);
+    return EXIT_OK;
+}
+
 int bench_codec(int argc, char **argv)
 {
-    codec_options o = {.head_dims = "128", .n_queries = 64, .seed = 1};
-    o.context.n_threads = 1;
-    const option_result result = parse(argc, argv, &o);
+    codec_options o;
+    const option_result result = options_parse(&bench_codec_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
@@ -306,30 +379,15 @@ int bench_codec(int argc, char **argv)
         command_fail(&error);
         return EXIT_USAGE;
     }
-    if (o.device) {
-        return bench_codec_on_device(
-            &(bench_codec_device_params){.device = o.device,
-                                         .types = run.types,
-                                         .n_types = run.n_types,
-                                         .head_dims = run.head_dims,
-                                         .n_head_dims = run.n_head_dims,
-                                         .n_rows = o.n_rows ? o.n_rows : DEFAULT_DEVICE_ROWS,
-                                         .effort = o.context.effort,
-                                         .wants_json = o.wants_json});
-    }
-    o.n_rows = o.n_rows ? o.n_rows : DEFAULT_ROWS;
-    tkv_status status = tkv_context_create(&o.context, &run.context, &error);
-    if (status == TKV_OK) {
-        status = measure(&run, &error);
-    }
-    int code = EXIT_OK;
+    const tkv_status status =
+        command_open_context(&o.context, o.ignores_gate, &run.context, &error);
     if (status != TKV_OK) {
-        code = command_fail(&error);
-    } else if (o.wants_json) {
-        code = command_print_json(to_json(&run));
-    } else {
-        print_table(&run);
+        return command_fail(&error);
     }
+    const bool is_device = run.context->device != NULL;
+    const int default_rows = is_device ? DEFAULT_DEVICE_ROWS : DEFAULT_ROWS;
+    o.n_rows = o.n_rows ? o.n_rows : default_rows;
+    const int code = is_device ? measure_device(&run) : measure_cpu(&run);
     tkv_context_free(run.context);
     return code;
 }

@@ -1,4 +1,6 @@
 #include "cli/bench_codec_device.h"
+
+#include "backend/context.h"
 #include "cli/command.h"
 #include "eval/device_codec_speed.h"
 
@@ -49,9 +51,10 @@ static void print_head(const tkv_device *device, double copy)
            "Mrows/s", "of copy", "append us", "load us", "Mrows/s", "of copy");
 }
 
-static tkv_status measure(const bench_codec_device_params *params, tkv_device *device, cJSON *json,
-                          tkv_error *error)
+static tkv_status measure(const tkv_context *context, const bench_codec_device_params *params,
+                          cJSON *json, tkv_error *error)
 {
+    tkv_device *device = context->device;
     double copy;
     tkv_status status = tkv_device_copy_bandwidth(device, COPY_BYTES, &copy, error);
     if (status != TKV_OK) {
@@ -72,7 +75,7 @@ static tkv_status measure(const bench_codec_device_params *params, tkv_device *d
                                               .head_dim = head_dim,
                                               .n_kv_heads = N_KV_HEADS,
                                               .n_tokens = chunk_tokens(params, head_dim),
-                                              .effort = params->effort};
+                                              .effort = context->effort};
         tkv_device_codec_speed speed;
         status = tkv_device_codec_speed_measure(device, &shape, &speed, error);
         if (status == TKV_OK && json) {
@@ -84,17 +87,11 @@ static tkv_status measure(const bench_codec_device_params *params, tkv_device *d
     return status;
 }
 
-int bench_codec_on_device(const bench_codec_device_params *params)
+int bench_codec_on_device(const tkv_context *context, const bench_codec_device_params *params)
 {
     tkv_error error;
-    tkv_device *device = NULL;
-    if (tkv_device_open(params->device, &device, &error) != TKV_OK) {
-        return command_fail(&error);
-    }
     cJSON *json = params->wants_json ? cJSON_CreateObject() : NULL;
-    const tkv_status status = measure(params, device, json, &error);
-    device->table->close(device);
-    if (status != TKV_OK) {
+    if (measure(context, params, json, &error) != TKV_OK) {
         cJSON_Delete(json);
         return command_fail(&error);
     }

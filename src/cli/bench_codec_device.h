@@ -5,17 +5,15 @@
 #include "turbokv.h"
 
 typedef struct bench_codec_device_params {
-    const char *device; /* "cuda", "cuda:1" */
     const tkv_type *types;
     int n_types;
     const int *head_dims;
     int n_head_dims;
     int n_rows; /* tokens of a chunk for head_dim 128; others take as many bytes */
-    tkv_effort effort;
     bool wants_json;
 } bench_codec_device_params;
 
-/* Measures and prints; returns the exit code of the command. */
-int bench_codec_on_device(const bench_codec_device_params *params);
+/* Measures the context's device and prints; returns the exit code of the command. */
+int bench_codec_on_device(const tkv_context *context, const bench_codec_device_params *params);
 
 #endif

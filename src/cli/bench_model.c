@@ -1,6 +1,9 @@
 /* turbokv bench model: tokens a second of a model by KV type and tokens already in the cache. */
 #include "cli/bench.h"
-#include "cli/options.h"
+#include "cli/check_memory.h"
+#include "cli/commands.h"
+#include "cli/open_context.h"
+#include "cli/progress.h"
 #include "common/error.h"
 #include "eval/clock.h"
 #include "eval/model_speed.h"
@@ -13,17 +16,19 @@
 #define MAX_POLICIES 16
 #define MAX_REPETITIONS 1000
 #define MAX_NAME 32
+#define DEFAULT_DEPTHS "0,2048,8192,32768"
 
 typedef struct model_options {
     const char *model;
     const char *types;
     const char *depths;
+    bool goes_beyond; /* what the model was trained for */
     int n_prompt;
     int n_decode;
     int n_repetitions;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
-    bool wants_help;
 } model_options;
 
 /* A KV type, a pair of them or a preset. */
@@ -49,37 +54,54 @@ typedef struct model_run {
     named_policy policies[MAX_POLICIES];
     model_result results[MAX_DEPTHS][MAX_POLICIES];
     double *seconds; /* of all results */
+    progress bar;
+    double n_passed; /* tokens through the model */
+    double n_total;
 } model_run;
 
-static option_result parse(int argc, char **argv, model_options *o)
-{
-    const option_entry entries[] = {
-        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
-         "GGUF model (default: the one that is shipped)"},
-        {"types", NULL, 'T', OPTION_TEXT, &o->types, 0, 0, "LIST",
-         "KV types, pairs TYPE_K/TYPE_V or presets (f16,turbo4,turbo3,trellis3)"},
-        {"depths", NULL, 'd', OPTION_TEXT, &o->depths, 0, 0, "LIST",
-         "tokens in the cache before (0,2048,8192,32768)"},
-        {"prompt", "n-prompt", 'p', OPTION_INT, &o->n_prompt, 0, 1000000, "N",
-         "tokens of prefill; 0: none (512)"},
-        {"predict", "n-gen", 'n', OPTION_INT, &o->n_decode, 0, 1000000, "N",
-         "tokens of decode; 0: none (64)"},
-        {"repetitions", NULL, 'r', OPTION_INT, &o->n_repetitions, 1, MAX_REPETITIONS, "N",
-         "of each, the types in turns (3)"},
-        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
-         "threads; 0: all cores (0)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
-        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
-         "of encoding trellis types: fast, default or best (default)"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("bench model",
-                         "Times prefill and decode of a model, by KV type and by how many tokens "
-                         "the cache holds\nbefore.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const model_options defaults = {.types = "f16,turbo4,turbo3,trellis3",
+                                       .depths = DEFAULT_DEPTHS,
+                                       .n_prompt = 512,
+                                       .n_decode = 64,
+                                       .n_repetitions = 3,
+                                       .context = {.device = "cpu"}};
+
+static const option_entry entries[] = {
+    {"model", NULL, 'm', OPTION_FILE, OPTION_AT(model_options, model), 0, 0, "FILE",
+     "GGUF model; without one, the one that is shipped"},
+    {"types", NULL, 'T', OPTION_TEXT, OPTION_AT(model_options, types), 0, 0, "LIST",
+     "KV types, pairs TYPE_K/TYPE_V or presets"},
+    {"depths", NULL, 'd', OPTION_TEXT, OPTION_AT(model_options, depths), 0, 0, "LIST",
+     "tokens in the cache before"},
+    {"beyond-context", NULL, 0, OPTION_FLAG, OPTION_AT(model_options, goes_beyond), 0, 0, NULL,
+     "also depths beyond what the model was trained for: speeds are right, its text is not"},
+    {"prompt", "--n-prompt", 'p', OPTION_INT, OPTION_AT(model_options, n_prompt), 0, 1000000, "N",
+     "tokens of prefill; 0: none"},
+    {"predict", "--n-gen", 'n', OPTION_INT, OPTION_AT(model_options, n_decode), 0, 1000000, "N",
+     "tokens of decode; 0: none"},
+    {"repetitions", NULL, 'r', OPTION_INT, OPTION_AT(model_options, n_repetitions), 1,
+     MAX_REPETITIONS, "N", "of each, the types in turns"},
+    {"threads", NULL, 't', OPTION_INT, OPTION_AT(model_options, context.n_threads), 0, 1024, "N",
+     "threads; 0: all cores"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(model_options, context.device), 0, 0, "NAME",
+     "where to compute: cpu, metal, cuda or cuda:N"},
+    {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(model_options, context.effort), 0, 0, "EFFORT",
+     "of encoding trellis types: fast, default or best"},
+    IGNORE_GATE_ROW(model_options),
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(model_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table bench_model_options = {
+    .command = "bench model",
+    .summary = "prefill and decode of a model by KV type and depth",
+    .description = "Times prefill and decode of a model, by KV type and by how many tokens "
+                   "the cache holds\nbefore.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+};
 
 static bool is_preset(const char *name)
 {
@@ -100,6 +122,7 @@ static tkv_status parse_policy(named_policy *p, tkv_error *error)
     if (is_preset(p->name)) {
         return tkv_policy_preset(p->name, &p->policy, error);
     }
+    p->policy = (tkv_policy)COMMAND_POLICY;
     snprintf(text, sizeof text, "k %.*s v %s", (int)length_k, p->name, value);
     return tkv_policy_parse(text, &p->policy, error);
 }
@@ -139,12 +162,92 @@ static tkv_status parse_lists(model_run *run, tkv_error *error)
     return status;
 }
 
+static tkv_status check_length(const model_run *run, const char *option, int n_tokens,
+                               tkv_error *error)
+{
+    const int trained = tkv_model_get_config(run->loaded.model)->context_length;
+    return run->options->goes_beyond || n_tokens <= trained
+               ? TKV_OK
+               : tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                          "--%s: %d tokens, but the model was trained for %d: expected no more, or "
+                          "--beyond-context",
+                          option, n_tokens, trained);
+}
+
+/* Lengths that the model was not trained for are refused, or left out if nobody asked for them. */
+static tkv_status check_lengths(model_run *run, tkv_error *error)
+{
+    const model_options *o = run->options;
+    int *n = &run->n_depths;
+    while (o->depths == defaults.depths &&
+           check_length(run, "depths", run->depths[*n - 1], NULL) != TKV_OK) {
+        fprintf(stderr,
+                "turbokv: depth %d is left out, the model was trained for %d tokens: "
+                "--beyond-context times it too\n",
+                run->depths[*n - 1], tkv_model_get_config(run->loaded.model)->context_length);
+        --*n;
+    }
+    tkv_status status = check_length(run, "depths", run->depths[*n - 1], error);
+    if (status == TKV_OK) {
+        status = check_length(run, "prompt", o->n_prompt, error);
+    }
+    return status == TKV_OK ? check_length(run, "predict", o->n_decode, error) : status;
+}
+
+/* Tokens that a sequence has room for. */
+static int longest_sequence(const model_run *run)
+{
+    const model_options *o = run->options;
+    return run->depths[run->n_depths - 1] + (o->n_prompt > o->n_decode ? o->n_prompt : o->n_decode);
+}
+
+/* The sequences of all policies are there together. A device says itself what it has. */
+static tkv_status check_memory(const model_run *run, tkv_error *error)
+{
+    const tkv_model_config *c = tkv_model_get_config(run->loaded.model);
+    const int n_tokens = longest_sequence(run);
+    const double values =
+        (double)n_tokens * c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v);
+    double bytes = 0.0;
+    if (strcmp(tkv_context_device(run->loaded.context), "cpu") != 0) {
+        return TKV_OK;
+    }
+    for (int i = 0; i < run->n_policies; i++) {
+        const double bits = tkv_policy_bits(&run->policies[i].policy, c->n_layers, c->n_kv_heads,
+                                            c->head_dim_k, c->head_dim_v, n_tokens);
+        bytes += bits / 8.0 * values + (double)n_tokens * sizeof(int32_t);
+    }
+    char what[96];
+    snprintf(what, sizeof what, "KV caches of %d tokens for %d policies (--depths, --types)",
+             n_tokens, run->n_policies);
+    return command_check_memory(what, bytes, error);
+}
+
+static void show_filling(void *user, int n_done)
+{
+    model_run *run = user;
+    progress_update(&run->bar, run->n_passed + n_done, run->n_total);
+}
+
+static void add_passed(model_run *run, int n_tokens)
+{
+    run->n_passed += n_tokens;
+    progress_update(&run->bar, run->n_passed, run->n_total);
+}
+
+/* Tokens that all measurements together pass through the model. */
+static double count_tokens(const model_run *run)
+{
+    const model_options *o = run->options;
+    const double timed = (double)o->n_repetitions * ((double)o->n_prompt + o->n_decode);
+    return run->n_policies * (run->depths[run->n_depths - 1] + run->n_depths * timed);
+}
+
 /* Room for all times, and a sequence for each policy. */
 static tkv_status prepare(model_run *run, tkv_error *error)
 {
     const model_options *o = run->options;
     const size_t n = (size_t)o->n_repetitions;
-    const int longest = o->n_prompt > o->n_decode ? o->n_prompt : o->n_decode;
     run->seconds = calloc((size_t)(run->n_depths * run->n_policies) * 2 * n, sizeof *run->seconds);
     if (!run->seconds) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the times");
@@ -157,9 +260,9 @@ static tkv_status prepare(model_run *run, tkv_error *error)
     }
     tkv_status status = TKV_OK;
     for (int i = 0; i < run->n_policies && status == TKV_OK; i++) {
-        status = tkv_model_work_create(
-            run->loaded.model, run->loaded.context, &run->policies[i].policy,
-            run->depths[run->n_depths - 1] + longest, &run->policies[i].work, error);
+        status = tkv_model_work_create(run->loaded.model, run->loaded.tokenizer,
+                                       run->loaded.context, &run->policies[i].policy,
+                                       longest_sequence(run), &run->policies[i].work, error);
     }
     return status;
 }
@@ -170,7 +273,9 @@ static tkv_status measure_depth(model_run *run, int depth, tkv_error *error)
     const model_options *o = run->options;
     tkv_status status = TKV_OK;
     for (int i = 0; i < run->n_policies && status == TKV_OK; i++) {
-        status = tkv_model_work_fill(run->policies[i].work, run->depths[depth], error);
+        status = tkv_model_work_fill(run->policies[i].work, run->depths[depth], show_filling, run,
+                                     error);
+        add_passed(run, run->depths[depth] - (depth > 0 ? run->depths[depth - 1] : 0));
         run->results[depth][i].bytes = tkv_model_work_bytes(run->policies[i].work);
         run->results[depth][i].bits = tkv_model_work_bits(run->policies[i].work);
     }
@@ -182,6 +287,7 @@ static tkv_status measure_depth(model_run *run, int depth, tkv_error *error)
         if (status == TKV_OK) {
             status = tkv_model_work_decode(work, o->n_decode, &result->decode[repetition], error);
         }
+        add_passed(run, o->n_prompt + o->n_decode);
     }
     for (int i = 0; i < run->n_policies; i++) {
         model_result *result = &run->results[depth][i];
@@ -193,10 +299,19 @@ static tkv_status measure_depth(model_run *run, int depth, tkv_error *error)
 
 static tkv_status measure(model_run *run, tkv_error *error)
 {
-    tkv_status status = prepare(run, error);
+    tkv_status status = check_lengths(run, error);
+    if (status == TKV_OK) {
+        status = check_memory(run, error);
+    }
+    if (status == TKV_OK) {
+        status = prepare(run, error);
+    }
+    run->n_total = count_tokens(run);
+    progress_begin(&run->bar, "bench model");
     for (int i = 0; i < run->n_depths && status == TKV_OK; i++) {
         status = measure_depth(run, i, error);
     }
+    progress_end(&run->bar);
     return status;
 }
 
@@ -267,12 +382,8 @@ static cJSON *to_json(const model_run *run)
 
 int bench_model(int argc, char **argv)
 {
-    model_options o = {.types = "f16,turbo4,turbo3,trellis3",
-                       .depths = "0,2048,8192,32768",
-                       .n_prompt = 512,
-                       .n_decode = 64,
-                       .n_repetitions = 3};
-    const option_result result = parse(argc, argv, &o);
+    model_options o;
+    const option_result result = options_parse(&bench_model_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
@@ -283,13 +394,14 @@ int bench_model(int argc, char **argv)
         command_fail(&error);
         return EXIT_USAGE;
     }
-    status = loaded_model_open(&run.loaded, o.model, &o.context, &error);
+    status = loaded_model_open(&run.loaded, o.model, &o.context, o.ignores_gate, &error);
     if (status == TKV_OK) {
         status = measure(&run, &error);
     }
     int code = EXIT_OK;
     if (status != TKV_OK) {
-        code = command_fail(&error);
+        command_fail(&error);
+        code = status == TKV_ERR_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_RUNTIME;
     } else if (o.wants_json) {
         code = command_print_json(to_json(&run));
     } else {

@@ -1,9 +1,11 @@
 #include "cli/command.h"
 
+#include "cli/open_context.h"
 #include "common/error.h"
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +15,15 @@
 #include <mach-o/dyld.h>
 #endif
 
-#define SHIPPED_MODEL "tiny-q8_0.gguf"
+#define SHIPPED_MODEL "models/tiny-q8_0.gguf"
 #define MAX_PATH 4096
 
 int command_fail(const tkv_error *error)
 {
+    if (error->status == TKV_ERR_INTERRUPTED) {
+        fprintf(stderr, "turbokv: interrupted\n");
+        return command_interrupted_code();
+    }
     fprintf(stderr, "turbokv: %s\n", error->message);
     return EXIT_RUNTIME;
 }
@@ -30,9 +36,39 @@ int command_print_json(cJSON *json)
         fprintf(stderr, "turbokv: no memory for the JSON output\n");
         return EXIT_RUNTIME;
     }
-    const bool is_written = puts(text) >= 0 && fflush(stdout) == 0;
+    puts(text);
     free(text);
-    return is_written ? EXIT_OK : EXIT_RUNTIME;
+    return EXIT_OK;
+}
+
+bool command_flush_output(void)
+{
+    return fflush(stdout) == 0 && !ferror(stdout);
+}
+
+/* Why nothing can be written to stdout any more. When a write failed some time ago the reason is
+ * gone, so another byte is tried; 0 if that one can be written. */
+static int output_error(void)
+{
+    clearerr(stdout);
+    errno = 0;
+    return putchar('\n') == EOF || fflush(stdout) != 0 ? errno : 0;
+}
+
+int command_end(int code)
+{
+    errno = 0;
+    if (command_flush_output()) {
+        return code;
+    }
+    const int reason = errno ? errno : output_error();
+    if (reason == EPIPE) {
+        signal(SIGPIPE, SIG_DFL);
+        raise(SIGPIPE);
+    }
+    fprintf(stderr, "turbokv: cannot write the output%s%s\n", reason ? ": " : "",
+            reason ? strerror(reason) : "");
+    return EXIT_RUNTIME;
 }
 
 /* Length of the valid UTF-8 sequence at `text`, or 0. */
@@ -93,28 +129,36 @@ static void program_directory(char directory[MAX_PATH])
     }
 }
 
-/* Finds the shipped model beside an installed program, in the install prefix or in the source
- * tree. */
-static tkv_status find_shipped_model(char path[MAX_PATH], tkv_error *error)
+/* Finds a file that is shipped with the program: beside an installed program, in the install prefix
+ * or in the source tree. */
+static tkv_status find_shipped(const char *name, char path[MAX_PATH], tkv_error *error)
 {
     char directory[MAX_PATH];
     program_directory(directory);
     char beside[MAX_PATH + 32];
-    snprintf(beside, sizeof beside, "%s/../share/turbokv/models", directory);
-    const char *const places[] = {beside, TKV_INSTALLED_MODELS, TKV_BUILD_MODELS};
+    snprintf(beside, sizeof beside, "%s/../share/turbokv", directory);
+    const char *const places[] = {beside, TKV_INSTALLED_DATA, TKV_SOURCE_DATA};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        const int length = snprintf(path, MAX_PATH, "%s/%s", places[i], SHIPPED_MODEL);
+        const int length = snprintf(path, MAX_PATH, "%s/%s", places[i], name);
         if (length > 0 && length < MAX_PATH && access(path, R_OK) == 0) {
             return TKV_OK;
         }
     }
-    return tkv_fail(error, TKV_ERR_IO,
-                    "the shipped model %s is not beside the program: name a model with -m",
-                    SHIPPED_MODEL);
+    return tkv_fail(error, TKV_ERR_IO, "%s, which is shipped with turbokv, is not in %s", name,
+                    TKV_INSTALLED_DATA);
+}
+
+/* The shipped model's path. */
+static tkv_status find_shipped_model(char path[MAX_PATH], tkv_error *error)
+{
+    tkv_error reason;
+    const tkv_status status = find_shipped(SHIPPED_MODEL, path, &reason);
+    return status == TKV_OK ? TKV_OK
+                            : tkv_fail(error, status, "%s: name a model with -m", reason.message);
 }
 
 tkv_status loaded_model_open(loaded_model *loaded, const char *path,
-                             const tkv_context_params *params, tkv_error *error)
+                             const tkv_context_params *params, bool ignores_gate, tkv_error *error)
 {
     *loaded = (loaded_model){0};
     char shipped[MAX_PATH];
@@ -128,6 +172,11 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
     if (status == TKV_OK) {
         status = tkv_tokenizer_from_gguf(loaded->gguf, &loaded->tokenizer, error);
     }
+    const char *warning;
+    for (int i = 0; status == TKV_OK && (warning = tkv_tokenizer_warning(loaded->tokenizer, i));
+         i++) {
+        fprintf(stderr, "turbokv: warning: %s\n", warning);
+    }
     if (status == TKV_OK) {
         const int n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size;
         if (tkv_tokenizer_size(loaded->tokenizer) > n_vocabulary) {
@@ -137,9 +186,20 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
         }
     }
     if (status == TKV_OK) {
-        status = tkv_context_create(params, &loaded->context, error);
+        status = command_open_context(params, ignores_gate, &loaded->context, error);
     }
     return status;
+}
+
+void command_warn_of_context(const loaded_model *loaded, int n_tokens)
+{
+    const int trained = tkv_model_get_config(loaded->model)->context_length;
+    if (n_tokens > trained) {
+        fprintf(stderr,
+                "turbokv: warning: a context of %d tokens: the model was trained for %d, and what "
+                "it says further on may make no sense\n",
+                n_tokens, trained);
+    }
 }
 
 void loaded_model_free(loaded_model *loaded)
@@ -202,6 +262,13 @@ tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_
     return status;
 }
 
+tkv_status command_read_shipped(const char *name, char **text, size_t *length, tkv_error *error)
+{
+    char path[MAX_PATH];
+    const tkv_status status = find_shipped(name, path, error);
+    return status == TKV_OK ? command_read_text(path, text, length, error) : status;
+}
+
 tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *error)
 {
     char *text = NULL;
@@ -215,12 +282,12 @@ tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *
     return status;
 }
 
-static volatile sig_atomic_t interrupted;
+/* The signal's number, or 0. Lock-free, as handlers need it; read by all threads of a context. */
+static atomic_int interrupted;
 
 static void on_interrupt(int number)
 {
-    (void)number;
-    interrupted = 1;
+    interrupted = number;
 }
 
 void command_catch_interrupt(void)
@@ -231,9 +298,21 @@ void command_catch_interrupt(void)
     action.sa_flags = (int)SA_RESETHAND;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
 }
 
 bool command_is_interrupted(void)
 {
+    return interrupted != 0;
+}
+
+int command_interrupted_code(void)
+{
+    return 128 + interrupted;
+}
+
+bool command_stops(void *user)
+{
+    (void)user;
     return interrupted != 0;
 }

@@ -1,17 +1,21 @@
 /* turbokv eval: how far a model with a compressed KV cache is from the same model with f16 KV. */
 #include "cli/eval.h"
 
-#include "cli/options.h"
+#include "cli/check_memory.h"
+#include "cli/commands.h"
+#include "cli/open_context.h"
 #include "cli/page.h"
 #include "cli/report.h"
 #include "common/error.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define DEFAULT_POLICIES "turbo8,turbo4,trellis3,turbo3,trellis2,turbo2"
+#define MAX_LENGTH 100000000
 #define DEFAULT_LENGTHS "2048,4096,8192"
 
 typedef struct eval_options {
@@ -22,59 +26,72 @@ typedef struct eval_options {
     const char *report;
     int n_bytes;
     tkv_context_params context;
+    bool ignores_gate;
     bool wants_json;
-    bool wants_help;
     eval_plan plan;
 } eval_options;
 
-static option_result parse(int argc, char **argv, eval_options *o)
-{
-    eval_plan *plan = &o->plan;
-    const option_entry entries[] = {
-        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
-         "GGUF model (default: the one that is shipped)"},
-        {"file", NULL, 'f', OPTION_TEXT, &o->file, 0, 0, "FILE",
-         "text to score, and to hide needles in; required"},
-        {"bytes", NULL, 0, OPTION_INT, &o->n_bytes, 0, INT32_MAX, "N",
-         "use only the first N bytes of the text; 0: all (0)"},
-        {"ctx-size", NULL, 'c', OPTION_INT, &plan->text.n_context, 4, INT32_MAX, "N",
-         "tokens of a chunk, of which the second half is scored (4096)"},
-        {"chunks", NULL, 0, OPTION_INT, &plan->text.n_chunks, 0, INT32_MAX, "N",
-         "chunks to score; 0: only needles (6)"},
-        {"policies", NULL, 'P', OPTION_TEXT, &o->policies, 0, 0, "LIST",
-         "comma-separated: TYPE, TYPE_K/TYPE_V, a preset, @FILE (a policy file), or words as in a "
-         "policy file (" DEFAULT_POLICIES ")"},
-        {"mode", NULL, 0, OPTION_TEXT, &plan->mode, 0, 0, "MODE",
-         "prefill: in batches, as llama-perplexity; decode: token by token (prefill)"},
-        {"batch", NULL, 'b', OPTION_INT, &plan->text.n_batch, 0, 65536, "N",
-         "tokens that pass the model at once; 0: 512 (0)"},
-        {"needles", NULL, 0, OPTION_FLAG, &plan->has_needles, 0, 0, NULL,
-         "also ask for facts hidden in the text"},
-        {"needle-lengths", NULL, 0, OPTION_TEXT, &o->lengths, 0, 0, "LIST",
-         "tokens of the prompts (" DEFAULT_LENGTHS ")"},
-        {"needle-facts", NULL, 0, OPTION_INT, &plan->n_facts, 1, TKV_NEEDLES_MAX_FACTS, "N",
-         "facts in a prompt, at depths from 0 to 100 % (5)"},
-        {"needle-prompts", NULL, 0, OPTION_INT, &plan->n_prompts, 1, 100000, "N",
-         "prompts of each length (10)"},
-        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
-         "threads; 0: all cores (0)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
-        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
-         "of encoding trellis types: fast, default or best (default)"},
-        {"resume", NULL, 0, OPTION_TEXT, &plan->state_path, 0, 0, "FILE",
-         "keep every step in this file and go on from what it holds"},
-        {"report", NULL, 0, OPTION_TEXT, &o->report, 0, 0, "FILE",
-         "write an HTML page with tables and plots"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("eval",
-                         "Compares a model with compressed KV caches against itself with f16 KV: "
-                         "Kullback-Leibler\ndivergence, perplexity, agreement, and recall of facts "
-                         "hidden in a long text.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const eval_options defaults = {.policies = DEFAULT_POLICIES,
+                                      .lengths = DEFAULT_LENGTHS,
+                                      .context = {.device = "cpu", .is_stopped = command_stops},
+                                      .plan = {.mode = "prefill",
+                                               .text = {.n_context = 4096, .n_chunks = 6},
+                                               .n_facts = 5,
+                                               .n_prompts = 10}};
+
+static const option_entry entries[] = {
+    {"model", NULL, 'm', OPTION_FILE, OPTION_AT(eval_options, model), 0, 0, "FILE",
+     "GGUF model; without one, the one that is shipped"},
+    {"file", NULL, 'f', OPTION_FILE, OPTION_AT(eval_options, file), 0, 0, "FILE",
+     "text to score, and to hide needles in; required"},
+    {"bytes", NULL, 0, OPTION_INT, OPTION_AT(eval_options, n_bytes), 0, INT32_MAX, "N",
+     "use only the first N bytes of the text; 0: all"},
+    {"ctx-size", NULL, 'c', OPTION_INT, OPTION_AT(eval_options, plan.text.n_context), 4, INT32_MAX,
+     "N", "tokens of a chunk, of which the second half is scored"},
+    {"chunks", NULL, 0, OPTION_INT, OPTION_AT(eval_options, plan.text.n_chunks), 0, INT32_MAX, "N",
+     "chunks to score; 0: only needles"},
+    {"policies", NULL, 'P', OPTION_TEXT, OPTION_AT(eval_options, policies), 0, 0, "LIST",
+     "comma-separated: TYPE or TYPE_K/TYPE_V, centred as by 'run', a preset, @FILE (a policy "
+     "file), or words as in a policy file"},
+    {"mode", NULL, 0, OPTION_CHOICE, OPTION_AT(eval_options, plan.mode), 0, 0, "prefill|decode",
+     "prefill: in batches, as llama-perplexity; decode: token by token"},
+    {"batch", NULL, 'b', OPTION_INT, OPTION_AT(eval_options, plan.text.n_batch), 0, 65536, "N",
+     "tokens that pass the model at once; 0: 512"},
+    {"needles", NULL, 0, OPTION_FLAG, OPTION_AT(eval_options, plan.has_needles), 0, 0, NULL,
+     "also ask for facts hidden in the text"},
+    {"needle-lengths", NULL, 0, OPTION_TEXT, OPTION_AT(eval_options, lengths), 0, 0, "LIST",
+     "tokens of the prompts"},
+    {"needle-facts", NULL, 0, OPTION_INT, OPTION_AT(eval_options, plan.n_facts), 1,
+     TKV_NEEDLES_MAX_FACTS, "N", "facts in a prompt, at depths from 0 to 100 %"},
+    {"needle-prompts", NULL, 0, OPTION_INT, OPTION_AT(eval_options, plan.n_prompts), 1, 100000, "N",
+     "prompts of each length"},
+    {"threads", NULL, 't', OPTION_INT, OPTION_AT(eval_options, context.n_threads), 0, 1024, "N",
+     "threads; 0: all cores"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(eval_options, context.device), 0, 0, "NAME",
+     "where to compute: cpu, metal, cuda or cuda:N"},
+    {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(eval_options, context.effort), 0, 0, "EFFORT",
+     "of encoding trellis types: fast, default or best"},
+    {"resume", NULL, 0, OPTION_FILE, OPTION_AT(eval_options, plan.state_path), 0, 0, "FILE",
+     "keep every step in this file and go on from what it holds"},
+    {"report", NULL, 0, OPTION_FILE, OPTION_AT(eval_options, report), 0, 0, "FILE",
+     "write an HTML page with tables and plots"},
+    IGNORE_GATE_ROW(eval_options),
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(eval_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table command_eval_options = {
+    .command = "eval",
+    .summary = "measure the quality of KV types and policies on a text",
+    .description = "Compares a model with compressed KV caches against itself with f16 KV: "
+                   "Kullback-Leibler\ndivergence, perplexity, agreement, and recall of facts "
+                   "hidden in a long text.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+    .hint = "a text is given with -f FILE",
+};
 
 static tkv_status parse_lengths(const char *text, eval_plan *plan, tkv_error *error)
 {
@@ -82,11 +99,11 @@ static tkv_status parse_lengths(const char *text, eval_plan *plan, tkv_error *er
         char *end;
         const long length = strtol(text, &end, 10);
         if (!isdigit((unsigned char)*text) || (*end && *end != ',') || length < 1 ||
-            length > 100000000 || plan->n_lengths == EVAL_MAX_LENGTHS) {
+            length > MAX_LENGTH || plan->n_lengths == EVAL_MAX_LENGTHS) {
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                            "--needle-lengths: expected up to %d whole numbers, as " DEFAULT_LENGTHS
-                            ", found '%.40s'",
-                            EVAL_MAX_LENGTHS, text);
+                            "--needle-lengths: expected up to %d whole numbers from 1 to %d, "
+                            "as " DEFAULT_LENGTHS ", found '%.40s'",
+                            EVAL_MAX_LENGTHS, MAX_LENGTH, text);
         }
         plan->lengths[plan->n_lengths++] = (int)length;
         if (!*end) {
@@ -128,9 +145,10 @@ static tkv_status read_tokens(const loaded_model *loaded, eval_options *o, tkv_t
     tkv_status status = command_read_text(o->file, &text, &length, error);
     if (status == TKV_OK) {
         length = o->n_bytes > 0 && (size_t)o->n_bytes < length ? (size_t)o->n_bytes : length;
-        status = tkv_tokenizer_encode(loaded->tokenizer, text, length, false, false, tokens, error);
+        status = tkv_tokenizer_encode(loaded->tokenizer, text, length, false, tokens, error);
     }
     free(text);
+    o->plan.text.tokenizer = loaded->tokenizer;
     o->plan.text.tokens = tokens->ids;
     o->plan.text.n_tokens = tokens->n;
     if (status == TKV_OK && o->plan.text.n_chunks > 0) {
@@ -139,13 +157,34 @@ static tkv_status read_tokens(const loaded_model *loaded, eval_options *o, tkv_t
     return status;
 }
 
+/* Chunks pass the model with f16 (twice, the second from the middle on) beside one policy after the
+ * other. A device says itself what it has. */
+static tkv_status check_memory(const loaded_model *loaded, const tkv_eval_text_params *p,
+                               tkv_error *error)
+{
+    const tkv_model_config *c = tkv_model_get_config(loaded->model);
+    const double values =
+        (double)p->n_context * c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v);
+    double bits = 0.0;
+    if (p->n_chunks == 0 || strcmp(tkv_context_device(loaded->context), "cpu") != 0) {
+        return TKV_OK;
+    }
+    for (int i = 0; i < p->n_policies; i++) {
+        bits = fmax(bits, tkv_policy_bits(&p->policies[i], c->n_layers, c->n_kv_heads,
+                                          c->head_dim_k, c->head_dim_v, p->n_context));
+    }
+    char what[64];
+    snprintf(what, sizeof what, "KV caches of %d tokens (--ctx-size)", p->n_context);
+    return command_check_memory(what, (1.5 * 16.0 + bits) / 8.0 * values, error);
+}
+
 static int show(const loaded_model *loaded, const eval_options *o, eval_results *results)
 {
     tkv_error error;
     if (results->was_interrupted) {
         fprintf(stderr, "turbokv: interrupted%s\n",
                 o->plan.state_path ? "; the same command goes on from here" : "");
-        return EXIT_INTERRUPTED;
+        return command_interrupted_code();
     }
     int code = EXIT_OK;
     if (o->wants_json) {
@@ -159,21 +198,39 @@ static int show(const loaded_model *loaded, const eval_options *o, eval_results 
     return code;
 }
 
+/* Of the chunks and of the needles' prompts. */
+static int longest_context(const eval_plan *plan)
+{
+    int longest = plan->text.n_chunks > 0 ? plan->text.n_context : 0;
+    for (int i = 0; i < plan->n_lengths; i++) {
+        longest = plan->lengths[i] > longest ? plan->lengths[i] : longest;
+    }
+    return longest;
+}
+
 static int run(eval_options *o, eval_results *results)
 {
     tkv_error error;
     loaded_model loaded;
     tkv_tokens tokens = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
+    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
     if (status == TKV_OK) {
         status = read_tokens(&loaded, o, &tokens, &error);
+    }
+    if (status == TKV_OK) {
+        status = check_memory(&loaded, &o->plan.text, &error);
     }
     if (status == TKV_OK && o->report) {
         status = page_check(o->report, &error);
     }
     if (status == TKV_OK) {
+        command_warn_of_context(&loaded, longest_context(&o->plan));
         command_catch_interrupt();
         status = eval_measure(&loaded, &o->plan, results, &error);
+    }
+    if (status == TKV_ERR_INTERRUPTED) {
+        results->was_interrupted = true;
+        status = TKV_OK;
     }
     const int code = status == TKV_OK ? show(&loaded, o, results) : command_fail(&error);
     tkv_tokens_free(&tokens);
@@ -191,13 +248,7 @@ int command_eval(int argc, char **argv)
         fprintf(stderr, "turbokv: no memory for an evaluation\n");
         goto done;
     }
-    *o = (eval_options){.policies = DEFAULT_POLICIES,
-                        .lengths = DEFAULT_LENGTHS,
-                        .plan = {.mode = "prefill",
-                                 .text = {.n_context = 4096, .n_chunks = 6},
-                                 .n_facts = 5,
-                                 .n_prompts = 10}};
-    const option_result result = parse(argc, argv, o);
+    const option_result result = options_parse(&command_eval_options, argc, argv, o);
     if (result != OPTIONS_OK) {
         code = result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     } else if (check(o, &error) != TKV_OK) {

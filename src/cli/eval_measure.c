@@ -1,9 +1,10 @@
-/* The steps of an evaluation: one chunk of the text with all policies that lack it, one needle
- * prompt with one policy. Each is taken from the state file or measured and put there. */
+/* The steps of an evaluation: one chunk of the text, or one needle prompt, with one policy. Each is
+ * taken from the state file or measured and put there. */
 #include "cli/eval_state.h"
 #include "cli/eval_step.h"
 #include "cli/progress.h"
 #include "common/error.h"
+#include "eval/plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,9 @@
 
 #define STEP_NAME (EVAL_POLICY_TEXT + 64)
 #define NEEDLE_SEED 20261124u
+
+/* Logits of the f16 model may take one part in so many of the machine's memory. */
+#define REFERENCE_SHARE 4
 
 static const tkv_policy exact_policy = {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16};
 
@@ -85,43 +89,75 @@ static tkv_status load_chunk(measurement *m, int chunk, int missing[EVAL_MAX_POL
     return status;
 }
 
-static tkv_status measure_chunk(measurement *m, int chunk, tkv_error *error)
-{
-    int missing[EVAL_MAX_POLICIES];
+/* A chunk under way with the policies that lack it. */
+typedef struct chunk_work {
+    measurement *m;
+    int chunk;
     int n_missing;
+    int missing[EVAL_MAX_POLICIES];
+    tkv_eval_text_result results[EVAL_MAX_POLICIES]; /* [n_missing] */
+} chunk_work;
+
+/* A policy has passed the chunk: that is kept at once. */
+static tkv_status keep_policy(void *user, int i, tkv_error *error)
+{
+    chunk_work *work = user;
+    char name[STEP_NAME];
+    name_chunk(work->m, work->missing[i], work->chunk, name);
+    const tkv_status status = merge_chunk(work->m, work->missing[i], &work->results[i], error);
+    return status == TKV_OK
+               ? eval_state_add(&work->m->state, name, eval_chunk_to_json(&work->results[i]), error)
+               : status;
+}
+
+static tkv_status measure_missing(chunk_work *work, tkv_error *error)
+{
+    measurement *m = work->m;
     tkv_policy policies[EVAL_MAX_POLICIES];
-    tkv_eval_text_result results[EVAL_MAX_POLICIES] = {0};
-    tkv_status status = load_chunk(m, chunk, missing, &n_missing, error);
-    if (status != TKV_OK || n_missing == 0) {
-        return status;
-    }
-    for (int i = 0; i < n_missing; i++) {
-        policies[i] = m->plan->policies.policy[missing[i]];
+    for (int i = 0; i < work->n_missing; i++) {
+        policies[i] = m->plan->policies.policy[work->missing[i]];
     }
     tkv_eval_text_params params = m->plan->text;
-    const size_t offset = (size_t)chunk * (size_t)params.n_context;
+    const size_t offset = (size_t)work->chunk * (size_t)params.n_context;
     params.tokens += offset;
     params.n_tokens -= offset;
     params.n_chunks = 1;
     params.policies = policies;
-    params.n_policies = n_missing;
+    params.n_policies = work->n_missing;
+    params.max_reference_bytes = (size_t)(tkv_machine_memory() / REFERENCE_SHARE);
+    params.measured = keep_policy;
+    params.measured_user = work;
     params.progress = show_progress;
     params.progress_user = m;
-    m->step_work = (double)(n_missing + 1) * params.n_context;
-    status = tkv_eval_text(m->loaded->model, m->loaded->context, &params, results, error);
-    m->results->was_interrupted = command_is_interrupted();
-    for (int i = 0; i < n_missing; i++) {
-        char name[STEP_NAME];
-        name_chunk(m, missing[i], chunk, name);
-        if (status == TKV_OK && !m->results->was_interrupted) {
-            status = merge_chunk(m, missing[i], &results[i], error);
-        }
-        if (status == TKV_OK && !m->results->was_interrupted) {
-            status = eval_state_add(&m->state, name, eval_chunk_to_json(&results[i]), error);
-        }
-        tkv_divergence_free(&results[i].divergence);
-    }
+    m->step_work = (double)(work->n_missing + 1) * params.n_context;
+    const tkv_status status =
+        tkv_eval_text(m->loaded->model, m->loaded->context, &params, work->results, error);
     m->work_done += m->step_work;
+    m->results->was_interrupted = command_is_interrupted();
+    return status;
+}
+
+static tkv_status measure_chunk(measurement *m, int chunk, tkv_error *error)
+{
+    chunk_work *work = calloc(1, sizeof *work);
+    if (!work) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for chunk %d", chunk + 1);
+    }
+    work->m = m;
+    work->chunk = chunk;
+    tkv_status status = load_chunk(m, chunk, work->missing, &work->n_missing, error);
+    if (status == TKV_OK && work->n_missing > 0) {
+        status = measure_missing(work, error);
+    }
+    for (int i = 0; i < work->n_missing; i++) {
+        tkv_divergence_free(&work->results[i].divergence);
+    }
+    if (status == TKV_OK && work->n_missing > 0 && !m->results->was_interrupted) {
+        char label[64];
+        snprintf(label, sizeof label, "chunk %d of %d", chunk + 1, m->plan->text.n_chunks);
+        progress_line(&m->bar, label, m->work_done, m->work_total);
+    }
+    free(work);
     return status;
 }
 
@@ -145,6 +181,36 @@ static void count_prompt(measurement *m, int policy, int length_index,
     counts->bits_per_value[length_index] = bits_per_value(m, result->kv_bytes, result->n_cached);
 }
 
+/* Policy -1 is f16. */
+static const tkv_policy *policy_at(const measurement *m, int policy)
+{
+    return policy < 0 ? &exact_policy : &m->plan->policies.policy[policy];
+}
+
+static tkv_needles_params needle_params(const measurement *m, int length_index, int prompt)
+{
+    return (tkv_needles_params){.filler = m->plan->text.tokens,
+                                .n_filler = m->plan->text.n_tokens,
+                                .length = m->plan->lengths[length_index],
+                                .n_facts = m->plan->n_facts,
+                                .n_batch = m->plan->text.n_batch,
+                                .seed = NEEDLE_SEED + (uint64_t)prompt};
+}
+
+/* Lengths and policies that do not go together are found before anything is measured. */
+static tkv_status check_needles(const measurement *m, tkv_error *error)
+{
+    tkv_status status = TKV_OK;
+    for (int i = 0; m->plan->has_needles && i < m->plan->n_lengths; i++) {
+        const tkv_needles_params params = needle_params(m, i, 0);
+        for (int policy = -1; policy < m->plan->policies.n && status == TKV_OK; policy++) {
+            status = tkv_needles_check(m->loaded->model, m->loaded->tokenizer, m->loaded->context,
+                                       &params, policy_at(m, policy), error);
+        }
+    }
+    return status;
+}
+
 static tkv_status measure_prompt(measurement *m, int policy, int length_index, int prompt,
                                  tkv_error *error)
 {
@@ -159,16 +225,10 @@ static tkv_status measure_prompt(measurement *m, int policy, int length_index, i
                                        error);
         m->results->n_resumed++;
     } else {
-        const tkv_needles_params params = {.filler = m->plan->text.tokens,
-                                           .n_filler = m->plan->text.n_tokens,
-                                           .length = length,
-                                           .n_facts = m->plan->n_facts,
-                                           .n_batch = m->plan->text.n_batch,
-                                           .seed = NEEDLE_SEED + (uint64_t)prompt};
+        const tkv_needles_params params = needle_params(m, length_index, prompt);
         m->step_work = length;
-        status = tkv_needles_ask(
-            m->loaded->model, m->loaded->tokenizer, m->loaded->context, &params,
-            policy < 0 ? &exact_policy : &m->plan->policies.policy[policy], &result, error);
+        status = tkv_needles_ask(m->loaded->model, m->loaded->tokenizer, m->loaded->context,
+                                 &params, policy_at(m, policy), &result, error);
         m->work_done += length;
         if (status == TKV_OK) {
             status = eval_state_add(&m->state, name, eval_prompt_to_json(&result, m->plan->n_facts),
@@ -182,16 +242,33 @@ static tkv_status measure_prompt(measurement *m, int policy, int length_index, i
     return status;
 }
 
-static tkv_status measure_needles(measurement *m, tkv_error *error)
+/* One prompt with f16 and with every policy. */
+static tkv_status measure_policies(measurement *m, int length_index, int prompt, tkv_error *error)
 {
     const eval_plan *plan = m->plan;
+    const double work_before = m->work_done;
     tkv_status status = TKV_OK;
-    for (int length = 0; length < plan->n_lengths; length++) {
-        for (int prompt = 0; prompt < plan->n_prompts; prompt++) {
-            for (int policy = -1; policy < plan->policies.n; policy++) {
-                if (status == TKV_OK && !m->results->was_interrupted) {
-                    status = measure_prompt(m, policy, length, prompt, error);
-                }
+    for (int policy = -1; policy < plan->policies.n; policy++) {
+        if (status == TKV_OK && !m->results->was_interrupted) {
+            status = measure_prompt(m, policy, length_index, prompt, error);
+        }
+    }
+    if (status == TKV_OK && !m->results->was_interrupted && m->work_done > work_before) {
+        char label[64];
+        snprintf(label, sizeof label, "needles in %d tokens, prompt %d of %d",
+                 plan->lengths[length_index], prompt + 1, plan->n_prompts);
+        progress_line(&m->bar, label, m->work_done, m->work_total);
+    }
+    return status;
+}
+
+static tkv_status measure_needles(measurement *m, tkv_error *error)
+{
+    tkv_status status = TKV_OK;
+    for (int length = 0; length < m->plan->n_lengths; length++) {
+        for (int prompt = 0; prompt < m->plan->n_prompts; prompt++) {
+            if (status == TKV_OK && !m->results->was_interrupted) {
+                status = measure_policies(m, length, prompt, error);
             }
         }
     }
@@ -228,7 +305,10 @@ tkv_status eval_measure(const loaded_model *loaded, eval_plan *plan, eval_result
                         tkv_error *error)
 {
     measurement m = {.loaded = loaded, .plan = plan, .results = results};
-    tkv_status status = eval_state_open(loaded, plan, &m.state, error);
+    tkv_status status = check_needles(&m, error);
+    if (status == TKV_OK) {
+        status = eval_state_open(loaded, plan, &m.state, error);
+    }
     if (status == TKV_OK) {
         m.work_total = count_work(&m);
         progress_begin(&m.bar, "eval");

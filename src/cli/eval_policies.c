@@ -31,6 +31,7 @@ static tkv_status parse_entry(const char *text, tkv_policy *policy, tkv_error *e
     if (strchr(text, ' ') || strchr(text, '=')) {
         return tkv_policy_parse(text, policy, error);
     }
+    *policy = (tkv_policy)COMMAND_POLICY;
     return parse_types(text, policy, error);
 }
 

@@ -9,7 +9,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#define STATE_VERSION 1
+#define STATE_VERSION 2
 #define CHUNK_BYTES (1 << 20)
 
 static tkv_status hash_file(const char *path, uint64_t *hash, tkv_error *error)
@@ -116,54 +116,85 @@ static tkv_status compare(const char *path, const cJSON *saved, const cJSON *now
     return TKV_OK;
 }
 
+/* Writes beside the file and then takes its place: who looks finds the old or the new one, however
+ * this process ends. */
+static tkv_status replace_file(const char *path, const char *text, tkv_error *error)
+{
+    const size_t size = strlen(path) + sizeof ".new";
+    char *beside = malloc(size);
+    if (!beside) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to save the evaluation");
+    }
+    snprintf(beside, size, "%s.new", path);
+    FILE *file = fopen(beside, "wb");
+    bool is_written = file && fputs(text, file) >= 0 && fflush(file) == 0;
+    is_written = is_written && fsync(fileno(file)) == 0;
+    is_written = file && fclose(file) == 0 && is_written;
+    tkv_status status = TKV_OK;
+    if (!is_written || rename(beside, path) != 0) {
+        status = tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", path, strerror(errno));
+        unlink(beside);
+    }
+    free(beside);
+    return status;
+}
+
 static tkv_status write_state(const eval_state *state, tkv_error *error)
 {
     char *text = cJSON_PrintUnformatted(state->json);
-    const size_t size = strlen(state->path) + 5;
-    char *path = malloc(size);
-    tkv_status status = TKV_OK;
-    if (!text || !path) {
-        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to save the evaluation");
-    } else {
-        snprintf(path, size, "%s.new", state->path);
-        FILE *file = fopen(path, "wb");
-        bool is_written = file && fwrite(text, 1, strlen(text), file) == strlen(text);
-        is_written = file && fclose(file) == 0 && is_written;
-        if (!is_written || rename(path, state->path) != 0) {
-            status =
-                tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", state->path, strerror(errno));
-        }
-    }
+    const tkv_status status =
+        text ? replace_file(state->path, text, error)
+             : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to save the evaluation");
     free(text);
-    free(path);
+    return status;
+}
+
+/* Locks the file that the path leads to, through links, for all that follows. */
+static tkv_status lock_state(eval_state *state, const char *path, tkv_error *error)
+{
+    state->path = realpath(path, NULL);
+    if (!state->path) {
+        state->path = strdup(path);
+    }
+    return state->path ? file_lock_take(&state->lock, state->path, error)
+                       : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to lock %s", path);
+}
+
+/* Takes what the file holds, or begins with what is now evaluated. */
+static tkv_status fill_state(eval_state *state, cJSON **now, tkv_error *error)
+{
+    tkv_status status = read_state(state->path, &state->json, error);
+    if (status == TKV_OK && state->json) {
+        status = compare(state->path, cJSON_GetObjectItem(state->json, "evaluation"), *now, error);
+    } else if (status == TKV_OK) {
+        state->json = cJSON_CreateObject();
+        cJSON_AddItemToObject(state->json, "evaluation", *now);
+        cJSON_AddObjectToObject(state->json, "steps");
+        *now = NULL;
+    }
+    state->steps = cJSON_GetObjectItem(state->json, "steps");
+    if (status == TKV_OK && !state->steps) {
+        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the saved evaluation");
+    }
     return status;
 }
 
 tkv_status eval_state_open(const loaded_model *loaded, const eval_plan *plan, eval_state *state,
                            tkv_error *error)
 {
-    *state = (eval_state){.path = plan->state_path};
-    if (!state->path) {
+    cJSON *now = NULL;
+    *state = (eval_state){.path = NULL};
+    if (!plan->state_path) {
         return TKV_OK;
     }
-    cJSON *now = NULL;
-    tkv_status status = describe(loaded, plan, &now, error);
+    tkv_status status = lock_state(state, plan->state_path, error);
     if (status == TKV_OK) {
-        status = read_state(state->path, &state->json, error);
+        status = describe(loaded, plan, &now, error);
     }
-    if (status == TKV_OK && state->json) {
-        status = compare(state->path, cJSON_GetObjectItem(state->json, "evaluation"), now, error);
-    } else if (status == TKV_OK) {
-        state->json = cJSON_CreateObject();
-        cJSON_AddItemToObject(state->json, "evaluation", now);
-        cJSON_AddObjectToObject(state->json, "steps");
-        now = NULL;
+    if (status == TKV_OK) {
+        status = fill_state(state, &now, error);
     }
     cJSON_Delete(now);
-    state->steps = cJSON_GetObjectItem(state->json, "steps");
-    if (status == TKV_OK && !state->steps) {
-        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the saved evaluation");
-    }
     /* At once, so that a place where nothing can be written is found before anything is measured.
      */
     return status == TKV_OK ? write_state(state, error) : status;
@@ -171,6 +202,8 @@ tkv_status eval_state_open(const loaded_model *loaded, const eval_plan *plan, ev
 
 void eval_state_free(eval_state *state)
 {
+    file_lock_release(&state->lock);
+    free(state->path);
     cJSON_Delete(state->json);
     *state = (eval_state){0};
 }

@@ -4,16 +4,18 @@
 #define TKV_CLI_EVAL_STATE_H
 
 #include "cli/eval.h"
+#include "cli/file_lock.h"
 
 typedef struct eval_state {
-    const char *path; /* NULL: nothing is kept */
+    char *path; /* NULL: nothing is kept */
+    file_lock lock;
     cJSON *json;
     cJSON *steps;
 } eval_state;
 
 /* Opens the plan's state file or begins a new one. A file of another model, text or setting is an
- * error that names what differs; so is one that is no such file. The caller frees it with
- * eval_state_free, also after an error. */
+ * error that names what differs; so is one that is no such file, or that another process uses. The
+ * caller frees it with eval_state_free, also after an error. */
 tkv_status eval_state_open(const loaded_model *loaded, const eval_plan *plan, eval_state *state,
                            tkv_error *error);
 void eval_state_free(eval_state *state);

@@ -15,7 +15,6 @@ typedef struct gate_options {
     bool is_mlx;
     bool is_cached;
     bool wants_json;
-    bool wants_help;
 } gate_options;
 
 int gate_machine(const gate_options *options);

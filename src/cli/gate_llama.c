@@ -26,15 +26,19 @@ static int by_mentions(const void *a, const void *b)
                : strcmp(x->path, y->path);
 }
 
-static void print_files(const tkv_llama_snapshot *s)
+static void print_files(const tkv_words *words, const tkv_llama_snapshot *s)
 {
-    printf("%d files read, %d mention turbo on %d lines\n", s->n_files, s->n_found, s->n_mentions);
+    printf("%d files read, %d mention ", s->n_files, s->n_found);
+    for (int i = 0; i < words->n; i++) {
+        printf("%s%s", i ? ", " : "", words->word[i]);
+    }
+    printf("%s on %d lines\n", words->n ? "" : "a compressed type", s->n_mentions);
     if (s->n_unreadable + s->n_skipped > 0) {
         printf("%d could not be read and %d were skipped: %s\n", s->n_unreadable, s->n_skipped,
                s->trouble);
     }
     if (s->n_found > 0) {
-        printf("\n%11s %9s  file\n", "turbo lines", "of lines");
+        printf("\n%11s %9s  file\n", "lines", "of lines");
     }
     for (int i = 0; i < s->n_found && i < MAX_FILES; i++) {
         printf("%11d %9d  %s\n", s->found[i].n_mentions, s->found[i].n_lines, s->found[i].path);
@@ -232,7 +236,7 @@ static void print_branches(const gate_options *o, const tkv_llama_tree *tree)
         print_other_branches(tree);
         return;
     }
-    printf("\n%d states, %d experiment branches (lines that mention turbo: all, Metal's)\n",
+    printf("\n%d states, %d experiment branches (lines that mention the types: all, Metal's)\n",
            tree->n_snapshots, n_experiments);
     for (int i = 0; i < tree->n_snapshots && i < MAX_BRANCHES; i++) {
         const tkv_llama_snapshot *s = &tree->snapshots[i];
@@ -273,7 +277,7 @@ static void print_tree(const gate_options *o, const tkv_llama_tree *tree)
     const tkv_llama_snapshot *s = &tree->snapshots[tree->chosen];
     printf("%s: %s\nevidence from '%s'%s%.12s: ", o->llama_cpp, tkv_llama_kind_name(tree->kind),
            s->name, s->commit[0] ? ", commit " : "", s->commit);
-    print_files(s);
+    print_files(&tree->words, s);
     for (int i = 0; i < s->n_backends; i++) {
         print_backend(&s->backends[i]);
     }

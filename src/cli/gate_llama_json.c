@@ -88,6 +88,10 @@ cJSON *gate_llama_to_json(const gate_options *o, const tkv_llama_tree *tree)
     cJSON_AddNumberToObject(json, "files_unreadable", s->n_unreadable);
     cJSON_AddNumberToObject(json, "files_skipped", s->n_skipped);
     add_name(json, "trouble", s->trouble);
+    cJSON *words = cJSON_AddArrayToObject(json, "type_words");
+    for (int i = 0; i < tree->words.n; i++) {
+        cJSON_AddItemToArray(words, cJSON_CreateString(tree->words.word[i]));
+    }
     cJSON *files = cJSON_AddArrayToObject(json, "files");
     for (int i = 0; i < s->n_found; i++) {
         cJSON *file = cJSON_CreateObject();

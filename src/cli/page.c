@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const char style[] =
     "body{font:15px/1.5 system-ui,sans-serif;color:#1f2430;background:#fff;max-width:60rem;"
@@ -19,9 +20,33 @@ static const char style[] =
     "svg .grid{stroke:#e3e6ec}svg circle{fill:#2b6cb0}p.note{color:#5a6272}\n"
     "svg polyline{fill:none;stroke-width:2}svg .limit{stroke:#1f2430;stroke-dasharray:6 4}\n";
 
+static const char beginning[] = "<!DOCTYPE html>";
+
+/* A report takes the place of an older one, not of a text, a model or a saved evaluation. */
+static tkv_status check_old_file(const char *path, tkv_error *error)
+{
+    struct stat info;
+    char text[sizeof beginning] = "";
+    FILE *file = stat(path, &info) == 0 && S_ISREG(info.st_mode) ? fopen(path, "rb") : NULL;
+    const size_t n = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    if (file) {
+        fclose(file);
+    }
+    return n == 0 || strcmp(text, beginning) == 0
+               ? TKV_OK
+               : tkv_fail(error, TKV_ERR_IO,
+                          "%s is there and is no HTML page: a report would overwrite it; name "
+                          "another file or remove it",
+                          path);
+}
+
 tkv_status page_check(const char *path, tkv_error *error)
 {
-    FILE *file = fopen(path, "a");
+    const tkv_status status = check_old_file(path, error);
+    FILE *file = status == TKV_OK ? fopen(path, "a") : NULL;
+    if (status != TKV_OK) {
+        return status;
+    }
     if (!file || fclose(file) != 0) {
         return tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", path, strerror(errno));
     }
@@ -30,15 +55,19 @@ tkv_status page_check(const char *path, tkv_error *error)
 
 tkv_status page_open(const char *path, const char *title, FILE **file, tkv_error *error)
 {
-    *file = fopen(path, "w");
+    const tkv_status status = check_old_file(path, error);
+    *file = status == TKV_OK ? fopen(path, "w") : NULL;
+    if (status != TKV_OK) {
+        return status;
+    }
     if (!*file) {
         return tkv_fail(error, TKV_ERR_IO, "cannot write %s: %s", path, strerror(errno));
     }
     fprintf(*file,
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+            "%s\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
             "<meta name=\"viewport\" content=\"width=device-width\">\n"
             "<title>%s</title>\n<style>\n%s</style>\n</head>\n<body>\n<h1>%s</h1>\n",
-            title, style, title);
+            beginning, title, style, title);
     return TKV_OK;
 }
 

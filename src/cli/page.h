@@ -6,7 +6,8 @@
 
 #include <stdio.h>
 
-/* Whether a file can be written there; to be asked before what it tells is measured. */
+/* Whether a report can be written there, in place of no other file than a report; to be asked
+ * before what it tells is measured. */
 tkv_status page_check(const char *path, tkv_error *error);
 
 /* Opens a file and writes what comes before the content. */

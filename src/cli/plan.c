@@ -2,7 +2,7 @@
 #include "cli/plan.h"
 
 #include "cache/cache.h"
-#include "cli/options.h"
+#include "cli/commands.h"
 #include "common/error.h"
 #include "model/session.h"
 
@@ -16,40 +16,53 @@
 #define DEFAULT_COLUMNS 6
 #define LIST_SIZE 256
 
-static option_result parse(int argc, char **argv, plan_options *o)
-{
-    const option_entry entries[] = {
-        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
-         "GGUF model of any decoder architecture"},
-        {"layers", NULL, 0, OPTION_INT, &o->n_layers, 1, 4096, "N",
-         "instead of a model: layers that keep keys and values"},
-        {"kv-heads", NULL, 0, OPTION_INT, &o->layer.n_kv_heads, 1, 4096, "N",
-         "instead of a model: KV heads of a layer"},
-        {"head-dim", NULL, 'd', OPTION_INT, &o->layer.head_dim_k, TKV_MIN_HEAD_DIM,
-         TKV_MAX_HEAD_DIM, "N", "instead of a model: size of a head"},
-        {"weights", NULL, 0, OPTION_SIZE, &o->weights, 0, 0, "SIZE",
-         "bytes of the weights, as 4.7G (the model's file)"},
-        {"memory", NULL, 0, OPTION_SIZE, &o->memory, 0, 0, "SIZE",
-         "memory for everything, as 32G (this machine's less an eighth)"},
-        {"workspace", NULL, 0, OPTION_SIZE, &o->workspace, 0, 0, "SIZE",
-         "bytes beside weights and cache (from the model)"},
-        {"ctx-size", NULL, 'c', OPTION_INT, &o->n_wanted, 1, TKV_PLAN_MAX_TOKENS, "N",
-         "context that is wanted (what the model was trained for)"},
-        {"contexts", NULL, 0, OPTION_TEXT, &o->contexts, 0, 0, "LIST",
-         "comma-separated contexts to list, as 4096,128K"},
-        {"policies", NULL, 'P', OPTION_TEXT, &o->policies, 0, 0, "LIST",
-         "comma-separated KV types and policies, as for eval (all types and presets)"},
-        {"swa-full", NULL, 0, OPTION_FLAG, &o->keeps_all, 0, 0, NULL,
-         "count tokens behind a sliding window too, as always for models that 'run' takes"},
-        {"report", NULL, 0, OPTION_TEXT, &o->report, 0, 0, "FILE",
-         "write an HTML report with a plot"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("plan",
-                         "Shows what a context costs by KV type, and the longest one that fits.",
-                         entries, sizeof entries / sizeof *entries, argc, argv);
-}
+static const plan_options defaults = {.n_sequences = 1, .head_dim_v = -1};
+
+static const option_entry entries[] = {
+    {"model", NULL, 'm', OPTION_FILE, OPTION_AT(plan_options, model), 0, 0, "FILE",
+     "GGUF model of any decoder architecture"},
+    {"layers", NULL, 0, OPTION_INT, OPTION_AT(plan_options, n_layers), 1, 4096, "N",
+     "instead of a model: layers that keep keys and values"},
+    {"kv-heads", NULL, 0, OPTION_INT, OPTION_AT(plan_options, layer.n_kv_heads), 1, 4096, "N",
+     "instead of a model: KV heads of a layer"},
+    {"head-dim", NULL, 'd', OPTION_INT, OPTION_AT(plan_options, layer.head_dim_k), 2,
+     TKV_MAX_HEAD_DIM, "N", "instead of a model: size of a head, an even number"},
+    {"head-dim-v", NULL, 0, OPTION_INT, OPTION_AT(plan_options, head_dim_v), 0, TKV_MAX_HEAD_DIM,
+     "N", "with --head-dim: size of its values, 0 if they are a part of the keys (as the keys)"},
+    {"window", NULL, 0, OPTION_INT, OPTION_AT(plan_options, layer.window), 1, TKV_PLAN_MAX_TOKENS,
+     "N", "with --layers: tokens of a sliding window that all layers have (none)"},
+    {"parallel", "-np", 0, OPTION_INT, OPTION_AT(plan_options, n_sequences), 1,
+     TKV_PLAN_MAX_SEQUENCES, "N", "sequences, each with a cache and a context of its own"},
+    {"weights", NULL, 0, OPTION_SIZE, OPTION_AT(plan_options, weights), 0, 0, "SIZE",
+     "bytes of the weights, as 4.7G (the model's file)"},
+    {"memory", NULL, 0, OPTION_SIZE, OPTION_AT(plan_options, memory), 0, 0, "SIZE",
+     "memory for everything, as 32G (what is available here, less an eighth)"},
+    {"workspace", NULL, 0, OPTION_SIZE, OPTION_AT(plan_options, workspace), 0, 0, "SIZE",
+     "bytes beside weights and cache (from the model)"},
+    {"ctx-size", NULL, 'c', OPTION_INT, OPTION_AT(plan_options, n_wanted), 1, TKV_PLAN_MAX_TOKENS,
+     "N", "context that is wanted (what the model was trained for)"},
+    {"contexts", NULL, 0, OPTION_TEXT, OPTION_AT(plan_options, contexts), 0, 0, "LIST",
+     "comma-separated contexts to list, as 4096,128K"},
+    {"policies", NULL, 'P', OPTION_TEXT, OPTION_AT(plan_options, policies), 0, 0, "LIST",
+     "comma-separated KV types and policies, as for eval (all types and presets)"},
+    {"swa-full", NULL, 0, OPTION_FLAG, OPTION_AT(plan_options, keeps_all), 0, 0, NULL,
+     "count tokens behind a sliding window too"},
+    {"report", NULL, 0, OPTION_FILE, OPTION_AT(plan_options, report), 0, 0, "FILE",
+     "write an HTML report with a plot"},
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(plan_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table command_plan_options = {
+    .command = "plan",
+    .summary = "show what a context costs in memory and the longest one that fits",
+    .description = "Shows what a context costs by KV type, and the longest one that fits.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+    .operand = "model",
+};
 
 /* "4096,128K". */
 static tkv_status parse_contexts(const char *text, plan *p, tkv_error *error)
@@ -136,7 +149,8 @@ static tkv_status fill_params(plan *p, tkv_error *error)
     }
     p->params = (tkv_plan_params){
         .geometry = &p->geometry,
-        .keeps_all = o->keeps_all || p->geometry.is_hosted,
+        .keeps_all = o->keeps_all,
+        .n_sequences = o->n_sequences,
         .memory_bytes = o->memory ? o->memory : machine - machine / 8,
         .weight_bytes = o->weights ? o->weights : p->geometry.file_bytes,
         .workspace_bytes = o->workspace
@@ -172,6 +186,11 @@ static tkv_status compute(plan *p, tkv_error *error)
         if (status == TKV_OK) {
             status = tkv_plan_longest(&p->params, &p->policies.policy[i], &row->longest, error);
         }
+        if (status == TKV_OK) {
+            status = tkv_plan_batch_bytes(&p->params, &p->policies.policy[i],
+                                          p->contexts[p->n_contexts - 1], TKV_DEFAULT_BATCH,
+                                          &row->batch_bytes, error);
+        }
     }
     return status == TKV_OK ? tkv_plan_choose(&p->params, p->n_wanted, &p->choice, error) : status;
 }
@@ -189,38 +208,89 @@ double plan_bits_per_value(const plan *p, const plan_row *row)
     return n_values ? 8.0 * (double)row->bytes[last] / (double)n_values : 0.0;
 }
 
-int plan_count_layers(const tkv_geometry *geometry, bool has_window)
+static bool is_of_kind(const tkv_geometry_layer *layer, plan_layer_kind kind)
+{
+    const bool keeps = layer->n_kv_heads > 0;
+    switch (kind) {
+    case PLAN_KEEPS: return keeps;
+    case PLAN_WINDOW: return keeps && layer->window > 0;
+    case PLAN_BESIDE: return keeps && layer->compressed.width + layer->indexer.width > 0;
+    case PLAN_STATE: return layer->state_bytes > 0;
+    }
+    return false;
+}
+
+int plan_count_layers(const tkv_geometry *geometry, plan_layer_kind kind)
 {
     int n = 0;
     for (int i = 0; i < geometry->n_layers; i++) {
-        const tkv_geometry_layer *layer = &geometry->layers[i];
-        n += layer->n_kv_heads > 0 && (!has_window || layer->window > 0);
+        n += is_of_kind(&geometry->layers[i], kind);
     }
     return n;
 }
 
-static void print_head(const plan *p)
+uint64_t plan_batch_bytes(const plan *p)
+{
+    uint64_t most = 0;
+    for (int i = 0; i < p->policies.n; i++) {
+        most = p->rows[i].batch_bytes > most ? p->rows[i].batch_bytes : most;
+    }
+    return most;
+}
+
+static void print_shape(const plan *p)
 {
     const tkv_geometry *g = &p->geometry;
-    const int n_windows = plan_count_layers(g, true);
+    const int n_windows = plan_count_layers(g, PLAN_WINDOW);
+    const int n_beside = plan_count_layers(g, PLAN_BESIDE);
+    const int n_states = plan_count_layers(g, PLAN_STATE);
     printf("%s%s%d layers, %d of them keep keys and values\n", g->architecture,
-           g->architecture[0] ? ": " : "", g->n_layers, plan_count_layers(g, false));
+           g->architecture[0] ? ": " : "", g->n_layers, plan_count_layers(g, PLAN_KEEPS));
     if (n_windows > 0) {
         printf("%d layers have a sliding window: tokens behind it are %s\n", n_windows,
                p->params.keeps_all ? "kept and counted" : "dropped and not counted");
     }
-    printf("%.2f GiB of memory: %.2f weights, %.2f workspace%s, %.2f for the KV cache\n\n",
+    if (n_beside > 0) {
+        printf("%d layers keep keys of an indexer or of several tokens too: counted as keys\n",
+               n_beside);
+    }
+    if (n_states > 0) {
+        printf("recurrent state of %d layers: %.1f MiB, whatever the context\n", n_states,
+               (double)tkv_plan_state_bytes(&p->params) / 0x1p20);
+    }
+    if (g->assumption[0]) {
+        printf("note: %s\n", g->assumption);
+    }
+}
+
+static void print_head(const plan *p)
+{
+    const uint64_t state = tkv_plan_state_bytes(&p->params);
+    print_shape(p);
+    if (p->params.n_sequences > 1) {
+        printf("%d sequences, each with the context that is listed\n", p->params.n_sequences);
+    }
+    printf("%.2f GiB of memory: %.2f weights, %.2f workspace%s, ",
            (double)p->params.memory_bytes / GIB, (double)p->params.weight_bytes / GIB,
-           (double)p->params.workspace_bytes / GIB, p->params.workspace_bytes ? "" : " (unknown)",
-           (double)tkv_plan_kv_budget(&p->params) / GIB);
+           (double)p->params.workspace_bytes / GIB, p->params.workspace_bytes ? "" : " (unknown)");
+    if (state > 0) {
+        printf("%.2f recurrent state, ", (double)state / GIB);
+    }
+    printf("%.2f for the KV cache\n", (double)tkv_plan_kv_budget(&p->params) / GIB);
+    if (plan_batch_bytes(p) > 0) {
+        printf("while a batch of %d tokens is read, its exact tokens take up to %.1f MiB more\n",
+               TKV_DEFAULT_BATCH, (double)plan_batch_bytes(p) / 0x1p20);
+    }
+    printf("\n");
 }
 
 static void print_choice(const plan *p)
 {
     const tkv_plan_choice *c = &p->choice;
     if (!c->preset) {
-        printf("\nnothing fits: weights and workspace take %.2f of %.2f GiB\n",
-               (double)(p->params.weight_bytes + p->params.workspace_bytes) / GIB,
+        const uint64_t used =
+            p->params.weight_bytes + p->params.workspace_bytes + tkv_plan_state_bytes(&p->params);
+        printf("\nnothing fits: all but the KV cache takes %.2f of %.2f GiB\n", (double)used / GIB,
                (double)p->params.memory_bytes / GIB);
         return;
     }
@@ -252,24 +322,26 @@ static void print_table(const plan *p)
 static bool is_complete(const plan_options *o)
 {
     const int n_given = (o->n_layers > 0) + (o->layer.n_kv_heads > 0) + (o->layer.head_dim_k > 0);
-    if (o->model ? n_given == 0 : n_given == 3) {
+    const bool has_more = o->head_dim_v >= 0 || o->layer.window > 0;
+    if (o->model ? n_given == 0 && !has_more : n_given == 3) {
         return true;
     }
-    fprintf(stderr, "turbokv: expected either -m MODEL or --layers, --kv-heads and --head-dim\n");
+    fprintf(stderr, "turbokv: expected either -m MODEL or --layers, --kv-heads and --head-dim, "
+                    "with --head-dim-v and --window if need be\n");
     return false;
 }
 
 int command_plan(int argc, char **argv)
 {
-    plan_options o = {.model = NULL};
-    const option_result result = parse(argc, argv, &o);
+    plan_options o;
+    const option_result result = options_parse(&command_plan_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
     if (!is_complete(&o)) {
         return EXIT_USAGE;
     }
-    o.layer.head_dim_v = o.layer.head_dim_k;
+    o.layer.head_dim_v = o.head_dim_v >= 0 ? o.head_dim_v : o.layer.head_dim_k;
     plan *p = calloc(1, sizeof *p);
     tkv_error error = {TKV_ERR_OUT_OF_MEMORY, "no memory for a plan"};
     int code;

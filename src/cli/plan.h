@@ -15,18 +15,20 @@ typedef struct plan_options {
     const char *report;
     int n_layers;
     int n_wanted;
-    tkv_geometry_layer layer;
+    int n_sequences;
+    tkv_geometry_layer layer; /* of a shape that is given by hand */
+    int head_dim_v;           /* of it; -1: as the keys' */
     uint64_t memory;
     uint64_t weights;
     uint64_t workspace;
     bool keeps_all;
     bool wants_json;
-    bool wants_help;
 } plan_options;
 
 typedef struct plan_row {
     const char *name;
     int longest;
+    uint64_t batch_bytes; /* what the caches hold beside while a batch is read */
     uint64_t bytes[PLAN_MAX_CONTEXTS];
 } plan_row;
 
@@ -48,8 +50,17 @@ void plan_format_tokens(int n_tokens, char text[16]);
 /* At the longest context that is listed. */
 double plan_bits_per_value(const plan *p, const plan_row *row);
 
-/* Layers that keep keys and values, or of these the ones with a sliding window. */
-int plan_count_layers(const tkv_geometry *geometry, bool has_window);
+typedef enum plan_layer_kind {
+    PLAN_KEEPS,  /* keys and values, or keys only */
+    PLAN_WINDOW, /* of these, the ones with a sliding window */
+    PLAN_BESIDE, /* of these, the ones that keep more rows that grow with the context */
+    PLAN_STATE   /* a recurrent state */
+} plan_layer_kind;
+
+int plan_count_layers(const tkv_geometry *geometry, plan_layer_kind kind);
+
+/* The most that a policy of the list holds beside its figures while a batch is read. */
+uint64_t plan_batch_bytes(const plan *p);
 
 cJSON *plan_to_json(const plan *p);
 tkv_status plan_write_report(const char *path, const plan *p, tkv_error *error);

@@ -27,13 +27,19 @@ cJSON *plan_to_json(const plan *p)
     cJSON *json = cJSON_CreateObject();
     command_add_text(json, "architecture", g->architecture, strlen(g->architecture));
     cJSON_AddNumberToObject(json, "layers", g->n_layers);
-    cJSON_AddNumberToObject(json, "layers_with_kv", plan_count_layers(g, false));
-    cJSON_AddNumberToObject(json, "layers_with_window", plan_count_layers(g, true));
+    cJSON_AddNumberToObject(json, "layers_with_kv", plan_count_layers(g, PLAN_KEEPS));
+    cJSON_AddNumberToObject(json, "layers_with_window", plan_count_layers(g, PLAN_WINDOW));
+    cJSON_AddNumberToObject(json, "layers_with_more_keys", plan_count_layers(g, PLAN_BESIDE));
+    cJSON_AddNumberToObject(json, "layers_with_state", plan_count_layers(g, PLAN_STATE));
+    cJSON_AddStringToObject(json, "note", g->assumption);
+    cJSON_AddNumberToObject(json, "sequences", p->params.n_sequences);
     cJSON_AddBoolToObject(json, "keeps_tokens_behind_window", p->params.keeps_all);
     cJSON_AddNumberToObject(json, "trained_context", g->context_length);
     cJSON_AddNumberToObject(json, "memory_bytes", (double)p->params.memory_bytes);
     cJSON_AddNumberToObject(json, "weight_bytes", (double)p->params.weight_bytes);
     cJSON_AddNumberToObject(json, "workspace_bytes", (double)p->params.workspace_bytes);
+    cJSON_AddNumberToObject(json, "recurrent_state_bytes",
+                            (double)tkv_plan_state_bytes(&p->params));
     cJSON_AddNumberToObject(json, "kv_budget_bytes", (double)tkv_plan_kv_budget(&p->params));
     cJSON_AddItemToObject(json, "contexts", cJSON_CreateIntArray(p->contexts, p->n_contexts));
     cJSON *rows = cJSON_AddArrayToObject(json, "policies");
@@ -45,6 +51,7 @@ cJSON *plan_to_json(const plan *p)
         for (int j = 0; j < p->n_contexts; j++) {
             cJSON_AddItemToArray(bytes, cJSON_CreateNumber((double)p->rows[i].bytes[j]));
         }
+        cJSON_AddNumberToObject(row, "batch_bytes", (double)p->rows[i].batch_bytes);
         cJSON_AddNumberToObject(row, "longest_context", p->rows[i].longest);
         cJSON_AddItemToArray(rows, row);
     }

@@ -2,6 +2,7 @@
 #include "cli/page.h"
 #include "cli/plan.h"
 #include "cli/plot.h"
+#include "model/session.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,24 +20,53 @@ static void write_fact(FILE *file, const char *name, const char *text)
     fputs("</tr>\n", file);
 }
 
-static void write_facts(FILE *file, const plan *p)
+static void write_shape(FILE *file, const plan *p)
 {
     const tkv_geometry *g = &p->geometry;
+    const int n_beside = plan_count_layers(g, PLAN_BESIDE);
+    const int n_states = plan_count_layers(g, PLAN_STATE);
+    char text[256];
+    snprintf(text, sizeof text, "%s%s%d layers, %d keep keys and values, %d of these in a window%s",
+             g->architecture, g->architecture[0] ? ", " : "", g->n_layers,
+             plan_count_layers(g, PLAN_KEEPS), plan_count_layers(g, PLAN_WINDOW),
+             plan_count_layers(g, PLAN_WINDOW) == 0 ? ""
+             : p->params.keeps_all                  ? " (tokens behind it are kept)"
+                                                    : " (tokens behind it are dropped)");
+    write_fact(file, "Shape", text);
+    if (n_beside > 0) {
+        snprintf(text, sizeof text, "in %d layers keys of an indexer or of several tokens",
+                 n_beside);
+        write_fact(file, "Beside keys and values", text);
+    }
+    if (n_states > 0) {
+        snprintf(text, sizeof text, "%.1f MiB in %d layers, whatever the context",
+                 (double)tkv_plan_state_bytes(&p->params) / 0x1p20, n_states);
+        write_fact(file, "Recurrent state", text);
+    }
+    if (p->params.n_sequences > 1) {
+        snprintf(text, sizeof text, "%d, each with the context that is listed",
+                 p->params.n_sequences);
+        write_fact(file, "Sequences", text);
+    }
+    if (g->assumption[0]) {
+        write_fact(file, "Note", g->assumption);
+    }
+}
+
+static void write_facts(FILE *file, const plan *p)
+{
     char text[256];
     fputs("<table class=\"facts\">\n", file);
     write_fact(file, "Model", p->options->model ? p->options->model : "given by its shape");
-    snprintf(text, sizeof text, "%s%s%d layers, %d keep keys and values, %d of these in a window%s",
-             g->architecture, g->architecture[0] ? ", " : "", g->n_layers,
-             plan_count_layers(g, false), plan_count_layers(g, true),
-             plan_count_layers(g, true) == 0 ? ""
-             : p->params.keeps_all           ? " (tokens behind it are kept)"
-                                             : " (tokens behind it are dropped)");
-    write_fact(file, "Shape", text);
+    write_shape(file, p);
     snprintf(text, sizeof text, "%.2f GiB: weights %.2f, workspace %.2f%s, left for the cache %.2f",
              (double)p->params.memory_bytes / GIB, (double)p->params.weight_bytes / GIB,
              (double)p->params.workspace_bytes / GIB, p->params.workspace_bytes ? "" : " (unknown)",
              (double)tkv_plan_kv_budget(&p->params) / GIB);
     write_fact(file, "Memory", text);
+    snprintf(text, sizeof text, "up to %.1f MiB more while a batch of %d tokens is read",
+             (double)plan_batch_bytes(p) / 0x1p20, TKV_DEFAULT_BATCH);
+    write_fact(file, "Exact tokens", text);
     if (p->choice.preset) {
         snprintf(text, sizeof text, "-c %d --kv %s (KV cache %.2f GiB)%s", p->choice.n_tokens,
                  p->choice.preset, (double)p->choice.kv_bytes / GIB,

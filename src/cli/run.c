@@ -1,8 +1,9 @@
 /* turbokv run: generate text. */
+#include "cli/commands.h"
 #include "cli/generate.h"
-#include "cli/options.h"
-#include "gate/record.h"
+#include "cli/open_context.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,78 +15,95 @@ typedef struct run_options {
     tkv_context_params context;
     bool ignores_gate;
     bool wants_json;
-    bool wants_help;
     generation_params generation;
 } run_options;
 
-static option_result parse(int argc, char **argv, run_options *o)
-{
-    generation_params *g = &o->generation;
-    const option_entry entries[] = {
-        {"model", NULL, 'm', OPTION_TEXT, &o->model, 0, 0, "FILE",
-         "GGUF model (default: the one that is shipped)"},
-        {"prompt", NULL, 'p', OPTION_TEXT, &o->prompt, 0, 0, "TEXT", "prompt"},
-        {"file", NULL, 'f', OPTION_TEXT, &o->file, 0, 0, "FILE",
-         "read the prompt from a file, - for standard input"},
-        {"predict", "n-predict", 'n', OPTION_INT, &g->n_predict, -1, INT32_MAX, "N",
-         "tokens to generate; -1: until the text ends or the context is full (-1)"},
-        {"ctx-size", NULL, 'c', OPTION_INT, &g->max_tokens, 0, INT32_MAX, "N",
-         "context in tokens; 0: what the model was trained for (0)"},
-        {"context-shift", NULL, 0, OPTION_FLAG, &g->shifts_context, 0, 0, NULL,
-         "when the context is full, drop the older half and go on"},
-        {"keep", NULL, 0, OPTION_INT, &g->n_keep, -1, INT32_MAX, "N",
-         "first tokens that a context shift never drops; -1: the sinks (-1)"},
-        {"threads", NULL, 't', OPTION_INT, &o->context.n_threads, 0, 1024, "N",
-         "threads; 0: all cores (0)"},
-        {"device", NULL, 0, OPTION_TEXT, &o->context.device, 0, 0, "NAME",
-         "where to compute: cpu, metal, cuda or cuda:N (cpu)"},
-        {"seed", NULL, 's', OPTION_SEED, &g->sampling.seed, 0, 0, "N", "seed of sampling (0)"},
-        {"temp", NULL, 0, OPTION_REAL, &g->sampling.temperature, 0, 100, "T",
-         "temperature; 0: always the most likely token (0.8)"},
-        {"top-k", NULL, 0, OPTION_INT, &g->sampling.top_k, 0, INT32_MAX, "K",
-         "sample from the K most likely tokens; 0: all (40)"},
-        {"top-p", NULL, 0, OPTION_REAL, &g->sampling.top_p, 0, 1, "P",
-         "sample from the most likely tokens up to this probability (0.95)"},
-        {"min-p", NULL, 0, OPTION_REAL, &g->sampling.min_p, 0, 1, "P",
-         "drop tokens below this share of the most likely one (0.05)"},
-        {"cache-type-k", "ctk", 0, OPTION_TYPE, &g->policy.type_k, 0, 0, "TYPE",
-         "KV type of keys, see 'turbokv types' (f16)"},
-        {"cache-type-v", "ctv", 0, OPTION_TYPE, &g->policy.type_v, 0, 0, "TYPE",
-         "KV type of values (f16)"},
-        {"kv", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "PRESET",
-         "preset of types and exact tokens: f16, 8bit, 4bit, 3bit or 2bit"},
-        {"sinks", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "N", "first tokens kept exact (0)"},
-        {"recent", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "N", "last tokens kept exact (0)"},
-        {"centre", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "N",
-         "code relative to the mean of the first N tokens; 0: off (64)"},
-        {"boundary", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "N:TYPE",
-         "type of the first and last N layers"},
-        {"layers", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "A-B:TYPE",
-         "type of layers A to B, or TYPE_K/TYPE_V; may be repeated"},
-        {"sparse-v", NULL, 0, OPTION_POLICY, &g->policy, 0, 0, "T",
-         "skip values with a smaller weight: off, auto or a threshold (off)"},
-        {"policy", NULL, 0, OPTION_POLICY_FILE, &g->policy, 0, 0, "FILE",
-         "apply a policy file; options after it change it"},
-        {"effort", NULL, 0, OPTION_EFFORT, &o->context.effort, 0, 0, "EFFORT",
-         "of encoding trellis types: fast, default or best (default)"},
-        {"ignore-gate", NULL, 0, OPTION_FLAG, &o->ignores_gate, 0, 0, NULL,
-         "run on kernels that failed when 'turbokv gate' tested them"},
-        {"json", NULL, 0, OPTION_FLAG, &o->wants_json, 0, 0, NULL,
-         "print text and summary as one JSON object"},
-        {"help", NULL, 'h', OPTION_HELP, &o->wants_help, 0, 0, NULL, "print this help"},
-    };
-    return options_parse("run", "Generates text with a model on a compressed KV cache.", entries,
-                         sizeof entries / sizeof *entries, argc, argv);
-}
+static const run_options defaults = {
+    .generation = {.n_predict = -1,
+                   .n_keep = -1,
+                   .policy = COMMAND_POLICY,
+                   .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f}},
+    .context = {.device = "cpu", .is_stopped = command_stops}};
+
+static const option_entry entries[] = {
+    {"model", NULL, 'm', OPTION_FILE, OPTION_AT(run_options, model), 0, 0, "FILE",
+     "GGUF model; without one, the one that is shipped"},
+    {"prompt", NULL, 'p', OPTION_TEXT, OPTION_AT(run_options, prompt), 0, 0, "TEXT", "prompt"},
+    {"chat", NULL, 0, OPTION_FLAG, OPTION_AT(run_options, generation.is_chat), 0, 0, NULL,
+     "the prompt is what a user says: put it in the model's chat form (ChatML or Gemma)"},
+    {"system-prompt", "-sys", 0, OPTION_TEXT, OPTION_AT(run_options, generation.system), 0, 0,
+     "TEXT", "with --chat: what the system says first"},
+    {"file", NULL, 'f', OPTION_FILE, OPTION_AT(run_options, file), 0, 0, "FILE",
+     "read the prompt from a file, - for standard input"},
+    {"predict", "--n-predict", 'n', OPTION_INT, OPTION_AT(run_options, generation.n_predict), -1,
+     INT32_MAX, "N", "tokens to generate; -1: until the text ends or the context is full"},
+    {"ctx-size", NULL, 'c', OPTION_INT, OPTION_AT(run_options, generation.max_tokens), 0, INT32_MAX,
+     "N", "context in tokens; 0: what the model was trained for"},
+    {"context-shift", NULL, 0, OPTION_FLAG, OPTION_AT(run_options, generation.shifts_context), 0, 0,
+     NULL, "when the context is full, drop the older half and go on"},
+    {"keep", NULL, 0, OPTION_INT, OPTION_AT(run_options, generation.n_keep), -1, INT32_MAX, "N",
+     "first tokens that a context shift never drops; -1: the sinks"},
+    {"threads", NULL, 't', OPTION_INT, OPTION_AT(run_options, context.n_threads), 0, 1024, "N",
+     "threads; 0: all cores"},
+    {"device", NULL, 0, OPTION_TEXT, OPTION_AT(run_options, context.device), 0, 0, "NAME",
+     "where to compute: cpu, metal, cuda or cuda:N"},
+    {"seed", NULL, 's', OPTION_SEED, OPTION_AT(run_options, generation.sampling.seed), 0, 0, "N",
+     "seed of sampling; -1: another one each time"},
+    {"temp", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.temperature), -100,
+     100, "T", "temperature; 0 or less: always the most likely token"},
+    {"top-k", NULL, 0, OPTION_INT, OPTION_AT(run_options, generation.sampling.top_k), -INT32_MAX,
+     INT32_MAX, "K", "sample from the K most likely tokens; 0 or less: all"},
+    {"top-p", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.top_p), -100, 100,
+     "P", "sample from the most likely tokens up to this probability; 1 or more: all"},
+    {"min-p", NULL, 0, OPTION_REAL, OPTION_AT(run_options, generation.sampling.min_p), -100, 1, "P",
+     "drop tokens below this share of the most likely one; 0 or less: none"},
+    {"cache-type-k", "-ctk", 0, OPTION_TYPE, OPTION_AT(run_options, generation.policy.type_k), 0, 0,
+     "TYPE", "KV type of keys, see 'turbokv types'"},
+    {"cache-type-v", "-ctv", 0, OPTION_TYPE, OPTION_AT(run_options, generation.policy.type_v), 0, 0,
+     "TYPE", "KV type of values"},
+    {"kv", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "PRESET",
+     "preset of types and exact tokens: f16, 8bit, 4bit, 3bit or 2bit"},
+    {"sinks", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "N",
+     "first tokens kept exact"},
+    {"recent", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "N",
+     "last tokens kept exact"},
+    {"centre", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "N",
+     "code keys and values relative to their mean over the first N tokens; 0: off"},
+    {"boundary", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "N:TYPE",
+     "type of the first and last N layers"},
+    {"layers", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "A-B:TYPE",
+     "type of layers A to B, or TYPE_K/TYPE_V; may be repeated"},
+    {"sparse-v", NULL, 0, OPTION_POLICY, OPTION_AT(run_options, generation.policy), 0, 0, "T",
+     "skip values with a smaller weight: off, auto or a threshold"},
+    {"policy", NULL, 0, OPTION_POLICY_FILE, OPTION_AT(run_options, generation.policy), 0, 0, "FILE",
+     "take the policy of a file, as it is; options after it change it"},
+    {"effort", NULL, 0, OPTION_EFFORT, OPTION_AT(run_options, context.effort), 0, 0, "EFFORT",
+     "of encoding trellis types: fast, default or best"},
+    IGNORE_GATE_ROW(run_options),
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(run_options, wants_json), 0, 0, NULL,
+     "print text and summary as one JSON object"},
+    OPTION_HELP_ROW,
+};
+
+const option_table command_run_options = {
+    .command = "run",
+    .summary = "generate text with a model on a compressed KV cache",
+    .description = "Generates text with a model on a compressed KV cache.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+    .hint = "a prompt is given with -p TEXT or -f FILE, and -f - reads standard input",
+};
 
 static void print_summary(const generation *g)
 {
     fprintf(stderr,
-            "\nprefill %zu tokens, %.0f tokens/s; decode %d tokens, %.0f tokens/s\n"
-            "KV cache of %d tokens: %zu bytes, %.3f bits a value; f16: %zu bytes (%.2fx)\n",
-            g->prompt_tokens.n, generation_prefill_speed(g), g->n_decoded,
-            generation_decode_speed(g), g->n_cached, g->kv_bytes, g->bits_per_value,
-            g->kv_bytes_f16, g->kv_bytes ? (double)g->kv_bytes_f16 / (double)g->kv_bytes : 0.0);
+            "\nprefill %d tokens, %.0f tokens/s; decode %d tokens, %.0f tokens/s\n"
+            "KV cache of %d tokens: %zu bytes, %.3f bits a value; with f16: %zu (%.2fx)\n",
+            g->n_prefilled, generation_prefill_speed(g), g->n_decoded, generation_decode_speed(g),
+            g->n_cached, g->kv_bytes, g->bits_per_value, g->kv_bytes_f16,
+            g->kv_bytes ? (double)g->kv_bytes_f16 / (double)g->kv_bytes : 0.0);
     if (g->n_shifts) {
         fprintf(stderr, "the context was full and was shifted %d times\n", g->n_shifts);
     }
@@ -114,7 +132,11 @@ static int print_json(const loaded_model *loaded, const run_options *o, const ge
     for (size_t i = 0; i < g->tokens.n; i++) {
         cJSON_AddItemToArray(tokens, cJSON_CreateNumber(g->tokens.ids[i]));
     }
+    char seed[24];
+    snprintf(seed, sizeof seed, "%" PRIu64, o->generation.sampling.seed);
+    cJSON_AddRawToObject(json, "seed", seed);
     cJSON_AddNumberToObject(json, "prompt_tokens", (double)g->prompt_tokens.n);
+    cJSON_AddNumberToObject(json, "prefilled_tokens", g->n_prefilled);
     cJSON_AddNumberToObject(json, "prefill_tokens_per_second", generation_prefill_speed(g));
     cJSON_AddNumberToObject(json, "decoded_tokens", g->n_decoded);
     cJSON_AddNumberToObject(json, "decode_tokens_per_second", generation_decode_speed(g));
@@ -136,7 +158,13 @@ static int find_prompt(run_options *o, char **text)
 {
     tkv_error error;
     if (!o->prompt == !o->file) {
-        fprintf(stderr, "turbokv: expected a prompt: either -p TEXT or -f FILE\n");
+        fprintf(stderr,
+                "turbokv: expected a prompt: either -p TEXT or -f FILE, of which -f - reads "
+                "standard input\n");
+        return EXIT_USAGE;
+    }
+    if (o->generation.system && !o->generation.is_chat) {
+        fprintf(stderr, "turbokv: --system-prompt: expected --chat beside it\n");
         return EXIT_USAGE;
     }
     o->generation.prompt = o->prompt;
@@ -150,12 +178,22 @@ static int find_prompt(run_options *o, char **text)
     return EXIT_OK;
 }
 
-/* What 'turbokv gate' found of the kernels, or of the device, that this run is on. */
-static tkv_status check_gate(const run_options *o, const tkv_context *context, tkv_error *error)
+/* Says so if nothing but the model bounds the text. */
+static void note_endless(const run_options *o, const loaded_model *loaded)
 {
-    const char *device = tkv_context_device(context);
-    return strcmp(device, "cpu") == 0 ? tkv_gate_check(tkv_context_kernels(context), error)
-                                      : tkv_gate_check_device(o->context.device, device, error);
+    if (o->generation.n_predict >= 0 || !o->generation.shifts_context) {
+        return;
+    }
+    const int32_t n_tokens = tkv_tokenizer_size(loaded->tokenizer);
+    bool has_end = false;
+    for (int32_t id = 0; id < n_tokens && !has_end; id++) {
+        has_end = tkv_tokenizer_is_end(loaded->tokenizer, id);
+    }
+    fprintf(stderr,
+            "turbokv: note: with --context-shift and without -n %s; -n N sets a bound, Ctrl-C "
+            "stops\n",
+            has_end ? "a text goes on until the model ends it, which it may never do"
+                    : "the text has no end, since the model has no end token");
 }
 
 static int generate(const run_options *o)
@@ -163,12 +201,9 @@ static int generate(const run_options *o)
     tkv_error error;
     loaded_model loaded;
     generation g = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, &error);
-    if (status == TKV_OK && !o->ignores_gate) {
-        status = check_gate(o, loaded.context, &error);
-    }
+    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
     if (status == TKV_OK) {
-        command_catch_interrupt();
+        note_endless(o, &loaded);
         status = generation_run(&loaded, &o->generation, &g, &error);
     }
     int code = EXIT_OK;
@@ -176,13 +211,13 @@ static int generate(const run_options *o)
         code = command_fail(&error);
     } else if (o->wants_json) {
         code = print_json(&loaded, o, &g);
-    } else {
+    } else if (!g.is_output_lost) {
         putchar('\n');
-        fflush(stdout);
+        command_flush_output();
         print_summary(&g);
     }
     if (code == EXIT_OK && g.was_interrupted) {
-        code = EXIT_INTERRUPTED;
+        code = command_interrupted_code();
     }
     generation_free(&g);
     loaded_model_free(&loaded);
@@ -191,17 +226,14 @@ static int generate(const run_options *o)
 
 int command_run(int argc, char **argv)
 {
-    run_options o = {
-        .generation = {
-            .n_predict = -1,
-            .n_keep = -1,
-            .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f}}};
-    const option_result result = parse(argc, argv, &o);
+    run_options o;
+    const option_result result = options_parse(&command_run_options, argc, argv, &o);
     if (result != OPTIONS_OK) {
         return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
     }
     o.generation.is_streamed = !o.wants_json;
     o.generation.has_progress = !o.wants_json;
+    o.generation.catches_interrupts = true;
     char *text = NULL;
     int code = find_prompt(&o, &text);
     if (code == EXIT_OK) {

@@ -1,6 +1,6 @@
 /* turbokv types: what KV types and presets cost, and how far off the types are. */
 #include "cli/command.h"
-#include "cli/options.h"
+#include "cli/commands.h"
 
 #include <stdio.h>
 
@@ -88,31 +88,32 @@ static cJSON *to_json(int head_dim)
     return json;
 }
 
-int command_types(int argc, char **argv)
+typedef struct types_options {
+    int head_dim;
+    bool wants_json;
+} types_options;
+
+static const types_options defaults = {.head_dim = 128};
+
+static const option_entry entries[] = {
+    {"head-dim", NULL, 'd', OPTION_INT, OPTION_AT(types_options, head_dim), TKV_MIN_HEAD_DIM,
+     TKV_MAX_HEAD_DIM, "N", "size of a head"},
+    {"json", NULL, 0, OPTION_FLAG, OPTION_AT(types_options, wants_json), 0, 0, NULL, "print JSON"},
+    OPTION_HELP_ROW,
+};
+
+const option_table command_types_options = {
+    .command = "types",
+    .summary = "list the KV types with their bits and errors",
+    .description = "Lists the KV types and the presets.",
+    .entries = entries,
+    .n_entries = sizeof entries / sizeof *entries,
+    .defaults = &defaults,
+    .size = sizeof defaults,
+};
+
+static void print_types(int head_dim)
 {
-    int head_dim = 128;
-    bool wants_json = false;
-    bool wants_help = false;
-    const option_entry entries[] = {
-        {"head-dim", NULL, 'd', OPTION_INT, &head_dim, TKV_MIN_HEAD_DIM, TKV_MAX_HEAD_DIM, "N",
-         "size of a head (128)"},
-        {"json", NULL, 0, OPTION_FLAG, &wants_json, 0, 0, NULL, "print JSON"},
-        {"help", NULL, 'h', OPTION_HELP, &wants_help, 0, 0, NULL, "print this help"},
-    };
-    const option_result result =
-        options_parse("types", "Lists the KV types and the presets.", entries,
-                      sizeof entries / sizeof *entries, argc, argv);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
-    }
-    tkv_error error;
-    if (tkv_check_head_dim(TKV_TYPE_F16, head_dim, &error) != TKV_OK) {
-        fprintf(stderr, "turbokv: %s\n", error.message);
-        return EXIT_USAGE;
-    }
-    if (wants_json) {
-        return command_print_json(to_json(head_dim));
-    }
     printf("%-9s %10s %12s  %s\n", "type", "bits/value", "error (NMSE)", "code");
     for (int i = 0; i < TKV_TYPE_COUNT; i++) {
         const tkv_type_info *info = tkv_type_get_info((tkv_type)i);
@@ -121,6 +122,24 @@ int command_types(int argc, char **argv)
     }
     printf("bits at head_dim %d; error: E|x-x'|^2 / E|x|^2 on Gaussian rows at head_dim 128\n",
            head_dim);
-    print_presets(head_dim);
+}
+
+int command_types(int argc, char **argv)
+{
+    types_options o;
+    const option_result result = options_parse(&command_types_options, argc, argv, &o);
+    if (result != OPTIONS_OK) {
+        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    }
+    tkv_error error;
+    if (tkv_check_head_dim(TKV_TYPE_F16, o.head_dim, &error) != TKV_OK) {
+        fprintf(stderr, "turbokv: %s\n", error.message);
+        return EXIT_USAGE;
+    }
+    if (o.wants_json) {
+        return command_print_json(to_json(o.head_dim));
+    }
+    print_types(o.head_dim);
+    print_presets(o.head_dim);
     return EXIT_OK;
 }

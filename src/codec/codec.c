@@ -4,6 +4,8 @@
 #include "common/error.h"
 #include "common/half.h"
 
+#include <string.h>
+
 #define TKV_STRING(x) #x
 #define TKV_VERSION_TEXT(major, minor, patch)                                                      \
     TKV_STRING(major) "." TKV_STRING(minor) "." TKV_STRING(patch)
@@ -22,9 +24,16 @@ static tkv_status check_arguments(tkv_type type, int head_dim, const void *a, co
     return tkv_check_head_dim(type, head_dim, error);
 }
 
-tkv_status tkv_rotate(int head_dim, size_t n_rows, float *x, tkv_error *error)
+/* Rotation mixes all coordinates of a padded row. */
+static tkv_status check_rotation(int head_dim, const float *x, tkv_error *error)
 {
     const tkv_status status = check_arguments(TKV_TYPE_TURBO8, head_dim, x, x, error);
+    return status == TKV_OK ? tkv_check_padded_dim(TKV_TYPE_TURBO8, head_dim, error) : status;
+}
+
+tkv_status tkv_rotate(int head_dim, size_t n_rows, float *x, tkv_error *error)
+{
+    const tkv_status status = check_rotation(head_dim, x, error);
     for (size_t i = 0; status == TKV_OK && i < n_rows; i++) {
         tkv_rotate_row(head_dim, x + i * (size_t)head_dim);
     }
@@ -33,7 +42,7 @@ tkv_status tkv_rotate(int head_dim, size_t n_rows, float *x, tkv_error *error)
 
 tkv_status tkv_unrotate(int head_dim, size_t n_rows, float *x, tkv_error *error)
 {
-    const tkv_status status = check_arguments(TKV_TYPE_TURBO8, head_dim, x, x, error);
+    const tkv_status status = check_rotation(head_dim, x, error);
     for (size_t i = 0; status == TKV_OK && i < n_rows; i++) {
         tkv_unrotate_row(head_dim, x + i * (size_t)head_dim);
     }
@@ -69,15 +78,40 @@ static void decode_f16(size_t n, const uint8_t *record, float *x)
     }
 }
 
+/* A row as wide as it is stored. */
+static void pad_row(int head_dim, const float *x, float *padded)
+{
+    memcpy(padded, x, (size_t)head_dim * sizeof *x);
+    memset(padded + head_dim, 0, (size_t)(tkv_padded_dim(head_dim) - head_dim) * sizeof *x);
+}
+
 static void encode_record(tkv_type type, int head_dim, const float *x, uint8_t *record)
 {
+    const int padded_dim = tkv_padded_dim(head_dim);
+    float padded[TKV_MAX_HEAD_DIM];
+    pad_row(head_dim, x, padded);
     if (type == TKV_TYPE_F16) {
-        encode_f16((size_t)head_dim, x, record);
+        encode_f16((size_t)padded_dim, padded, record);
         return;
     }
     tkv_row_codes row;
-    tkv_encode_row(type, TKV_EFFORT_DEFAULT, head_dim, x, &row);
-    tkv_pack_row(type, head_dim, &row, record);
+    tkv_encode_row(type, TKV_EFFORT_DEFAULT, padded_dim, padded, &row);
+    tkv_pack_row(type, padded_dim, &row, record);
+}
+
+static void decode_record(tkv_type type, int head_dim, const uint8_t *record, float *x)
+{
+    const int padded_dim = tkv_padded_dim(head_dim);
+    float padded[TKV_MAX_HEAD_DIM];
+    if (type == TKV_TYPE_F16) {
+        decode_f16((size_t)head_dim, record, x);
+        return;
+    }
+    tkv_row_codes row;
+    tkv_unpack_row(type, padded_dim, record, &row);
+    tkv_dequantise_row(type, padded_dim, &row, padded);
+    tkv_unrotate_row(padded_dim, padded);
+    memcpy(x, padded, (size_t)head_dim * sizeof *x);
 }
 
 tkv_status tkv_encode_rows(tkv_type type, int head_dim, size_t n_rows, const float *x, void *rows,
@@ -102,16 +136,9 @@ tkv_status tkv_decode_rows(tkv_type type, int head_dim, size_t n_rows, const voi
         return status;
     }
     const size_t row_bytes = tkv_row_bytes(type, head_dim);
-    for (size_t i = 0; i < n_rows; i++, x += head_dim) {
-        const uint8_t *record = (const uint8_t *)rows + i * row_bytes;
-        if (type == TKV_TYPE_F16) {
-            decode_f16((size_t)head_dim, record, x);
-            continue;
-        }
-        tkv_row_codes row;
-        tkv_unpack_row(type, head_dim, record, &row);
-        tkv_dequantise_row(type, head_dim, &row, x);
-        tkv_unrotate_row(head_dim, x);
+    for (size_t i = 0; i < n_rows; i++) {
+        decode_record(type, head_dim, (const uint8_t *)rows + i * row_bytes,
+                      x + i * (size_t)head_dim);
     }
     return TKV_OK;
 }
@@ -149,7 +176,13 @@ tkv_status tkv_encode_page(tkv_type type, tkv_page_order order, int head_dim, in
     if (status != TKV_OK) {
         return status;
     }
-    tkv_kernels_scalar.encode(&span, x, (size_t)head_dim, page);
+    float padded[TKV_MAX_HEAD_DIM];
+    for (int i = 0; i < n_rows; i++) {
+        const tkv_page_span slot = {type,           order, tkv_padded_dim(head_dim),
+                                    first_slot + i, 1,     TKV_EFFORT_DEFAULT};
+        pad_row(head_dim, x + (size_t)i * (size_t)head_dim, padded);
+        tkv_kernels_scalar.encode(&slot, padded, 0, page);
+    }
     return report_non_finite(head_dim, (size_t)n_rows, x, error);
 }
 
@@ -161,6 +194,12 @@ tkv_status tkv_decode_page(tkv_type type, tkv_page_order order, int head_dim, in
     if (status != TKV_OK) {
         return status;
     }
-    tkv_kernels_scalar.decode(&span, page, x, (size_t)head_dim);
+    float padded[TKV_MAX_HEAD_DIM];
+    for (int i = 0; i < n_rows; i++) {
+        const tkv_page_span slot = {type,           order, tkv_padded_dim(head_dim),
+                                    first_slot + i, 1,     TKV_EFFORT_DEFAULT};
+        tkv_kernels_scalar.decode(&slot, page, padded, 0);
+        memcpy(x + (size_t)i * (size_t)head_dim, padded, (size_t)head_dim * sizeof *x);
+    }
     return TKV_OK;
 }

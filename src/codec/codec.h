@@ -8,6 +8,14 @@
 #include "codec/trellis.h"
 #include "turbokv.h"
 
+/* Rows are padded with zeros to a multiple of this many coordinates. */
+#define TKV_DIM_STEP 16
+
+static inline int tkv_padded_dim(int head_dim)
+{
+    return (head_dim + TKV_DIM_STEP - 1) / TKV_DIM_STEP * TKV_DIM_STEP;
+}
+
 #define TKV_MAX_PLANES 3
 #define TKV_MAX_SIDE_FIELDS 2
 
@@ -28,6 +36,9 @@ typedef struct tkv_type_layout {
     int plane_bits[TKV_MAX_PLANES];
     int n_side_fields;
 } tkv_type_layout;
+
+/* As tkv_check_head_dim, for what works on rows as they are stored: a multiple of TKV_DIM_STEP. */
+tkv_status tkv_check_padded_dim(tkv_type type, int head_dim, tkv_error *error);
 
 /* `type` must be valid. */
 const tkv_type_layout *tkv_type_get_layout(tkv_type type);

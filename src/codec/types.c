@@ -76,12 +76,24 @@ tkv_status tkv_check_head_dim(tkv_type type, int head_dim, tkv_error *error)
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "KV type number %d: expected 0 to %d",
                         (int)type, TKV_TYPE_COUNT - 1);
     }
-    if (head_dim < TKV_MIN_HEAD_DIM || head_dim > TKV_MAX_HEAD_DIM || head_dim % 16 != 0) {
+    if (head_dim < TKV_MIN_HEAD_DIM || head_dim > TKV_MAX_HEAD_DIM || head_dim % 2 != 0) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "head_dim %d: expected a multiple of 16 from %d to %d", head_dim,
+                        "head_dim %d: expected an even number from %d to %d", head_dim,
                         TKV_MIN_HEAD_DIM, TKV_MAX_HEAD_DIM);
     }
     return TKV_OK;
+}
+
+tkv_status tkv_check_padded_dim(tkv_type type, int head_dim, tkv_error *error)
+{
+    const tkv_status status = tkv_check_head_dim(type, head_dim, error);
+    if (status == TKV_OK && head_dim % TKV_DIM_STEP != 0) {
+        return tkv_fail(
+            error, TKV_ERR_INVALID_ARGUMENT,
+            "head_dim %d: expected a multiple of %d, to which rows are padded with zeros", head_dim,
+            TKV_DIM_STEP);
+    }
+    return status;
 }
 
 size_t tkv_row_bytes(tkv_type type, int head_dim)
@@ -90,7 +102,8 @@ size_t tkv_row_bytes(tkv_type type, int head_dim)
         return 0;
     }
     const tkv_type_info *info = &types[type].info;
-    return (size_t)head_dim * (size_t)info->code_bits / 8 + 2 * (size_t)info->side_fields;
+    return (size_t)tkv_padded_dim(head_dim) * (size_t)info->code_bits / 8 +
+           2 * (size_t)info->side_fields;
 }
 
 size_t tkv_page_bytes(tkv_type type, int head_dim)

@@ -36,6 +36,7 @@ const char *tkv_status_name(tkv_status status)
     case TKV_ERR_IO: return "input/output error";
     case TKV_ERR_FORMAT: return "bad format";
     case TKV_ERR_DEVICE: return "device error";
+    case TKV_ERR_INTERRUPTED: return "interrupted";
     }
     return "unknown status";
 }

@@ -133,9 +133,18 @@ static void mean_of(const float *rows, int n_rows, int head_dim, float *mean)
     }
 }
 
+/* Of a head: pages are coded, then queries asked. */
+static void report(const tkv_codec_quality_params *p, int head, int n_parts)
+{
+    const double n_pages = ceil((double)p->n_rows / TKV_PAGE_TOKENS);
+    if (p->progress) {
+        p->progress(p->progress_user, (head + n_parts / (n_pages + p->n_queries)) / p->n_heads);
+    }
+}
+
 /* Rows to pages and back. */
 static void code_head(const tkv_kernels *kernels, tkv_effort effort,
-                      const tkv_codec_quality_params *p, const float *rows, head_work *w)
+                      const tkv_codec_quality_params *p, int head, const float *rows, head_work *w)
 {
     const size_t head_dim = (size_t)p->head_dim;
     mean_of(rows, p->centre_rows, p->head_dim, w->mean);
@@ -157,6 +166,7 @@ static void code_head(const tkv_kernels *kernels, tkv_effort effort,
         for (size_t i = 0; i < n; i++) {
             decoded[i] += w->mean[i % head_dim];
         }
+        report(p, head, first / TKV_PAGE_TOKENS + 1);
     }
 }
 
@@ -239,7 +249,7 @@ static tkv_status check_params(const tkv_context *context, const tkv_codec_quali
                         "both and a mean of no more rows than there are",
                         p->n_heads, p->n_rows, p->centre_rows);
     }
-    const tkv_status status = tkv_check_head_dim(p->type, p->head_dim, error);
+    const tkv_status status = tkv_check_padded_dim(p->type, p->head_dim, error);
     if (status != TKV_OK) {
         return status;
     }
@@ -271,13 +281,14 @@ tkv_status tkv_codec_quality_measure(const tkv_context *context,
     for (int head = 0; head < params->n_heads; head++) {
         const float *rows =
             params->rows + (size_t)head * (size_t)params->n_rows * (size_t)params->head_dim;
-        code_head(context->kernels, context->effort, params, rows, &work);
+        code_head(context->kernels, context->effort, params, head, rows, &work);
         add_errors(params, rows, &work, &sums);
         for (int i = 0; i < params->n_queries; i++) {
             for (int j = 0; j < params->head_dim; j++) {
                 work.query[j] = draw_gauss(&state);
             }
             add_query(params, rows, &work, &sums);
+            report(params, head, (params->n_rows + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS + i + 1);
         }
     }
     free_work(&work);
@@ -338,7 +349,7 @@ tkv_status tkv_codec_speed_measure(const tkv_context *context, tkv_type type, tk
                                    int head_dim, int n_pages, tkv_codec_speed *speed,
                                    tkv_error *error)
 {
-    const tkv_status status = tkv_check_head_dim(type, head_dim, error);
+    const tkv_status status = tkv_check_padded_dim(type, head_dim, error);
     if (status != TKV_OK) {
         return status;
     }

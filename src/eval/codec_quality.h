@@ -13,6 +13,8 @@ typedef struct tkv_codec_quality_params {
     int centre_rows; /* 0: none; n: code relative to the mean of the first n rows of a head */
     int n_queries;   /* random directions; 0: only the error */
     uint64_t seed;   /* of the queries */
+    void (*progress)(void *user, double share); /* NULL: none; hears which share is done */
+    void *progress_user;
 } tkv_codec_quality_params;
 
 typedef struct tkv_codec_quality {

@@ -29,32 +29,6 @@ typedef struct codec_measurement {
     codec_buffers buffers;
 } codec_measurement;
 
-tkv_status tkv_device_open(const char *name, tkv_device **device, tkv_error *error)
-{
-    const size_t length = strcspn(name, ":");
-    char *end = NULL;
-    const long index = name[length] == ':' ? strtol(name + length + 1, &end, 10) : 0;
-    if (end && (end == name + length + 1 || *end)) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "device '%.40s': expected a name or NAME:NUMBER, for example cuda:1", name);
-    }
-    const tkv_device_table *table;
-    for (int i = 0; (table = tkv_device_tables(i)) != NULL; i++) {
-        if (strlen(table->name) != length || strncmp(table->name, name, length) != 0) {
-            continue;
-        }
-        char reason[200] = "";
-        const int n = table->count(reason, sizeof reason);
-        if (index < 0 || index >= n) {
-            return tkv_fail(error, TKV_ERR_UNSUPPORTED, "device '%.40s': %d of the kind found%s%s",
-                            name, n, *reason ? ": " : "", reason);
-        }
-        return table->open((int)index, NULL, device, error);
-    }
-    return tkv_fail(error, TKV_ERR_UNSUPPORTED, "device '%.40s': this build has no such back end",
-                    name);
-}
-
 static void release_buffers(codec_measurement *m)
 {
     const uint64_t addresses[] = {m->buffers.pages, m->buffers.blocks, m->buffers.sequence,

@@ -4,10 +4,6 @@
 
 #include "backend/device.h"
 
-/* Opens the device that `name` means: "cuda", or "cuda:1" for the second one. The caller closes it.
- */
-tkv_status tkv_device_open(const char *name, tkv_device **device, tkv_error *error);
-
 /* Bytes a second, read and written, of a copy within the device's memory; the best of several. */
 tkv_status tkv_device_copy_bandwidth(tkv_device *device, size_t n_bytes, double *bandwidth,
                                      tkv_error *error);

@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "eval/clock.h"
+#include "model/prompt.h"
 #include "model/session.h"
 
 #include <stdlib.h>
@@ -12,23 +13,26 @@ struct tkv_model_work {
     int n_vocabulary;
     double values_per_token; /* in all layers */
     tkv_session *session;
-    float *logits; /* [n_vocabulary] */
-    int n_tokens;
-    int32_t *tokens; /* [n_tokens], for all positions */
+    float *logits;     /* [n_vocabulary] */
+    tkv_tokens tokens; /* for all positions */
 };
 
-static void choose_tokens(tkv_model_work *work)
+static tkv_status choose_tokens(tkv_model_work *work, const tkv_tokenizer *tokenizer, int n,
+                                tkv_error *error)
 {
     uint32_t seed = 1;
-    for (int i = 0; i < work->n_tokens; i++) {
+    tkv_status status = tkv_prompt_begin(tokenizer, &work->tokens, error);
+    while (work->tokens.n < (size_t)n && status == TKV_OK) {
         seed = seed * 1664525u + 1013904223u;
-        work->tokens[i] = (int32_t)((seed >> 8) % (uint32_t)work->n_vocabulary);
+        const int32_t token = (int32_t)((seed >> 8) % (uint32_t)work->n_vocabulary);
+        status = tkv_tokens_push(&work->tokens, token, error);
     }
+    return status;
 }
 
-tkv_status tkv_model_work_create(const tkv_model *model, tkv_context *context,
-                                 const tkv_policy *policy, int max_tokens, tkv_model_work **work,
-                                 tkv_error *error)
+tkv_status tkv_model_work_create(const tkv_model *model, const tkv_tokenizer *tokenizer,
+                                 tkv_context *context, const tkv_policy *policy, int max_tokens,
+                                 tkv_model_work **work, tkv_error *error)
 {
     const tkv_model_config *config = tkv_model_get_config(model);
     const tkv_session_params params = {.max_tokens = max_tokens, .policy = *policy};
@@ -40,20 +44,17 @@ tkv_status tkv_model_work_create(const tkv_model *model, tkv_context *context,
     created->n_vocabulary = config->vocabulary_size;
     created->values_per_token =
         (double)config->n_layers * config->n_kv_heads * (config->head_dim_k + config->head_dim_v);
-    created->n_tokens = max_tokens;
     tkv_status status = tkv_session_create(model, context, &params, &created->session, error);
     if (status == TKV_OK) {
         created->logits = malloc((size_t)created->n_vocabulary * sizeof *created->logits);
-        created->tokens = malloc((size_t)max_tokens * sizeof *created->tokens);
-        if (!created->logits || !created->tokens) {
-            status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d tokens", max_tokens);
-        }
+        status = created->logits
+                     ? choose_tokens(created, tokenizer, max_tokens, error)
+                     : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the logits");
     }
     if (status != TKV_OK) {
         tkv_model_work_free(created);
         return status;
     }
-    choose_tokens(created);
     *work = created;
     return TKV_OK;
 }
@@ -63,7 +64,7 @@ void tkv_model_work_free(tkv_model_work *work)
     if (work) {
         tkv_session_free(work->session);
         free(work->logits);
-        free(work->tokens);
+        tkv_tokens_free(&work->tokens);
         free(work);
     }
 }
@@ -77,7 +78,7 @@ static tkv_status eval(const tkv_model_work *work, tkv_session *session, int n_t
     tkv_status status = TKV_OK;
     for (int done = 0; done < n_tokens && status == TKV_OK; done += n_at_once) {
         const int left = n_tokens - done;
-        status = tkv_session_eval(session, work->tokens + length + done,
+        status = tkv_session_eval(session, work->tokens.ids + length + done,
                                   left < n_at_once ? left : n_at_once, &params, error);
     }
     return status;
@@ -87,7 +88,7 @@ static tkv_status eval(const tkv_model_work *work, tkv_session *session, int n_t
 static tkv_status warm_up(const tkv_model_work *work, tkv_session *session, tkv_error *error)
 {
     const int length = tkv_session_length(session);
-    const int room = work->n_tokens - length;
+    const int room = (int)work->tokens.n - length;
     const tkv_status status =
         eval(work, session, room < WARM_UP_TOKENS ? room : WARM_UP_TOKENS, 1, error);
     return status == TKV_OK ? tkv_session_truncate(session, length, error) : status;
@@ -112,21 +113,42 @@ static tkv_status pass(const tkv_model_work *work, int n_tokens, int n_at_once, 
     return status;
 }
 
-static tkv_status extend(tkv_model_work *work, int depth, tkv_error *error)
+/* Who wants to know how far a filling is. */
+typedef struct listener {
+    void (*progress)(void *user, int n_done);
+    void *user;
+} listener;
+
+static bool tell(void *user, int n_done, int n_total)
+{
+    const listener *l = user;
+    (void)n_total;
+    if (l->progress) {
+        l->progress(l->user, n_done);
+    }
+    return true;
+}
+
+static tkv_status extend(tkv_model_work *work, int depth, listener *l, tkv_error *error)
 {
     const int length = tkv_session_length(work->session);
-    const tkv_eval_params params = {.logits_mode = TKV_LOGITS_NONE};
-    return depth > length ? tkv_session_eval(work->session, work->tokens + length, depth - length,
-                                             &params, error)
+    const tkv_eval_params params = {
+        .logits_mode = TKV_LOGITS_NONE, .progress = tell, .progress_user = l};
+    return depth > length ? tkv_session_eval(work->session, work->tokens.ids + length,
+                                             depth - length, &params, error)
                           : TKV_OK;
 }
 
 /* The last token comes by itself: a policy with a recent window keeps a batch exact until the next
  * one comes. */
-tkv_status tkv_model_work_fill(tkv_model_work *work, int depth, tkv_error *error)
+tkv_status tkv_model_work_fill(tkv_model_work *work, int depth,
+                               void (*progress)(void *user, int n_done), void *progress_user,
+                               tkv_error *error)
 {
-    const tkv_status status = extend(work, depth - 1, error);
-    return status == TKV_OK ? extend(work, depth, error) : status;
+    listener all_but_one = {progress, progress_user};
+    listener none = {NULL, NULL};
+    const tkv_status status = extend(work, depth - 1, &all_but_one, error);
+    return status == TKV_OK ? extend(work, depth, &none, error) : status;
 }
 
 tkv_status tkv_model_work_prefill(const tkv_model_work *work, int n_tokens, double *seconds,

@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "eval/clock.h"
+#include "model/prompt.h"
 #include "model/sampler.h"
 #include "model/session.h"
 
@@ -69,7 +70,7 @@ static void draw_facts(haystack *h, uint64_t *state)
 
 static tkv_status encode(const haystack *h, const char *text, tkv_tokens *tokens, tkv_error *error)
 {
-    return tkv_tokenizer_encode(h->tokenizer, text, strlen(text), false, false, tokens, error);
+    return tkv_tokenizer_encode(h->tokenizer, text, strlen(text), false, tokens, error);
 }
 
 static tkv_status encode_facts(haystack *h, tkv_error *error)
@@ -142,8 +143,7 @@ static tkv_status build_prompt(haystack *h, tkv_error *error)
     uint64_t state = p->seed;
     size_t room = 0;
     draw_facts(h, &state);
-    /* An empty text gives the begin of text where the model wants it. */
-    tkv_status status = tkv_tokenizer_encode(h->tokenizer, "", 0, true, false, &h->prompt, error);
+    tkv_status status = tkv_prompt_begin(h->tokenizer, &h->prompt, error);
     if (status == TKV_OK) {
         status = encode_facts(h, error);
     }
@@ -242,27 +242,44 @@ static tkv_status ask_all(const haystack *h, tkv_session *session, int n_vocabul
     return status;
 }
 
+/* The prompt, and a session with room for it and an answer; to be freed also after an error. */
+static tkv_status prepare(haystack *h, const tkv_model *model, tkv_context *context,
+                          const tkv_policy *policy, tkv_session **session, tkv_error *error)
+{
+    const tkv_needles_params *p = h->params;
+    const tkv_session_params params = {
+        .max_tokens = p->length + ANSWER_TOKENS, .n_batch = p->n_batch, .policy = *policy};
+    if (p->n_facts < 1 || p->n_facts > TKV_NEEDLES_MAX_FACTS || p->length < 1) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "a prompt of %d tokens with %d facts: expected at least 1 token and 1 to "
+                        "%d facts",
+                        p->length, p->n_facts, TKV_NEEDLES_MAX_FACTS);
+    }
+    const tkv_status status = build_prompt(h, error);
+    return status == TKV_OK ? tkv_session_create(model, context, &params, session, error) : status;
+}
+
+tkv_status tkv_needles_check(const tkv_model *model, const tkv_tokenizer *tokenizer,
+                             tkv_context *context, const tkv_needles_params *params,
+                             const tkv_policy *policy, tkv_error *error)
+{
+    haystack h = {.params = params, .tokenizer = tokenizer};
+    tkv_session *session = NULL;
+    const tkv_status status = prepare(&h, model, context, policy, &session, error);
+    tkv_session_free(session);
+    free_haystack(&h);
+    return status;
+}
+
 tkv_status tkv_needles_ask(const tkv_model *model, const tkv_tokenizer *tokenizer,
                            tkv_context *context, const tkv_needles_params *params,
                            const tkv_policy *policy, tkv_needles_result *result, tkv_error *error)
 {
     *result = (tkv_needles_result){0};
-    if (params->n_facts < 1 || params->n_facts > TKV_NEEDLES_MAX_FACTS || params->length < 1) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "a prompt of %d tokens with %d facts: expected at least 1 token and 1 to "
-                        "%d facts",
-                        params->length, params->n_facts, TKV_NEEDLES_MAX_FACTS);
-    }
     const double start = tkv_clock();
     haystack h = {.params = params, .tokenizer = tokenizer};
     tkv_session *session = NULL;
-    const tkv_session_params session_params = {.max_tokens = params->length + ANSWER_TOKENS,
-                                               .n_batch = params->n_batch,
-                                               .policy = *policy};
-    tkv_status status = build_prompt(&h, error);
-    if (status == TKV_OK) {
-        status = tkv_session_create(model, context, &session_params, &session, error);
-    }
+    tkv_status status = prepare(&h, model, context, policy, &session, error);
     if (status == TKV_OK) {
         status = ask_all(&h, session, tkv_model_get_config(model)->vocabulary_size, result, error);
     }

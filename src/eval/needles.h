@@ -27,6 +27,12 @@ typedef struct tkv_needles_result {
 /* Share of the text before fact `index` of n_facts. */
 double tkv_needles_depth(int n_facts, int index);
 
+/* Whether such a prompt can be made, with a session of the policy for it; what follows then takes
+ * long. Errors say what was expected. */
+tkv_status tkv_needles_check(const tkv_model *model, const tkv_tokenizer *tokenizer,
+                             tkv_context *context, const tkv_needles_params *params,
+                             const tkv_policy *policy, tkv_error *error);
+
 /* One prompt with one policy: it passes the model once, then every question is asked on a fork and
  * answered greedily. Prompts depend on params only, so policies compare on equal ones. A prompt too
  * short for its facts and a filler that is too short are errors that say what was expected. */

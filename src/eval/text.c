@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "eval/clock.h"
+#include "model/prompt.h"
 #include "model/session.h"
 
 #include <stdlib.h>
@@ -10,15 +11,21 @@
 /* Tokens of the scored half that pass at once in prefill mode: bounds the logits in memory. */
 #define SCORED_STEP 256
 
-/* An evaluation under way: session 0 is the reference, session i + 1 has policy i. */
+/* An evaluation under way. */
 typedef struct evaluation {
     const tkv_eval_text_params *params;
     tkv_eval_text_result *results;
+    const tkv_model *model;
+    tkv_context *context;
     int n_vocabulary;
     int step;
-    tkv_session **sessions; /* [n_policies + 1] */
-    float *reference;       /* [step][n_vocabulary] */
-    float *tested;          /* likewise */
+    tkv_tokens chunk; /* [n_context] under way */
+    int first_scored; /* of a chunk */
+    bool is_kept;
+    float *reference; /* logits of f16's [step][n_vocabulary], or of all scored tokens if is_kept */
+    float *tested;    /* [step][n_vocabulary] */
+    int64_t n_done;   /* tokens through the model */
+    int64_t n_total;
     bool is_stopped;
 } evaluation;
 
@@ -32,91 +39,168 @@ tkv_status tkv_eval_text_check(const tkv_eval_text_params *p, tkv_error *error)
     }
     if (p->n_tokens / (size_t)p->n_context < (size_t)p->n_chunks) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "the text has %zu tokens: expected %d chunks of %d", p->n_tokens,
-                        p->n_chunks, p->n_context);
+                        "the text has %zu tokens: expected %d chunks of %d, %.0f in all: give a "
+                        "longer text, fewer chunks or shorter ones",
+                        p->n_tokens, p->n_chunks, p->n_context, (double)p->n_chunks * p->n_context);
     }
     return TKV_OK;
 }
 
-static tkv_status create_sessions(evaluation *e, const tkv_model *model, tkv_context *context,
-                                  tkv_error *error)
+static tkv_status create_session(const evaluation *e, const tkv_policy *policy,
+                                 tkv_session **session, tkv_error *error)
 {
     const tkv_eval_text_params *p = e->params;
+    const tkv_session_params params = {
+        .max_tokens = p->n_context, .n_batch = p->n_batch, .policy = *policy};
+    return tkv_session_create(e->model, e->context, &params, session, error);
+}
+
+/* A policy that no session takes is found before any other one is measured. */
+static tkv_status check_policies(const evaluation *e, tkv_error *error)
+{
     tkv_status status = TKV_OK;
-    for (int i = 0; i <= p->n_policies && status == TKV_OK; i++) {
-        tkv_session_params params = {.max_tokens = p->n_context, .n_batch = p->n_batch};
-        if (i > 0) {
-            params.policy = p->policies[i - 1];
-        }
-        status = tkv_session_create(model, context, &params, &e->sessions[i], error);
+    for (int i = 0; i < e->params->n_policies && status == TKV_OK; i++) {
+        tkv_session *session = NULL;
+        status = create_session(e, &e->params->policies[i], &session, error);
+        tkv_session_free(session);
     }
     return status;
 }
 
-/* Passes tokens through one session; logits NULL: none are wanted. */
-static tkv_status pass(evaluation *e, int index, const int32_t *tokens, int n, float *logits,
-                       tkv_error *error)
+static bool report(void *user, int n_done, int n_total)
+{
+    evaluation *e = user;
+    const tkv_eval_text_params *p = e->params;
+    (void)n_total;
+    e->is_stopped = e->is_stopped ||
+                    (p->progress && !p->progress(p->progress_user, e->n_done + n_done, e->n_total));
+    return !e->is_stopped;
+}
+
+/* Passes tokens through a session; logits NULL: none are wanted. */
+static tkv_status pass(evaluation *e, tkv_session *session, const int32_t *tokens, int n,
+                       float *logits, tkv_error *error)
 {
     const tkv_eval_params params = {.logits_mode = logits ? TKV_LOGITS_ALL : TKV_LOGITS_NONE,
-                                    .logits = logits};
-    const double start = tkv_clock();
-    const tkv_status status = tkv_session_eval(e->sessions[index], tokens, n, &params, error);
-    if (index > 0) {
-        e->results[index - 1].seconds += tkv_clock() - start;
-    }
+                                    .logits = logits,
+                                    .progress = report,
+                                    .progress_user = e};
+    const tkv_status status = tkv_session_eval(session, tokens, n, &params, error);
+    e->n_done += n;
     return status;
 }
 
-/* One step of the scored half: `n` tokens, of which the first n_scored have a successor. */
-static tkv_status score_step(evaluation *e, const int32_t *tokens, int n, int n_scored,
-                             tkv_error *error)
+/* Scores `n` tokens from `at` on, of which the first n_scored have a successor. `exact` NULL: the
+ * reference's logits are there already. */
+static tkv_status score_step(evaluation *e, int policy, tkv_session *exact, tkv_session *session,
+                             const int32_t *tokens, int at, int n, tkv_error *error)
 {
-    tkv_status status = pass(e, 0, tokens, n, e->reference, error);
-    for (int i = 0; i < e->params->n_policies && status == TKV_OK; i++) {
-        status = pass(e, i + 1, tokens, n, e->tested, error);
-        for (int t = 0; t < n_scored && status == TKV_OK; t++) {
-            const size_t row = (size_t)t * (size_t)e->n_vocabulary;
-            status = tkv_divergence_add(&e->results[i].divergence, e->reference + row,
-                                        e->tested + row, e->n_vocabulary, tokens[t + 1], error);
-        }
+    const size_t n_vocabulary = (size_t)e->n_vocabulary;
+    tkv_eval_text_result *result = &e->results[policy];
+    float *reference =
+        e->reference + (e->is_kept ? (size_t)(at - e->first_scored) * n_vocabulary : 0);
+    tkv_status status = exact ? pass(e, exact, tokens + at, n, reference, error) : TKV_OK;
+    const double start = tkv_clock();
+    if (status == TKV_OK && !e->is_stopped) {
+        status = pass(e, session, tokens + at, n, e->tested, error);
+    }
+    result->seconds += tkv_clock() - start;
+    const int n_scored = at + n == e->params->n_context ? n - 1 : n;
+    for (int t = 0; t < n_scored && status == TKV_OK && !e->is_stopped; t++) {
+        const size_t row = (size_t)t * n_vocabulary;
+        status = tkv_divergence_add(&result->divergence, reference + row, e->tested + row,
+                                    e->n_vocabulary, tokens[at + t + 1], error);
     }
     return status;
 }
 
-static void report(evaluation *e, int64_t n_done)
+static void add_session(const tkv_session *session, tkv_eval_text_result *result)
+{
+    const tkv_attend_stats *stats = tkv_session_attend_stats(session);
+    result->kv_bytes = tkv_cache_bytes(tkv_session_cache(session));
+    result->n_weights += stats->n_weights;
+    result->n_skipped += stats->n_skipped;
+}
+
+/* One policy on a chunk; `prefix` has seen the half that is not scored, with f16. */
+static tkv_status run_policy(evaluation *e, int policy, const tkv_session *prefix,
+                             const int32_t *tokens, tkv_error *error)
+{
+    const int n_context = e->params->n_context;
+    tkv_session *session = NULL;
+    tkv_session *exact = NULL;
+    tkv_status status = create_session(e, &e->params->policies[policy], &session, error);
+    if (status == TKV_OK && (policy == 0 || !e->is_kept)) {
+        status = tkv_session_fork(prefix, e->first_scored, &exact, error);
+    }
+    const double start = tkv_clock();
+    if (status == TKV_OK) {
+        status = pass(e, session, tokens, e->first_scored, NULL, error);
+    }
+    e->results[policy].seconds += tkv_clock() - start;
+    for (int at = e->first_scored; at < n_context && status == TKV_OK && !e->is_stopped;) {
+        const int n = n_context - at < e->step ? n_context - at : e->step;
+        status = score_step(e, policy, exact, session, tokens, at, n, error);
+        at += n;
+    }
+    if (status == TKV_OK) {
+        add_session(session, &e->results[policy]);
+    }
+    if (status == TKV_OK && !e->is_stopped && e->params->measured) {
+        status = e->params->measured(e->params->measured_user, policy, error);
+    }
+    tkv_session_free(session);
+    tkv_session_free(exact);
+    return status;
+}
+
+/* The tokens of a chunk, which is a text of its own for the model. */
+static tkv_status fill_chunk(evaluation *e, int chunk, tkv_error *error)
 {
     const tkv_eval_text_params *p = e->params;
-    const int64_t n_total = (int64_t)p->n_chunks * p->n_context;
-    if (p->progress && !p->progress(p->progress_user, n_done, n_total)) {
-        e->is_stopped = true;
+    const int32_t *text = p->tokens + (size_t)chunk * (size_t)p->n_context;
+    e->chunk.n = 0;
+    tkv_status status = tkv_prompt_begin(p->tokenizer, &e->chunk, error);
+    while (status == TKV_OK && e->chunk.n < (size_t)p->n_context) {
+        status = tkv_tokens_push(&e->chunk, *text++, error);
     }
+    return status;
 }
 
 static tkv_status run_chunk(evaluation *e, int chunk, tkv_error *error)
 {
-    const tkv_eval_text_params *p = e->params;
-    const int32_t *tokens = p->tokens + (size_t)chunk * (size_t)p->n_context;
-    const int64_t before = (int64_t)chunk * p->n_context;
-    const int first_scored = p->n_context / 2;
-    tkv_status status = TKV_OK;
-    for (int i = 0; i <= p->n_policies && status == TKV_OK; i++) {
-        status = tkv_session_truncate(e->sessions[i], 0, error);
-        if (status == TKV_OK) {
-            status = pass(e, i, tokens, first_scored, NULL, error);
-        }
-        report(e, before + (int64_t)first_scored * (i + 1) / (p->n_policies + 1));
+    tkv_session *prefix = NULL;
+    tkv_status status = fill_chunk(e, chunk, error);
+    const int32_t *tokens = e->chunk.ids;
+    if (status == TKV_OK) {
+        status = create_session(e, &(tkv_policy){.type_k = TKV_TYPE_F16}, &prefix, error);
     }
-    for (int at = first_scored; at < p->n_context && status == TKV_OK && !e->is_stopped;) {
-        const int n = p->n_context - at < e->step ? p->n_context - at : e->step;
-        const bool is_last = at + n == p->n_context;
-        status = score_step(e, tokens + at, n, is_last ? n - 1 : n, error);
-        at += n;
-        report(e, before + at);
+    if (status == TKV_OK) {
+        status = pass(e, prefix, tokens, e->first_scored, NULL, error);
     }
-    for (int i = 0; i < p->n_policies; i++) {
-        e->results[i].kv_bytes = tkv_cache_bytes(tkv_session_cache(e->sessions[i + 1]));
+    for (int i = 0; i < e->params->n_policies && status == TKV_OK && !e->is_stopped; i++) {
+        status = run_policy(e, i, prefix, tokens, error);
     }
+    tkv_session_free(prefix);
     return status;
+}
+
+/* Room for logits: of all scored tokens if they may be kept. */
+static tkv_status allocate_logits(evaluation *e, tkv_error *error)
+{
+    const tkv_eval_text_params *p = e->params;
+    const size_t row = (size_t)e->n_vocabulary * sizeof(float);
+    const int n_scored = p->n_context - e->first_scored;
+    e->is_kept = (size_t)n_scored <= p->max_reference_bytes / row;
+    e->reference = malloc((size_t)(e->is_kept ? n_scored : e->step) * row);
+    e->tested = malloc((size_t)e->step * row);
+    const int n_passes = e->is_kept ? 1 : p->n_policies;
+    e->n_total = (int64_t)p->n_chunks * ((int64_t)p->n_policies * p->n_context + e->first_scored +
+                                         (int64_t)n_passes * n_scored);
+    return e->reference && e->tested
+               ? TKV_OK
+               : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the logits of %d tokens",
+                          e->is_kept ? n_scored : e->step);
 }
 
 tkv_status tkv_eval_text(const tkv_model *model, tkv_context *context,
@@ -129,27 +213,19 @@ tkv_status tkv_eval_text(const tkv_model *model, tkv_context *context,
     }
     evaluation e = {.params = params,
                     .results = results,
+                    .model = model,
+                    .context = context,
                     .n_vocabulary = tkv_model_get_config(model)->vocabulary_size,
-                    .step = params->mode == TKV_EVAL_DECODE ? 1 : SCORED_STEP};
-    const size_t n_logits = (size_t)e.step * (size_t)e.n_vocabulary;
-    e.sessions = calloc((size_t)params->n_policies + 1, sizeof *e.sessions);
-    e.reference = malloc(n_logits * sizeof *e.reference);
-    e.tested = malloc(n_logits * sizeof *e.tested);
-    status = e.sessions && e.reference && e.tested
-                 ? create_sessions(&e, model, context, error)
-                 : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu logits", n_logits);
+                    .step = params->mode == TKV_EVAL_DECODE ? 1 : SCORED_STEP,
+                    .first_scored = params->n_context / 2};
+    status = check_policies(&e, error);
+    if (status == TKV_OK) {
+        status = allocate_logits(&e, error);
+    }
     for (int chunk = 0; chunk < params->n_chunks && status == TKV_OK && !e.is_stopped; chunk++) {
         status = run_chunk(&e, chunk, error);
     }
-    for (int i = 0; e.sessions && i <= params->n_policies; i++) {
-        if (i > 0 && e.sessions[i]) {
-            const tkv_attend_stats *stats = tkv_session_attend_stats(e.sessions[i]);
-            results[i - 1].n_weights = stats->n_weights;
-            results[i - 1].n_skipped = stats->n_skipped;
-        }
-        tkv_session_free(e.sessions[i]);
-    }
-    free(e.sessions);
+    tkv_tokens_free(&e.chunk);
     free(e.reference);
     free(e.tested);
     return status;

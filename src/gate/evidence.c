@@ -88,24 +88,35 @@ static bool contains_any(const char *name, const char *const *parts)
 
 tkv_llama_role tkv_role_of_name(const char *name)
 {
-    static const char *const attention[] = {"flash_attn", "fattn", "turbo_flash", "vec_dot", NULL};
+    static const char *const storing[] = {"set_rows", NULL};
+    static const char *const attention[] = {"flash_attn", "fattn", "_flash", "vec_dot", NULL};
     static const char *const rotation[] = {"wht", "hadamard", "rotate", "rotation", NULL};
     static const char *const dequantising[] = {"dequant", "_to_f16", "_to_f32", NULL};
-    static const char *const encoding[] = {"set_rows", "quantize", "quantise", "copy_to_quant",
+    static const char *const encoding[] = {"quantize", "quantise", "copy_to_quant",
                                            "cpy_f32",  "cpy_f16",  NULL};
-    return contains_any(name, attention)      ? TKV_LLAMA_ATTENTION
+    return contains_any(name, storing)        ? TKV_LLAMA_SET_ROWS
+           : contains_any(name, attention)    ? TKV_LLAMA_ATTENTION
            : contains_any(name, dequantising) ? TKV_LLAMA_DEQUANTISE
            : contains_any(name, rotation)     ? TKV_LLAMA_ROTATE
            : contains_any(name, encoding)     ? TKV_LLAMA_SET_ROWS
                                               : TKV_LLAMA_NO_ROLE;
 }
 
+/* Letters that a type's name begins with. */
+static size_t family_length(const char *name)
+{
+    size_t n = 0;
+    while (isalpha((unsigned char)name[n])) {
+        n++;
+    }
+    return n;
+}
+
 void tkv_short_type_name(const char *name, size_t length, char type[16])
 {
-    const bool is_turbo = length > 7 && strncasecmp(name, "turbo", 5) == 0;
-    if (is_turbo && name[length - 2] == '_' && name[length - 1] == '0') {
-        length -= 2;
-    }
+    const bool is_numbered = length > 2 && name[length - 2] == '_' && name[length - 1] == '0';
+    /* "q8_0" is what people say; "turbo4" and "tq3" are said without the end. */
+    length -= is_numbered && family_length(name) > 1 ? 2 : 0;
     length = length < 15 ? length : 15;
     for (size_t i = 0; i < length; i++) {
         type[i] = (char)tolower((unsigned char)name[i]);
@@ -128,6 +139,13 @@ static int number_after(const char *name, const char *mark)
     return at ? tkv_number_of_name(at + strlen(mark)) : 0;
 }
 
+/* Letters and then a digit: "turbo4", "bf16", not "ernel". */
+static bool is_type(const char *name)
+{
+    const size_t n = family_length(name);
+    return n > 0 && isdigit((unsigned char)name[n]);
+}
+
 void tkv_read_attention_name(tkv_evidence *item)
 {
     const char *dims = strstr(item->name, "_dk");
@@ -136,8 +154,7 @@ void tkv_read_attention_name(tkv_evidence *item)
     const char *value = NULL;
     for (const char *at = item->name; (at = strstr(at, "_k")) && at < end && !value; at++) {
         const char *next = strstr(at + 2, "_v");
-        if (next && next < end &&
-            (strncmp(at + 2, "turbo", 5) == 0 || strncmp(next + 2, "turbo", 5) == 0)) {
+        if (next && next < end && is_type(at + 2) && is_type(next + 2)) {
             key = at + 2;
             value = next + 2;
         }

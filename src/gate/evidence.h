@@ -23,13 +23,14 @@ typedef enum tkv_evidence_kind {
     TKV_EVIDENCE_MIDPOINTS,
     TKV_EVIDENCE_SIGNS,
     TKV_EVIDENCE_SWITCH, /* an environment variable */
-    TKV_EVIDENCE_TYPE,   /* a ggml type, in small letters: "turbo4_0" */
+    TKV_EVIDENCE_TYPE,   /* a ggml type, in small letters: "turbo4" */
     TKV_EVIDENCE_KINDS
 } tkv_evidence_kind;
 
 typedef struct tkv_evidence {
     tkv_evidence_kind kind;
-    tkv_llama_role role; /* of kernels and functions */
+    tkv_llama_role role; /* of kernels and functions; of a type that only a kernel's name shows */
+    bool rotates;        /* its body calls a rotation; of a survey's functions */
     int line;            /* from 1; 0 in a binary */
     char name[96];
     char type_k[16]; /* of attention: "turbo4", "q8_0"; empty: unknown */
@@ -42,19 +43,50 @@ typedef struct tkv_evidence {
 
 typedef struct tkv_source_report {
     int n_lines;
-    int n_mentions; /* lines with "turbo" or "TURBO" */
+    int n_mentions; /* lines with one of the words */
     int n_items;
     int capacity;
     tkv_evidence *items; /* [n_items], each name once for each kind */
 } tkv_source_report;
 
-/* Reads a source text of any of C, C++, CUDA, Metal and GLSL. The caller frees the report. */
-tkv_status tkv_source_scan(const char *text, size_t size, tkv_source_report *report,
-                           tkv_error *error);
+#define TKV_MAX_WORDS 32
+
+/* What names of compressed types have in them: "turbo", "tq3". Forks call their types what they
+ * like, so a survey of a tree finds them by what is done with them. */
+typedef struct tkv_words {
+    int n;
+    char word[TKV_MAX_WORDS][16];
+} tkv_words;
+
+/* Reads a source text of any of C, C++, CUDA, Metal and GLSL for what concerns types with these
+ * words. The caller frees the report. */
+tkv_status tkv_source_scan(const char *text, size_t size, const tkv_words *words,
+                           tkv_source_report *report, tkv_error *error);
 
 /* Reads the names, and the sources if they are embedded, in a library or a compiled shader. */
-tkv_status tkv_binary_scan(const char *bytes, size_t size, tkv_source_report *report,
-                           tkv_error *error);
+tkv_status tkv_binary_scan(const char *bytes, size_t size, const tkv_words *words,
+                           tkv_source_report *report, tkv_error *error);
+
+/* The first look, at all types: adds those that are declared or encoded, every rotation, codebook,
+ * and function that encodes, to a report that the caller frees. */
+tkv_status tkv_source_survey(const char *text, size_t size, tkv_source_report *report,
+                             tkv_error *error);
+tkv_status tkv_binary_survey(const char *bytes, size_t size, tkv_source_report *report,
+                             tkv_error *error);
+
+/* The words of those types in a survey that are rotated, or have a codebook. */
+void tkv_find_words(const tkv_source_report *survey, tkv_words *words);
+
+/* Whether a text has a word (or one of them), in small or capital letters, at the beginning of a
+ * name's part: "tq3" is in "k_set_rows_tq3_0" and "attn_ktq3", but not in "xtq3" or "tq32". */
+bool tkv_has_word(const char *text, size_t length, const char *word);
+bool tkv_has_any_word(const char *text, size_t length, const tkv_words *words);
+
+/* A type without what ggml puts behind its name: "turbo3_0" and "turbo3" are the same. */
+void tkv_type_stem(const char *type, char stem[16]);
+
+/* The type that a name says it encodes, "turbo3" of "kernel_set_rows_turbo3_i32"; empty: none. */
+void tkv_encoded_type(const char *name, char type[16]);
 
 /* Adds an item unless the report has one of this kind and name; *item loses its values to the
  * report either way. */

@@ -11,6 +11,9 @@
 /* Tables of more levels take Lloyd's iteration too long. */
 #define MAX_LEVELS 64
 
+/* Compressed types of a tree. */
+#define MAX_TYPES 32
+
 /* A table whose error is this many times the best one's is not converged. */
 static const double TOLERANCE = 1.05;
 
@@ -58,6 +61,21 @@ static bool fills_role(const tkv_llama_backend *backend, const tkv_evidence *ite
     return is_code(item) && item->role == role && (is_part || item->kind == TKV_EVIDENCE_KERNEL);
 }
 
+static bool has_type(const char *name, const char *type)
+{
+    char stem[16];
+    tkv_type_stem(type, stem);
+    return tkv_has_word(name, strlen(name), stem);
+}
+
+static bool is_same_type(const char *a, const char *b)
+{
+    char stems[2][16];
+    tkv_type_stem(a, stems[0]);
+    tkv_type_stem(b, stems[1]);
+    return strcmp(stems[0], stems[1]) == 0;
+}
+
 /* Whether a type, "turbo4", is encoded and attended on, as keys with itself as values. */
 static bool is_type_ready(const tkv_llama_backend *backend, const char *type)
 {
@@ -66,17 +84,88 @@ static bool is_type_ready(const tkv_llama_backend *backend, const char *type)
     for (int i = 0; i < backend->evidence.n_items; i++) {
         const tkv_evidence *item = &backend->evidence.items[i];
         is_encoded = is_encoded ||
-                     (fills_role(backend, item, TKV_LLAMA_SET_ROWS) && strstr(item->name, type));
+                     (fills_role(backend, item, TKV_LLAMA_SET_ROWS) && has_type(item->name, type));
         if (fills_role(backend, item, TKV_LLAMA_ATTENTION)) {
-            is_attended = is_attended || (item->type_k[0] ? strcmp(item->type_k, type) == 0 &&
-                                                                strcmp(item->type_v, type) == 0
-                                                          : strstr(item->name, type) != NULL);
+            is_attended = is_attended || (item->type_k[0] ? is_same_type(item->type_k, type) &&
+                                                                is_same_type(item->type_v, type)
+                                                          : has_type(item->name, type));
         }
     }
     return is_encoded && is_attended;
 }
 
-static void judge_backend(tkv_llama_backend *backend)
+/* Compressed types of a state, each once, ascending: those that are declared, and (headers may be
+ * missing) those that Metal encodes. */
+typedef struct type_list {
+    int n;
+    char types[MAX_TYPES][16];
+} type_list;
+
+static void add_type(type_list *list, const char *type)
+{
+    int at = 0;
+    while (at < list->n && strcmp(list->types[at], type) < 0) {
+        at++;
+    }
+    for (int i = 0; i < list->n; i++) {
+        if (is_same_type(list->types[i], type)) {
+            return;
+        }
+    }
+    if (list->n < MAX_TYPES) {
+        memmove(list->types[at + 1], list->types[at], (size_t)(list->n - at) * sizeof *list->types);
+        snprintf(list->types[at], sizeof *list->types, "%s", type);
+        list->n++;
+    }
+}
+
+static bool begins_known_type(const type_list *list, const char *type)
+{
+    for (int i = 0; i < list->n; i++) {
+        if (strncmp(list->types[i], type, strlen(type)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void list_types(const tkv_llama_snapshot *snapshot, type_list *list)
+{
+    list->n = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int b = 0; b < snapshot->n_backends; b++) {
+            const tkv_llama_backend *backend = &snapshot->backends[b];
+            for (int i = 0; i < backend->evidence.n_items; i++) {
+                const tkv_evidence *item = &backend->evidence.items[i];
+                char encoded[16] = "";
+                if (pass == 0 && item->kind == TKV_EVIDENCE_TYPE) {
+                    add_type(list, item->name);
+                } else if (pass == 1 && fills_role(backend, item, TKV_LLAMA_SET_ROWS)) {
+                    tkv_encoded_type(item->name, encoded);
+                }
+                if (encoded[0] && !begins_known_type(list, encoded)) {
+                    add_type(list, encoded);
+                }
+            }
+        }
+    }
+}
+
+/* A kernel for keys and values of one type names it once. */
+static void name_attended_types(tkv_llama_backend *backend, const type_list *list)
+{
+    for (int i = 0; i < backend->evidence.n_items; i++) {
+        tkv_evidence *item = &backend->evidence.items[i];
+        for (int t = 0; t < list->n && item->role == TKV_LLAMA_ATTENTION && !item->type_k[0]; t++) {
+            if (item->dim_k > 0 && has_type(item->name, list->types[t])) {
+                memcpy(item->type_k, list->types[t], sizeof item->type_k);
+                memcpy(item->type_v, list->types[t], sizeof item->type_v);
+            }
+        }
+    }
+}
+
+static void judge_backend(tkv_llama_backend *backend, const type_list *list)
 {
     size_t used = 0;
     for (int i = 0; i < backend->evidence.n_items; i++) {
@@ -86,12 +175,11 @@ static void judge_backend(tkv_llama_backend *backend)
                 fills_role(backend, &backend->evidence.items[i], (tkv_llama_role)role);
         }
     }
-    for (int bits = 1; bits <= 8; bits++) {
-        char type[16];
-        snprintf(type, sizeof type, "turbo%d", bits);
-        if (is_type_ready(backend, type)) {
+    name_attended_types(backend, list);
+    for (int i = 0; i < list->n && used < sizeof backend->types; i++) {
+        if (is_type_ready(backend, list->types[i])) {
             used += (size_t)snprintf(backend->types + used, sizeof backend->types - used, "%s%s",
-                                     used ? ", " : "", type);
+                                     used ? ", " : "", list->types[i]);
         }
     }
     backend->is_complete = used > 0;
@@ -222,7 +310,9 @@ static void list_missing(tkv_llama_snapshot *snapshot, const tkv_llama_backend *
                                         "no Walsh-Hadamard rotation", "nothing that dequantises",
                                         "no flash attention kernel"};
     if (snapshot->n_mentions == 0) {
-        add_missing(snapshot, "none of %d files read mentions turbo: no KV compression here",
+        add_missing(snapshot,
+                    "none of %d files read has a type that is rotated or has a codebook: no KV "
+                    "compression here",
                     snapshot->n_files);
     }
     if (!metal) {
@@ -230,15 +320,15 @@ static void list_missing(tkv_llama_snapshot *snapshot, const tkv_llama_backend *
     }
     for (int role = 0; metal && role < TKV_LLAMA_ROLES; role++) {
         if (!metal->has_role[role]) {
-            add_missing(snapshot, "metal: %s for a turbo type", needs[role]);
+            add_missing(snapshot, "metal: %s for a compressed type", needs[role]);
         }
     }
     if (metal && !metal->types[0] && metal->has_role[TKV_LLAMA_SET_ROWS] &&
         metal->has_role[TKV_LLAMA_ATTENTION]) {
-        add_missing(snapshot, "metal: no turbo type is both encoded and attended on");
+        add_missing(snapshot, "metal: no compressed type is both encoded and attended on");
     }
     if (!declares_types(snapshot)) {
-        add_missing(snapshot, "ggml.h declares no turbo type%s",
+        add_missing(snapshot, "ggml.h declares no compressed type%s",
                     snapshot->is_installation ? " (headers are needed to tell)" : "");
     }
 }
@@ -246,10 +336,12 @@ static void list_missing(tkv_llama_snapshot *snapshot, const tkv_llama_backend *
 void tkv_llama_decide(tkv_llama_snapshot *snapshot)
 {
     const tkv_llama_backend *metal = NULL;
+    type_list list;
     snapshot->n_missing = 0;
     snapshot->n_warnings = 0;
+    list_types(snapshot, &list);
     for (int i = 0; i < snapshot->n_backends; i++) {
-        judge_backend(&snapshot->backends[i]);
+        judge_backend(&snapshot->backends[i], &list);
         metal = strcmp(snapshot->backends[i].name, "metal") == 0 ? &snapshot->backends[i] : metal;
     }
     list_missing(snapshot, metal);

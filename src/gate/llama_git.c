@@ -25,7 +25,9 @@ typedef struct repository_walk {
     git_repository *repository;
     git_odb *objects;
     known_blob *blobs;
-    tkv_llama_snapshot *snapshot;
+    const tkv_words *words;
+    tkv_source_report *survey;    /* or NULL */
+    tkv_llama_snapshot *snapshot; /* NULL in a survey */
     tkv_status status;
     tkv_error *error;
 } repository_walk;
@@ -75,8 +77,9 @@ static tkv_status scan_blob(repository_walk *w, known_blob *known)
     } else if (git_odb_read(&object, w->objects, &known->id) != 0) {
         known->is_unreadable = true;
     } else {
-        status = tkv_source_scan(git_odb_object_data(object), git_odb_object_size(object),
-                                 &known->report, w->error);
+        const char *text = git_odb_object_data(object);
+        status = w->survey ? tkv_source_survey(text, size, w->survey, w->error)
+                           : tkv_source_scan(text, size, w->words, &known->report, w->error);
         git_odb_object_free(object);
     }
     return status;
@@ -118,6 +121,9 @@ static int look_at_entry(const char *folder, const git_tree_entry *entry, void *
     if (!known) {
         return -1;
     }
+    if (w->survey) {
+        return 0;
+    }
     if (known->is_unreadable || known->is_large) {
         tkv_llama_snapshot_skip(w->snapshot, path, known->is_unreadable,
                                 known->is_large ? "too large" : "is not in the repository");
@@ -132,7 +138,7 @@ static tkv_status add_commit(repository_walk *w, git_object *object, const char 
                              tkv_llama_tree *tree)
 {
     git_object *files = NULL;
-    tkv_llama_snapshot snapshot = {.n_files = 0};
+    tkv_llama_snapshot snapshot = {.words = w->words};
     char what[256];
     snprintf(snapshot.name, sizeof snapshot.name, "%s", name);
     git_oid_tostr(snapshot.commit, sizeof snapshot.commit, git_object_id(object));
@@ -148,6 +154,9 @@ static tkv_status add_commit(repository_walk *w, git_object *object, const char 
     if (code != 0) {
         tkv_llama_snapshot_free(&snapshot);
         return w->status != TKV_OK ? w->status : fail_with_git(TKV_ERR_FORMAT, what, w->error);
+    }
+    if (w->survey) {
+        return TKV_OK;
     }
     tkv_llama_decide(&snapshot);
     return tkv_llama_tree_add(tree, &snapshot, w->error);
@@ -243,7 +252,7 @@ static tkv_status add_branches(repository_walk *w, const tkv_llama_params *param
         status = add_commit(w, object, "HEAD", tree);
         git_object_free(object);
     }
-    return status == TKV_OK && tree->n_snapshots == 0
+    return status == TKV_OK && tree->n_snapshots == 0 && !w->survey
                ? tkv_fail(w->error, TKV_ERR_FORMAT, "%.200s is a git repository without a commit",
                           params->path)
                : status;
@@ -278,7 +287,7 @@ static void free_blobs(repository_walk *w)
 tkv_status tkv_llama_read_repository(const tkv_llama_params *params, tkv_llama_tree *tree,
                                      tkv_error *error)
 {
-    repository_walk w = {.error = error};
+    repository_walk w = {.words = &tree->words, .survey = params->survey, .error = error};
     char **names = NULL;
     int n = 0;
     tkv_status status = TKV_OK;
@@ -292,7 +301,8 @@ tkv_status tkv_llama_read_repository(const tkv_llama_params *params, tkv_llama_t
     }
     if (status == TKV_OK && params->ref) {
         status = add_ref(&w, params, names, n, tree);
-        status = status == TKV_OK ? name_experiments(names, n, tree, error) : status;
+        status =
+            status == TKV_OK && !params->survey ? name_experiments(names, n, tree, error) : status;
     } else if (status == TKV_OK) {
         status = add_branches(&w, params, names, n, tree);
     }

@@ -160,13 +160,15 @@ static tkv_status merge_host_side(const tkv_source_report *report, tkv_source_re
 }
 
 /* A shader is a kernel that is named by its file. */
-static tkv_status add_shader(const char *path, tkv_source_report *to, tkv_error *error)
+static tkv_status add_shader(const char *path, const tkv_words *words, tkv_source_report *to,
+                             tkv_error *error)
 {
     tkv_evidence item = {.kind = TKV_EVIDENCE_KERNEL};
     const char *base = base_of(path);
     snprintf(item.name, sizeof item.name, "%.*s", (int)strcspn(base, "."), base);
     item.role = tkv_role_of_name(item.name);
-    return strstr(item.name, "turbo") ? tkv_report_add(to, &item, error) : TKV_OK;
+    return tkv_has_any_word(item.name, strlen(item.name), words) ? tkv_report_add(to, &item, error)
+                                                                 : TKV_OK;
 }
 
 tkv_status tkv_llama_snapshot_add(tkv_llama_snapshot *snapshot, const char *path,
@@ -188,7 +190,7 @@ tkv_status tkv_llama_snapshot_add(tkv_llama_snapshot *snapshot, const char *path
     backend->evidence.n_lines += report->n_lines;
     backend->evidence.n_mentions += report->n_mentions;
     if (ends_with(path, (const char *const[]){".comp", NULL})) {
-        status = add_shader(path, &backend->evidence, error);
+        status = add_shader(path, snapshot->words, &backend->evidence, error);
     }
     if (status == TKV_OK) {
         status = is_host_side(path, name) ? merge_host_side(report, &backend->evidence, error)
@@ -240,6 +242,7 @@ tkv_status tkv_llama_tree_add(tkv_llama_tree *tree, tkv_llama_snapshot *snapshot
     }
     tree->snapshots[tree->n_snapshots] = *snapshot;
     tkv_llama_snapshot *added = &tree->snapshots[tree->n_snapshots];
+    added->words = NULL; /* the tree may be copied */
     tkv_llama_snapshot *chosen = &tree->snapshots[tree->chosen];
     if (tree->n_snapshots > 0 && added->proceeds && !chosen->proceeds) {
         free_evidence(chosen);
@@ -284,7 +287,8 @@ static bool is_source_tree(const char *path)
 static tkv_status add_directory(const tkv_llama_params *params, tkv_llama_tree *tree,
                                 const char *name, tkv_error *error)
 {
-    tkv_llama_snapshot snapshot = {.is_installation = tree->kind == TKV_LLAMA_INSTALLATION};
+    tkv_llama_snapshot snapshot = {.is_installation = tree->kind == TKV_LLAMA_INSTALLATION,
+                                   .words = &tree->words};
     int n_known = 0;
     snprintf(snapshot.name, sizeof snapshot.name, "%s", name);
     tkv_status status = tkv_llama_read_directory(params->path, snapshot.is_installation, &snapshot,
@@ -307,11 +311,42 @@ static tkv_status add_directory(const tkv_llama_params *params, tkv_llama_tree *
     return tkv_llama_tree_add(tree, &snapshot, error);
 }
 
+/* The first look: which types of the tree are compressed ones, whatever they are called. */
+static tkv_status find_words(const tkv_llama_params *params, tkv_llama_tree *tree, tkv_error *error)
+{
+    tkv_source_report survey = {0};
+    tkv_llama_params first = *params;
+    first.survey = &survey;
+    tkv_status status = TKV_OK;
+    if (tree->kind != TKV_LLAMA_BARE_REPOSITORY && !params->ref) {
+        status = tkv_llama_survey_directory(params->path, tree->kind == TKV_LLAMA_INSTALLATION,
+                                            &survey, error);
+    }
+    if (status == TKV_OK &&
+        (tree->kind == TKV_LLAMA_REPOSITORY || tree->kind == TKV_LLAMA_BARE_REPOSITORY)) {
+        status = tkv_llama_read_repository(&first, tree, error);
+    }
+    tkv_find_words(&survey, &tree->words);
+    tkv_source_report_free(&survey);
+    return status;
+}
+
+static tkv_status read_repository(const tkv_llama_params *params, tkv_llama_tree *tree,
+                                  tkv_error *error)
+{
+    tkv_status status = TKV_OK;
+    if (tree->kind == TKV_LLAMA_REPOSITORY && !params->ref) {
+        status = add_directory(params, tree, "working tree", error);
+    }
+    return status == TKV_OK ? tkv_llama_read_repository(params, tree, error) : status;
+}
+
 tkv_status tkv_llama_tree_read(const tkv_llama_params *params, tkv_llama_tree *tree,
                                tkv_error *error)
 {
     struct stat info;
     bool is_bare = false;
+    bool is_repository = false;
     *tree = (tkv_llama_tree){.n_snapshots = 0};
     if (stat(params->path, &info) != 0) {
         return tkv_fail(error, TKV_ERR_IO, "%.200s: %s", params->path, strerror(errno));
@@ -319,24 +354,25 @@ tkv_status tkv_llama_tree_read(const tkv_llama_params *params, tkv_llama_tree *t
     if (!S_ISDIR(info.st_mode)) {
         return tkv_fail(error, TKV_ERR_IO, "%.200s is not a directory", params->path);
     }
-    bool is_repository = false;
     tkv_status status = tkv_llama_find_repository(params->path, &is_repository, &is_bare, error);
+    if (status == TKV_OK && !is_repository && params->ref) {
+        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                          "%.200s is not a git repository: a revision can only be had of one",
+                          params->path);
+    }
     if (status != TKV_OK) {
         return status;
     }
-    if (is_repository) {
-        tree->kind = is_bare ? TKV_LLAMA_BARE_REPOSITORY : TKV_LLAMA_REPOSITORY;
-        if (!is_bare && !params->ref) {
-            status = add_directory(params, tree, "working tree", error);
-        }
-        return status == TKV_OK ? tkv_llama_read_repository(params, tree, error) : status;
+    tree->kind = is_repository ? is_bare ? TKV_LLAMA_BARE_REPOSITORY : TKV_LLAMA_REPOSITORY
+                 : is_source_tree(params->path) ? TKV_LLAMA_SOURCES
+                                                : TKV_LLAMA_INSTALLATION;
+    status = find_words(params, tree, error);
+    if (status != TKV_OK) {
+        return status;
     }
-    if (params->ref) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "%.200s is not a git repository: a revision can only be had of one",
-                        params->path);
-    }
-    tree->kind = is_source_tree(params->path) ? TKV_LLAMA_SOURCES : TKV_LLAMA_INSTALLATION;
-    return add_directory(params, tree,
-                         tree->kind == TKV_LLAMA_SOURCES ? "source tree" : "installation", error);
+    return is_repository
+               ? read_repository(params, tree, error)
+               : add_directory(params, tree,
+                               tree->kind == TKV_LLAMA_SOURCES ? "source tree" : "installation",
+                               error);
 }

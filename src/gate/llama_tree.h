@@ -26,8 +26,9 @@ typedef struct tkv_llama_backend {
 
 /* One state of a tree. */
 typedef struct tkv_llama_snapshot {
-    char name[128];  /* a branch, a revision, "working tree", "installation" */
-    char commit[41]; /* empty if there is none */
+    char name[128];         /* a branch, a revision, "working tree", "installation" */
+    char commit[41];        /* empty if there is none */
+    const tkv_words *words; /* of the tree, while this is filled */
     bool is_experiment;
     bool is_installation;
     int n_files;   /* that were read */
@@ -57,6 +58,7 @@ typedef enum tkv_llama_kind {
 
 typedef struct tkv_llama_tree {
     tkv_llama_kind kind;
+    tkv_words words; /* of the compressed types in any of its states */
     int n_snapshots; /* 1, or the working tree if there is one and then every branch */
     int capacity;
     tkv_llama_snapshot *snapshots;
@@ -68,6 +70,7 @@ typedef struct tkv_llama_params {
     const char *ref; /* NULL: everything; else only this revision of a repository */
     void (*progress)(void *user, int n_done, int n_steps);
     void *progress_user;
+    tkv_source_report *survey; /* of the gate's own: the first of its two looks at a repository */
 } tkv_llama_params;
 
 /* "set-rows", "Walsh-Hadamard", ... Static storage. */
@@ -114,11 +117,16 @@ void tkv_llama_decide(tkv_llama_snapshot *snapshot);
 tkv_status tkv_llama_tree_add(tkv_llama_tree *tree, tkv_llama_snapshot *snapshot, tkv_error *error);
 void tkv_llama_snapshot_free(tkv_llama_snapshot *snapshot);
 
-/* Reads a directory as a snapshot. *n_known: files that only llama.cpp has. */
+/* Reads a directory as a snapshot, whose words are set. *n_known: files that only llama.cpp has. */
 tkv_status tkv_llama_read_directory(const char *path, bool is_installation,
                                     tkv_llama_snapshot *snapshot, int *n_known, tkv_error *error);
 
-/* Reads all branches of a repository, or one revision of it. */
+/* Adds the types in it to a survey. */
+tkv_status tkv_llama_survey_directory(const char *path, bool is_installation,
+                                      tkv_source_report *survey, tkv_error *error);
+
+/* Reads all branches of a repository, or one revision of it. With params->survey nothing is added
+ * to the tree, but the types to the survey. */
 tkv_status tkv_llama_read_repository(const tkv_llama_params *params, tkv_llama_tree *tree,
                                      tkv_error *error);
 

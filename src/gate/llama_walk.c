@@ -16,7 +16,8 @@
 #define MAX_DEPTH 40
 
 typedef struct walk {
-    tkv_llama_snapshot *snapshot;
+    tkv_llama_snapshot *snapshot; /* NULL: a survey */
+    tkv_source_report *survey;
     bool is_installation;
     size_t root_length;
     int n_known;
@@ -52,6 +53,32 @@ static char *read_file(const char *path, size_t limit, size_t *size)
     return bytes;
 }
 
+/* Unread files are counted in a snapshot; a survey does without them. */
+static void skip(walk *w, const char *name, bool is_unreadable, const char *reason)
+{
+    if (w->snapshot) {
+        tkv_llama_snapshot_skip(w->snapshot, name, is_unreadable, reason);
+    }
+}
+
+static tkv_status scan_bytes(walk *w, const char *name, bool is_binary, const char *bytes,
+                             size_t size)
+{
+    tkv_source_report report;
+    if (!w->snapshot) {
+        return is_binary ? tkv_binary_survey(bytes, size, w->survey, w->error)
+                         : tkv_source_survey(bytes, size, w->survey, w->error);
+    }
+    tkv_status status = is_binary
+                            ? tkv_binary_scan(bytes, size, w->snapshot->words, &report, w->error)
+                            : tkv_source_scan(bytes, size, w->snapshot->words, &report, w->error);
+    if (status == TKV_OK) {
+        status = tkv_llama_snapshot_add(w->snapshot, name, &report, w->error);
+        tkv_source_report_free(&report);
+    }
+    return status;
+}
+
 static tkv_status look_at_file(walk *w, const char *path)
 {
     const char *name = path + w->root_length + 1;
@@ -64,17 +91,10 @@ static tkv_status look_at_file(walk *w, const char *path)
     w->n_known += strstr(name, "ggml") || strstr(name, "llama");
     char *bytes = read_file(path, is_binary ? TKV_LLAMA_MAX_BINARY : TKV_LLAMA_MAX_SOURCE, &size);
     if (!bytes) {
-        tkv_llama_snapshot_skip(w->snapshot, name, errno != 0,
-                                errno ? strerror(errno) : "too large, or no ordinary file");
+        skip(w, name, errno != 0, errno ? strerror(errno) : "too large, or no ordinary file");
         return TKV_OK;
     }
-    tkv_source_report report;
-    tkv_status status = is_binary ? tkv_binary_scan(bytes, size, &report, w->error)
-                                  : tkv_source_scan(bytes, size, &report, w->error);
-    if (status == TKV_OK) {
-        status = tkv_llama_snapshot_add(w->snapshot, name, &report, w->error);
-        tkv_source_report_free(&report);
-    }
+    const tkv_status status = scan_bytes(w, name, is_binary, bytes, size);
     free(bytes);
     return status;
 }
@@ -98,7 +118,7 @@ static tkv_status look_at_entry(walk *w, const char *folder, const char *name, i
     }
     const int length = snprintf(path, sizeof path, "%s/%s", folder, name);
     if (length >= (int)sizeof path || lstat(path, &info) != 0) {
-        tkv_llama_snapshot_skip(w->snapshot, name, true, "cannot be looked at");
+        skip(w, name, true, "cannot be looked at");
         return TKV_OK;
     }
     if (S_ISREG(info.st_mode)) {
@@ -118,7 +138,7 @@ static tkv_status look_at_folder(walk *w, const char *path, int depth)
         if (depth == 0) {
             return tkv_fail(w->error, TKV_ERR_IO, "%.200s: %s", path, strerror(errno));
         }
-        tkv_llama_snapshot_skip(w->snapshot, name, true, strerror(errno));
+        skip(w, name, true, strerror(errno));
         return TKV_OK;
     }
     struct dirent **entries = NULL;
@@ -136,8 +156,7 @@ static tkv_status look_at_folder(walk *w, const char *path, int depth)
     return status;
 }
 
-tkv_status tkv_llama_read_directory(const char *path, bool is_installation,
-                                    tkv_llama_snapshot *snapshot, int *n_known, tkv_error *error)
+static tkv_status walk_directory(walk *w, const char *path)
 {
     char root[MAX_PATH];
     size_t length = strlen(path);
@@ -145,11 +164,25 @@ tkv_status tkv_llama_read_directory(const char *path, bool is_installation,
         length--;
     }
     if (length >= MAX_PATH / 2) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "the directory's path is too long");
+        return tkv_fail(w->error, TKV_ERR_INVALID_ARGUMENT, "the directory's path is too long");
     }
     snprintf(root, sizeof root, "%.*s", (int)length, path);
-    walk w = {snapshot, is_installation, strcmp(root, "/") == 0 ? 0 : length, 0, error};
-    const tkv_status status = look_at_folder(&w, root, 0);
+    w->root_length = strcmp(root, "/") == 0 ? 0 : length;
+    return look_at_folder(w, root, 0);
+}
+
+tkv_status tkv_llama_read_directory(const char *path, bool is_installation,
+                                    tkv_llama_snapshot *snapshot, int *n_known, tkv_error *error)
+{
+    walk w = {.snapshot = snapshot, .is_installation = is_installation, .error = error};
+    const tkv_status status = walk_directory(&w, path);
     *n_known = w.n_known;
     return status;
+}
+
+tkv_status tkv_llama_survey_directory(const char *path, bool is_installation,
+                                      tkv_source_report *survey, tkv_error *error)
+{
+    walk w = {.survey = survey, .is_installation = is_installation, .error = error};
+    return walk_directory(&w, path);
 }

@@ -1,5 +1,6 @@
 #include "gate/mlx.h"
 
+#include "backend/context.h"
 #include "codec/codec.h"
 #include "common/error.h"
 #include "common/half.h"
@@ -138,7 +139,8 @@ static void add_words(cJSON *known, const float *x)
     }
 }
 
-/* One query on a context of f16 keys and values, as the library's attention has it. */
+/* One query on a context of f16 keys and values, as the library's portable attention has it:
+ * another table may be wrong on this machine. */
 static tkv_status add_attention(cJSON *known, uint32_t *seed, tkv_error *error)
 {
     const tkv_type f16 = TKV_TYPE_F16;
@@ -160,6 +162,7 @@ static tkv_status add_attention(cJSON *known, uint32_t *seed, tkv_error *error)
     fill(seed, N_KEYS * DIM, kv[1]);
     tkv_status status = tkv_context_create(&(tkv_context_params){.n_threads = 1}, &context, error);
     if (status == TKV_OK) {
+        context->kernels = &tkv_kernels_scalar;
         status = tkv_cache_create(context, &params, &cache, error);
     }
     if (status == TKV_OK) {

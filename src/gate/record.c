@@ -312,29 +312,52 @@ tkv_status tkv_gate_load(tkv_gate *gate, tkv_error *error)
     return status;
 }
 
-/* Says what failed, and what to do: another table is chosen in one way, a device not used in
- * another. */
-static tkv_status fail_as_recorded(const tkv_gate *gate, const tkv_gate_backend *backend,
-                                   tkv_error *error)
+static bool is_cpu(const tkv_gate_backend *backend)
 {
-    const tkv_gate_backend *other = gate->chosen >= 0 ? &gate->backends[gate->chosen] : NULL;
-    const bool is_cpu = other && strcmp(other->device, "cpu") == 0;
-    return tkv_fail(error, TKV_ERR_DEVICE,
-                    "kernels '%s' failed their self-test on this machine (%.120s): "
-                    "%s%s%s--ignore-gate uses them nevertheless, 'turbokv gate' tests again",
-                    backend->name, backend->reason,
-                    !other   ? ""
-                    : is_cpu ? "set TKV_CPU="
-                             : "use --device ",
-                    other ? other->name : "", other ? " to use those that passed; " : "");
+    return strcmp(backend->device, "cpu") == 0;
 }
 
-/* "cuda:0" is "cuda". */
+/* The best back end that passed: for a CPU's kernels others of the CPU, which every command can
+ * use, before a device. NULL: none. */
+static const tkv_gate_backend *find_substitute(const tkv_gate *gate, const tkv_gate_backend *failed)
+{
+    const tkv_gate_backend *substitute = gate->chosen >= 0 ? &gate->backends[gate->chosen] : NULL;
+    for (int i = 0; is_cpu(failed) && i < gate->n_backends; i++) {
+        const tkv_gate_backend *backend = &gate->backends[i];
+        substitute = is_cpu(backend) && backend->state == TKV_BACKEND_PASSED ? backend : substitute;
+    }
+    return substitute;
+}
+
+/* Says what failed, and what to do: another table is chosen in one way, a device not used in
+ * another. */
+static tkv_status fail_as_recorded(const tkv_gate *gate, const tkv_gate_backend *failed,
+                                   tkv_error *error)
+{
+    const tkv_gate_backend *other = find_substitute(gate, failed);
+    char advice[160] = "";
+    if (other && is_cpu(other) && is_cpu(failed)) {
+        snprintf(advice, sizeof advice, "set TKV_CPU=%s to use those that passed; ", other->name);
+    } else if (other) {
+        snprintf(advice, sizeof advice, "use --device %s, which passed; ",
+                 is_cpu(other) ? other->device : other->name);
+    }
+    return tkv_fail(error, TKV_ERR_DEVICE,
+                    "kernels '%s' failed their self-test on this machine (%.120s): "
+                    "%s--ignore-gate uses them nevertheless, 'turbokv gate' tests again",
+                    failed->name, failed->reason, advice);
+}
+
+/* Whether a name means the back end: "cuda:0" and "cuda:00" are "cuda". */
 static bool is_name_of(const tkv_gate_backend *backend, const char *name)
 {
-    const char *colon = strrchr(name, ':');
-    const size_t length = colon && strcmp(colon, ":0") == 0 ? (size_t)(colon - name) : strlen(name);
-    return strlen(backend->name) == length && strncmp(backend->name, name, length) == 0;
+    const char *colons[] = {strrchr(backend->name, ':'), strrchr(name, ':')};
+    const size_t lengths[] = {colons[0] ? (size_t)(colons[0] - backend->name)
+                                        : strlen(backend->name),
+                              colons[1] ? (size_t)(colons[1] - name) : strlen(name)};
+    return lengths[0] == lengths[1] && strncmp(backend->name, name, lengths[0]) == 0 &&
+           (colons[0] ? strtol(colons[0] + 1, NULL, 10) : 0) ==
+               (colons[1] ? strtol(colons[1] + 1, NULL, 10) : 0);
 }
 
 tkv_status tkv_gate_check_device(const char *device, const char *description, tkv_error *error)

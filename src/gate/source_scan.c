@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* Larger tables are no codebooks, signs or midpoints of codes that this gate judges. */
 #define MAX_VALUES 256
@@ -18,6 +19,8 @@
 
 /* Tokens of the longest argument list or table that is looked at. */
 #define LOOK_AHEAD 2048
+
+#define TYPE_PREFIX "GGML_TYPE_"
 
 typedef enum token_kind { TOKEN_NAME, TOKEN_NUMBER, TOKEN_STRING, TOKEN_SIGN } token_kind;
 
@@ -35,6 +38,7 @@ typedef struct scan {
     token *tokens;
     int n_tokens;
     int capacity;
+    const tkv_words *words; /* NULL: a survey of all types */
     tkv_source_report *report;
     tkv_status status;
     tkv_error *error;
@@ -157,7 +161,8 @@ static tkv_evidence begin_item(const scan *s, int i, tkv_evidence_kind kind)
 {
     const token *t = &s->tokens[i];
     tkv_evidence item = {.kind = kind, .role = TKV_LLAMA_NO_ROLE, .line = t->line};
-    snprintf(item.name, sizeof item.name, "%.*s", t->length, t->text);
+    const size_t length = (size_t)t->length;
+    memcpy(item.name, t->text, length < sizeof item.name ? length : sizeof item.name - 1);
     return item;
 }
 
@@ -176,6 +181,45 @@ static void add_code(scan *s, int i, tkv_evidence_kind kind)
         tkv_read_attention_name(&item);
     }
     add_item(s, &item);
+}
+
+static bool is_ours(const scan *s, const char *name)
+{
+    return tkv_has_any_word(name, strlen(name), s->words);
+}
+
+/* A transform may be shared by types, and have a name of its own. */
+static bool is_transform(const char *name)
+{
+    return tkv_name_contains(name, "wht") || tkv_name_contains(name, "hadamard");
+}
+
+/* Of a survey: the type that a name says it encodes. */
+static void add_encoded_type(scan *s, int i)
+{
+    tkv_evidence item = begin_item(s, i, TKV_EVIDENCE_TYPE);
+    char type[16];
+    item.role = TKV_LLAMA_SET_ROWS;
+    tkv_encoded_type(item.name, type);
+    snprintf(item.name, sizeof item.name, "%s", type);
+    if (type[0]) {
+        add_item(s, &item);
+    }
+}
+
+/* Of a survey: what rotates, and what encodes with a body [begin, end) that calls a rotation. */
+static void survey_code(scan *s, int i, int begin, int end)
+{
+    tkv_evidence item = begin_item(s, i, TKV_EVIDENCE_FUNCTION);
+    item.role = tkv_role_of_name(item.name);
+    add_encoded_type(s, i);
+    for (int j = begin; item.role == TKV_LLAMA_SET_ROWS && j < end; j++) {
+        const tkv_evidence word = begin_item(s, j, TKV_EVIDENCE_FUNCTION);
+        item.rotates = item.rotates || (s->tokens[j].kind == TOKEN_NAME && is_transform(word.name));
+    }
+    if (item.role == TKV_LLAMA_ROTATE || item.rotates) {
+        add_item(s, &item);
+    }
 }
 
 static bool has_kernel_qualifier(const scan *s, int i)
@@ -198,7 +242,9 @@ static void look_for_code(scan *s, int i)
     while (is_name(s, next, "const") || is_name(s, next, "noexcept")) {
         next++;
     }
-    if (is_sign(s, next, '{')) {
+    if (is_sign(s, next, '{') && !s->words) {
+        survey_code(s, i, next, after_bracket(s, next, '{', '}'));
+    } else if (is_sign(s, next, '{')) {
         add_code(s, i, has_kernel_qualifier(s, i) ? TKV_EVIDENCE_KERNEL : TKV_EVIDENCE_FUNCTION);
     }
 }
@@ -250,9 +296,9 @@ static void look_for_table(scan *s, int i)
     const int next = after_bracket(s, i + 1, '[', ']');
     tkv_evidence item = begin_item(s, i, TKV_EVIDENCE_CODEBOOK);
     item.kind = kind_of_table(item.name);
-    const bool is_ours =
-        tkv_name_contains(item.name, "turbo") || item.kind == TKV_EVIDENCE_CODEBOOK;
-    if (is_ours && item.kind != TKV_EVIDENCE_KINDS && is_sign(s, next, '=') &&
+    const bool is_wanted =
+        item.kind == TKV_EVIDENCE_CODEBOOK || (s->words && is_ours(s, item.name));
+    if (is_wanted && item.kind != TKV_EVIDENCE_KINDS && is_sign(s, next, '=') &&
         is_sign(s, next + 1, '{') && read_values(s, next + 1, &item)) {
         add_item(s, &item);
     }
@@ -266,20 +312,20 @@ static void look_for_instance(scan *s, int i)
     char types[2][16] = {"", ""};
     int n_types = 0;
     int n_dims = 0;
-    bool is_ours = false;
+    bool is_wanted = false;
     for (int j = i + 2; j < end; j++) {
         const token *t = &s->tokens[j];
-        if (t->kind == TOKEN_NAME && t->length > 10 && strncmp(t->text, "GGML_TYPE_", 10) == 0) {
+        if (t->kind == TOKEN_NAME && t->length > 10 && strncmp(t->text, TYPE_PREFIX, 10) == 0) {
             char type[16];
             tkv_short_type_name(t->text + 10, (size_t)t->length - 10, type);
-            is_ours = is_ours || strncmp(type, "turbo", 5) == 0;
+            is_wanted = is_wanted || is_ours(s, type);
             memcpy(types[n_types > 0], type, sizeof type);
             n_types++;
         } else if (t->kind == TOKEN_NUMBER && n_dims < 2) {
             *(n_dims++ ? &item.dim_v : &item.dim_k) = atoi(t->text);
         }
     }
-    if (!is_ours) {
+    if (!is_wanted) {
         return;
     }
     item.role = TKV_LLAMA_ATTENTION;
@@ -300,63 +346,85 @@ static void look_at_string(scan *s, int i)
             return;
         }
     }
-    if (is_sign(s, i - 1, '(') && is_name(s, i - 2, "getenv")) {
-        if (tkv_name_contains(item.name, "turbo") || tkv_name_contains(item.name, "attn_rot")) {
+    if (!s->words) {
+        add_encoded_type(s, i);
+    } else if (is_sign(s, i - 1, '(') && is_name(s, i - 2, "getenv")) {
+        if (is_ours(s, item.name) || tkv_name_contains(item.name, "attn_rot")) {
             item.kind = TKV_EVIDENCE_SWITCH;
             add_item(s, &item);
         }
-    } else if (strstr(item.name, "turbo") && (is_name(s, i - 2, "host_name") ||
-                                              tkv_role_of_name(item.name) != TKV_LLAMA_NO_ROLE)) {
+    } else if (is_ours(s, item.name) && (is_name(s, i - 2, "host_name") ||
+                                         tkv_role_of_name(item.name) != TKV_LLAMA_NO_ROLE)) {
         add_code(s, i, TKV_EVIDENCE_KERNEL);
+    }
+}
+
+/* "GGML_TYPE_Q8_0 = 8" */
+static void look_for_type(scan *s, int i)
+{
+    tkv_evidence item = begin_item(s, i, TKV_EVIDENCE_TYPE);
+    const char *name = s->tokens[i].text + strlen(TYPE_PREFIX);
+    tkv_short_type_name(name, (size_t)s->tokens[i].length - strlen(TYPE_PREFIX), item.name);
+    if (is_sign(s, i + 1, '=') && i + 2 < s->n_tokens && s->tokens[i + 2].kind == TOKEN_NUMBER &&
+        strcmp(item.name, "count") != 0 && (!s->words || is_ours(s, item.name))) {
+        add_item(s, &item);
     }
 }
 
 static void look_at_name(scan *s, int i)
 {
     const tkv_evidence word = begin_item(s, i, TKV_EVIDENCE_TYPE);
-    const bool has_turbo = tkv_name_contains(word.name, "turbo");
-    if (strncmp(word.name, "GGML_TYPE_", 10) == 0 && has_turbo && is_sign(s, i + 1, '=') &&
-        i + 2 < s->n_tokens && s->tokens[i + 2].kind == TOKEN_NUMBER) {
-        tkv_evidence item = word;
-        tkv_short_type_name(word.name + 10, strlen(word.name) - 10, item.name);
-        add_item(s, &item);
+    const bool is_wanted = !s->words || is_ours(s, word.name) || is_transform(word.name);
+    if (strncmp(word.name, TYPE_PREFIX, strlen(TYPE_PREFIX)) == 0 && is_sign(s, i + 1, '=')) {
+        look_for_type(s, i);
     } else if (is_sign(s, i + 1, '[')) {
         look_for_table(s, i);
-    } else if (is_sign(s, i + 1, '(') && has_turbo) {
+    } else if (is_sign(s, i + 1, '(') && is_wanted) {
         look_for_code(s, i);
-    } else if (is_sign(s, i + 1, '(') && (strstr(word.name, "FATTN") || strstr(word.name, "_FA") ||
-                                          strstr(word.name, "FA_"))) {
+    } else if (s->words && is_sign(s, i + 1, '(') &&
+               (strstr(word.name, "FATTN") || strstr(word.name, "_FA") ||
+                strstr(word.name, "FA_"))) {
         look_for_instance(s, i);
     }
 }
 
-static void count_lines(const char *text, size_t size, tkv_source_report *report)
+static bool has_transform(const char *text, size_t size)
+{
+    for (size_t i = 0; i + 8 <= size; i++) {
+        const char c = (char)tolower((unsigned char)text[i]);
+        if ((c == 'w' && strncasecmp(text + i, "wht", 3) == 0) ||
+            (c == 'h' && strncasecmp(text + i, "hadamard", 8) == 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void count_lines(const char *text, size_t size, const tkv_words *words,
+                        tkv_source_report *report)
 {
     for (const char *line = text, *end = text + size; line < end;) {
         const char *stop = memchr(line, '\n', (size_t)(end - line));
         const size_t length = (size_t)((stop ? stop : end) - line);
-        bool is_mention = false;
-        for (size_t i = 0; i + 5 <= length && !is_mention; i++) {
-            is_mention = memcmp(line + i, "turbo", 5) == 0 || memcmp(line + i, "TURBO", 5) == 0;
-        }
         report->n_lines++;
-        report->n_mentions += is_mention;
+        report->n_mentions += tkv_has_any_word(line, length, words);
         line = stop ? stop + 1 : end;
     }
 }
 
-tkv_status tkv_source_scan(const char *text, size_t size, tkv_source_report *report,
-                           tkv_error *error)
+/* Adds what is in a text to the report. */
+static tkv_status read_source(const char *text, size_t size, const tkv_words *words,
+                              tkv_source_report *report, tkv_error *error)
 {
-    *report = (tkv_source_report){0};
+    scan s = {.at = text,
+              .end = text + size,
+              .line = 1,
+              .words = words,
+              .report = report,
+              .error = error};
     if (size > INT_MAX / 2) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED, "a source of %zu bytes", size);
     }
-    count_lines(text, size, report);
-    if (report->n_mentions == 0) {
-        return TKV_OK;
-    }
-    scan s = {.at = text, .end = text + size, .line = 1, .report = report, .error = error};
     read_tokens(&s);
     for (int i = 0; i < s.n_tokens && s.status == TKV_OK; i++) {
         if (s.tokens[i].kind == TOKEN_STRING) {
@@ -366,8 +434,24 @@ tkv_status tkv_source_scan(const char *text, size_t size, tkv_source_report *rep
         }
     }
     free(s.tokens);
-    if (s.status != TKV_OK) {
+    return s.status;
+}
+
+tkv_status tkv_source_scan(const char *text, size_t size, const tkv_words *words,
+                           tkv_source_report *report, tkv_error *error)
+{
+    *report = (tkv_source_report){0};
+    count_lines(text, size, words, report);
+    const bool is_worth = report->n_mentions > 0 || (words->n > 0 && has_transform(text, size));
+    const tkv_status status = is_worth ? read_source(text, size, words, report, error) : TKV_OK;
+    if (status != TKV_OK) {
         tkv_source_report_free(report);
     }
-    return s.status;
+    return status;
+}
+
+tkv_status tkv_source_survey(const char *text, size_t size, tkv_source_report *report,
+                             tkv_error *error)
+{
+    return read_source(text, size, NULL, report, error);
 }

@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,13 +19,21 @@
 typedef struct architecture {
     const char *name;
     tkv_rope_pairing rope_pairing;
+    bool has_head_norms;
+    /* As Gemma 3: a norm behind each block too, GELU, scaled embeddings, and a window with a RoPE
+     * of its own in some of the layers. */
+    bool is_gemma;
 } architecture;
 
 static const architecture architectures[] = {
-    {"llama", TKV_ROPE_INTERLEAVED},
-    {"qwen2", TKV_ROPE_HALF_SPLIT},
-    {"qwen3", TKV_ROPE_HALF_SPLIT},
+    {"llama", TKV_ROPE_INTERLEAVED, false, false},
+    {"qwen2", TKV_ROPE_HALF_SPLIT, false, false},
+    {"qwen3", TKV_ROPE_HALF_SPLIT, true, false},
+    {"gemma3", TKV_ROPE_HALF_SPLIT, true, true},
 };
+
+/* Gemma 3 27B, alone in that, scales its attention by the width a head has of the embedding. */
+#define GEMMA_27B_LAYERS 62
 
 /* Reads keys of one architecture. It keeps its first failure and then reads nothing more, so that
  * the status need be looked at only once. */
@@ -132,8 +141,8 @@ static tkv_status find_architecture(const tkv_gguf *gguf, const architecture **f
     }
     const int shown = text.length < 64 ? (int)text.length : 64;
     return tkv_fail(error, TKV_ERR_UNSUPPORTED,
-                    "the model's architecture is %.*s: supported are llama, qwen2 and qwen3 "
-                    "(dense models)",
+                    "the model's architecture is %.*s: supported are llama, qwen2, qwen3 and "
+                    "gemma3 (dense models)",
                     shown, text.data);
 }
 
@@ -154,11 +163,10 @@ static void read_layers(reader *r, tkv_model_config *config)
           config->n_layers, config->embedding_length, config->feed_forward_length,
           config->context_length);
     check(r, n_experts == 0, TKV_ERR_UNSUPPORTED,
-          "the model is a mixture of %d experts: supported are dense llama, qwen2 and qwen3",
-          n_experts);
+          "the model is a mixture of %d experts: supported are dense models", n_experts);
 }
 
-static void read_heads(reader *r, tkv_model_config *config)
+static void read_heads(reader *r, const architecture *found, tkv_model_config *config)
 {
     config->n_heads = read_count(r, "attention.head_count", REQUIRED, MAX_HEADS);
     config->n_kv_heads = read_count(r, "attention.head_count_kv", config->n_heads, MAX_HEADS);
@@ -174,7 +182,9 @@ static void read_heads(reader *r, tkv_model_config *config)
           "heads of %d key and %d value coordinates: expected at least 1", config->head_dim_k,
           config->head_dim_v);
     config->sliding_window = read_count(r, "attention.sliding_window", 0, INT_MAX);
-    check(r, config->sliding_window == 0 || !find(r, "attention.sliding_window_pattern"),
+    check(r,
+          config->sliding_window == 0 || found->is_gemma ||
+              !find(r, "attention.sliding_window_pattern"),
           TKV_ERR_UNSUPPORTED, "%s: a sliding window in some of the layers is not supported",
           r->key);
     check(r, read_count(r, "attention.causal", 1, 1) == 1, TKV_ERR_UNSUPPORTED,
@@ -221,6 +231,20 @@ static void read_rope(reader *r, tkv_model_config *config)
     read_rope_scaling(r, config);
 }
 
+static void read_gemma(reader *r, tkv_model_config *config)
+{
+    const float softcap = read_number(r, "final_logit_softcapping", false, 0.0, 0.0);
+    check(r, softcap == 0.0f, TKV_ERR_UNSUPPORTED, "%s is %g: a cap of the logits is not supported",
+          r->key, (double)softcap);
+    config->embedding_scale = sqrtf((float)config->embedding_length);
+    if (config->n_layers == GEMMA_27B_LAYERS && r->status == TKV_OK) {
+        config->attention_scale = 1.0f / sqrtf((float)(config->embedding_length / config->n_heads));
+    }
+    if (config->sliding_window > 0) {
+        config->rope_local_freq_base = read_number(r, "rope.freq_base_swa", false, 10000.0, 1e-3);
+    }
+}
+
 tkv_status tkv_model_config_read(const tkv_gguf *gguf, tkv_model_config *config, tkv_error *error)
 {
     const architecture *found = NULL;
@@ -228,10 +252,19 @@ tkv_status tkv_model_config_read(const tkv_gguf *gguf, tkv_model_config *config,
     if (status != TKV_OK) {
         return status;
     }
-    *config = (tkv_model_config){.architecture = found->name, .rope_pairing = found->rope_pairing};
+    *config = (tkv_model_config){.architecture = found->name,
+                                 .rope_pairing = found->rope_pairing,
+                                 .has_head_norms = found->has_head_norms,
+                                 .has_post_norms = found->is_gemma,
+                                 .activation =
+                                     found->is_gemma ? TKV_ACTIVATION_GELU : TKV_ACTIVATION_SILU,
+                                 .embedding_scale = 1.0f};
     reader r = {.gguf = gguf, .architecture = found->name, .status = TKV_OK, .error = error};
     read_layers(&r, config);
-    read_heads(&r, config);
+    read_heads(&r, found, config);
     read_rope(&r, config);
+    if (found->is_gemma) {
+        read_gemma(&r, config);
+    }
     return r.status;
 }

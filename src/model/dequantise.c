@@ -150,16 +150,29 @@ const tkv_weight_format *tkv_weight_format_get(uint32_t type)
     return NULL;
 }
 
+const char *tkv_weight_type_name(uint32_t type)
+{
+    static const char *const names[] = {
+        "F32",   "F16",        "Q4_0",       "Q4_1",       "Q4_2",     "Q4_3",     "Q5_0",
+        "Q5_1",  "Q8_0",       "Q8_1",       "Q2_K",       "Q3_K",     "Q4_K",     "Q5_K",
+        "Q6_K",  "Q8_K",       "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",  "IQ1_S",    "IQ4_NL",
+        "IQ3_S", "IQ2_S",      "IQ4_XS",     "I8",         "I16",      "I32",      "I64",
+        "F64",   "IQ1_M",      "BF16",       "Q4_0_4_4",   "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",
+        "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4",    "NVFP4",    "Q1_0",
+        "Q2_0"};
+    return type < sizeof names / sizeof *names ? names[type] : "of an unknown type";
+}
+
 tkv_status tkv_dequantise_tensor_row(const tkv_gguf_tensor *tensor, size_t row, float *out,
                                      tkv_error *error)
 {
     const tkv_weight_format *format = tkv_weight_format_get(tensor->type);
     if (!format) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED,
-                        "tensor %.64s has type %" PRIu32
-                        ": expected F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or "
+                        "tensor %.64s is %s (ggml type %" PRIu32
+                        "): expected F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or "
                         "Q6_K",
-                        tensor->name, tensor->type);
+                        tensor->name, tkv_weight_type_name(tensor->type), tensor->type);
     }
     const uint64_t n_rows = tensor->dims[1] * tensor->dims[2] * tensor->dims[3];
     if (row >= n_rows) {

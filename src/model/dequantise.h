@@ -30,6 +30,10 @@ typedef struct tkv_weight_format {
 /* NULL if the type is not one of those above. Static storage. */
 const tkv_weight_format *tkv_weight_format_get(uint32_t type);
 
+/* "IQ4_XS", ... of any type that ggml has or had; "of an unknown type" for others. Static storage.
+ */
+const char *tkv_weight_type_name(uint32_t type);
+
 /* Row `row` of a tensor, counted over all but the first dimension, to out [dims[0]]. */
 tkv_status tkv_dequantise_tensor_row(const tkv_gguf_tensor *tensor, size_t row, float *out,
                                      tkv_error *error);

@@ -9,12 +9,6 @@
 #include <limits.h>
 #include <stdlib.h>
 
-#ifdef __APPLE__
-#include <Accelerate/Accelerate.h>
-#else
-#include <cblas.h>
-#endif
-
 /* Up to this many rows of x, reading the weights in their own type beats the BLAS. */
 #define FEW_ROWS 8
 #define LANES 32
@@ -37,7 +31,18 @@ typedef struct product {
     int n_rows;
     const float *x;
     float *y;
+    const tkv_matmul_means *means;
 } product;
+
+static tkv_threads *threads_of(const product *p)
+{
+    return p->means->context ? p->means->context->threads : NULL;
+}
+
+static bool is_stopped(const product *p)
+{
+    return p->means->context && tkv_context_is_stopped(p->means->context);
+}
 
 /* Sums in lanes, so that the compiler may vectorise without reordering. n is any length. */
 TKV_SIMD_CLONES
@@ -81,9 +86,9 @@ static void multiply_weight_row(const product *p, int out)
 }
 
 /* Threads, and parts for them to take: several each, since a thread may come late. */
-static int choose_parts(const product *p, tkv_threads *threads, int *n_threads)
+static int choose_parts(const product *p, int *n_threads)
 {
-    *n_threads = tkv_threads_count(threads);
+    *n_threads = tkv_threads_count(threads_of(p));
     if (*n_threads == 1 || (size_t)p->n_in * (size_t)p->n_out < MIN_PARALLEL_WEIGHTS) {
         *n_threads = 1;
         return 1;
@@ -103,7 +108,7 @@ static void multiply_part(void *argument, int part, int thread)
     const few_job *job = argument;
     const product *p = job->p;
     const int64_t n_out = p->n_out;
-    const int end = (int)(n_out * (part + 1) / job->n_parts);
+    const int end = is_stopped(p) ? 0 : (int)(n_out * (part + 1) / job->n_parts);
     int out = (int)(n_out * part / job->n_parts);
     for (; job->dot && out + TKV_DOT_ROWS <= end; out += TKV_DOT_ROWS) {
         job->dot((size_t)p->n_in, p->weights + (size_t)out * p->row_bytes, p->row_bytes, p->x,
@@ -114,12 +119,24 @@ static void multiply_part(void *argument, int part, int thread)
     }
 }
 
-static void multiply_few(const product *p, tkv_threads *threads)
+static void multiply_few(const product *p)
 {
     int n_threads;
     const bool has_dot = p->format->type == TKV_WEIGHT_Q8_0 && p->n_rows == 1;
-    few_job job = {p, choose_parts(p, threads, &n_threads), has_dot ? tkv_dot_q8_0_get() : NULL};
-    tkv_threads_run(threads, n_threads, job.n_parts, multiply_part, &job);
+    few_job job = {p, choose_parts(p, &n_threads), has_dot ? tkv_dot_q8_0_get() : NULL};
+    tkv_threads_run(threads_of(p), n_threads, job.n_parts, multiply_part, &job);
+}
+
+/* Many rows without a BLAS: the weights are read for every few of them. */
+static void multiply_groups(const product *p)
+{
+    for (int row = 0; row < p->n_rows; row += FEW_ROWS) {
+        product few = *p;
+        few.n_rows = p->n_rows - row < FEW_ROWS ? p->n_rows - row : FEW_ROWS;
+        few.x = p->x + (size_t)row * (size_t)p->n_in;
+        few.y = p->y + (size_t)row * (size_t)p->n_out;
+        multiply_few(&few);
+    }
 }
 
 static int tile_rows(const product *p, int n_threads)
@@ -146,17 +163,21 @@ static void multiply_tile(void *argument, int item, int thread)
     const int first = item * job->rows;
     const int n = p->n_out - first < job->rows ? p->n_out - first : job->rows;
     float *tile = job->tiles + (size_t)thread * (size_t)job->rows * n_in;
+    if (is_stopped(p)) {
+        return;
+    }
     for (int i = 0; i < n; i++) {
         p->format->dequantise(p->weights + (size_t)(first + i) * p->row_bytes, n_in,
                               tile + (size_t)i * n_in);
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->n_rows, n, p->n_in, 1.0f, p->x, p->n_in,
-                tile, p->n_in, 0.0f, p->y + first, p->n_out);
+    tkv_blas_multiply(p->means->blas, p->n_rows, n, p->n_in, p->x, tile, p->y + first, p->n_out);
 }
 
-static tkv_status multiply_many(const product *p, tkv_threads *threads, tkv_error *error)
+static tkv_status multiply_many(const product *p, tkv_error *error)
 {
-    const int n_threads = tkv_threads_count(threads);
+    const int n_team = tkv_threads_count(threads_of(p));
+    const int n_allowed = tkv_blas_threads(p->means->blas);
+    const int n_threads = n_team < n_allowed ? n_team : n_allowed;
     many_job job = {p, tile_rows(p, n_threads), NULL};
     const int n_tiles = (p->n_out + job.rows - 1) / job.rows;
     const size_t n_used = (size_t)(n_threads < n_tiles ? n_threads : n_tiles);
@@ -165,26 +186,22 @@ static tkv_status multiply_many(const product *p, tkv_threads *threads, tkv_erro
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu tiles of %d x %d weights",
                         n_used, job.rows, p->n_in);
     }
-#ifdef TKV_HAVE_OPENBLAS
-    /* The threads are ours; OpenBLAS would start its own in each of them. */
-    openblas_set_num_threads(1);
-#endif
-    tkv_threads_run(threads, (int)n_used, n_tiles, multiply_tile, &job);
+    tkv_threads_run(threads_of(p), (int)n_used, n_tiles, multiply_tile, &job);
     free(job.tiles);
     return TKV_OK;
 }
 
 tkv_status tkv_matmul(const tkv_gguf_tensor *weight, int n_rows, const float *x, float *y,
-                      tkv_threads *threads, tkv_error *error)
+                      const tkv_matmul_means *means, tkv_error *error)
 {
     const tkv_weight_format *format = tkv_weight_format_get(weight->type);
     if (!format || weight->dims[2] != 1 || weight->dims[3] != 1 || weight->dims[0] > INT_MAX ||
         weight->dims[1] > INT_MAX) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED,
-                        "tensor %.64s of type %" PRIu32 " and shape %" PRIu64 " x %" PRIu64
-                        " x %" PRIu64 " x %" PRIu64 ": expected a matrix of a supported type",
-                        weight->name, weight->type, weight->dims[0], weight->dims[1],
-                        weight->dims[2], weight->dims[3]);
+                        "tensor %.64s, %s, of the shape %" PRIu64 " x %" PRIu64 " x %" PRIu64
+                        " x %" PRIu64 ": expected a matrix of a supported type",
+                        weight->name, tkv_weight_type_name(weight->type), weight->dims[0],
+                        weight->dims[1], weight->dims[2], weight->dims[3]);
     }
     const product p = {.format = format,
                        .weights = weight->data,
@@ -194,10 +211,18 @@ tkv_status tkv_matmul(const tkv_gguf_tensor *weight, int n_rows, const float *x,
                        .n_out = (int)weight->dims[1],
                        .n_rows = n_rows,
                        .x = x,
-                       .y = y};
+                       .y = y,
+                       .means = means};
+    tkv_status status = TKV_OK;
     if (n_rows <= FEW_ROWS) {
-        multiply_few(&p, threads);
-        return TKV_OK;
+        multiply_few(&p);
+    } else if (!means->blas) {
+        multiply_groups(&p);
+    } else {
+        status = multiply_many(&p, error);
     }
-    return multiply_many(&p, threads, error);
+    if (status == TKV_OK && is_stopped(&p)) {
+        status = tkv_fail(error, TKV_ERR_INTERRUPTED, "a product was interrupted");
+    }
+    return status;
 }

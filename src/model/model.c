@@ -3,6 +3,7 @@
 #include "common/error.h"
 #include "model/config.h"
 #include "model/dequantise.h"
+#include "model/geometry.h"
 #include "model/weights.h"
 
 #include <inttypes.h>
@@ -56,10 +57,10 @@ static const tkv_gguf_tensor *find(loader *l, const char *name, bool required, i
     }
     if (!tkv_weight_format_get(tensor->type)) {
         l->status = tkv_fail(l->error, TKV_ERR_UNSUPPORTED,
-                             "tensor %s has ggml type %" PRIu32
-                             ": supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, "
+                             "tensor %s is %s (ggml type %" PRIu32
+                             "): supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, "
                              "Q5_K and Q6_K",
-                             name, tensor->type);
+                             name, tkv_weight_type_name(tensor->type), tensor->type);
         return NULL;
     }
     l->model->n_parameters += (uint64_t)n_columns * (uint64_t)n_rows;
@@ -106,18 +107,23 @@ static void load_layer(loader *l, int i)
     tkv_layer_weights *layer = &l->model->layers[i];
     const int width = config->embedding_length;
     const int inner = config->feed_forward_length;
-    const bool has_head_norms = strcmp(config->architecture, "qwen3") == 0;
     layer->attention_norm = load_layer_norm(l, i, "attn_norm", true, width);
     layer->query = load_linear(l, i, "attn_q", width, config->n_heads * config->head_dim_k);
     layer->key = load_linear(l, i, "attn_k", width, config->n_kv_heads * config->head_dim_k);
     layer->value = load_linear(l, i, "attn_v", width, config->n_kv_heads * config->head_dim_v);
     layer->output = load_linear(l, i, "attn_output", config->n_heads * config->head_dim_v, width);
-    layer->query_norm = load_layer_norm(l, i, "attn_q_norm", has_head_norms, config->head_dim_k);
-    layer->key_norm = load_layer_norm(l, i, "attn_k_norm", has_head_norms, config->head_dim_k);
+    layer->query_norm =
+        load_layer_norm(l, i, "attn_q_norm", config->has_head_norms, config->head_dim_k);
+    layer->key_norm =
+        load_layer_norm(l, i, "attn_k_norm", config->has_head_norms, config->head_dim_k);
     layer->feed_forward_norm = load_layer_norm(l, i, "ffn_norm", true, width);
     layer->gate = load_linear(l, i, "ffn_gate", width, inner);
     layer->up = load_linear(l, i, "ffn_up", width, inner);
     layer->down = load_linear(l, i, "ffn_down", inner, width);
+    if (config->has_post_norms) {
+        layer->attention_post_norm = load_layer_norm(l, i, "post_attention_norm", true, width);
+        layer->feed_forward_post_norm = load_layer_norm(l, i, "post_ffw_norm", true, width);
+    }
 }
 
 /* The embedding is also the output matrix where the file has none. */
@@ -156,7 +162,9 @@ static void load_rope(loader *l)
                                  (double)factors[i]);
         }
     }
-    l->model->rope_frequencies = malloc((size_t)n_pairs * sizeof(double));
+    l->model->n_ropes = config->rope_local_freq_base > 0.0f ? 2 : 1;
+    l->model->rope_frequencies =
+        malloc((size_t)l->model->n_ropes * (size_t)n_pairs * sizeof(double));
     if (l->status == TKV_OK && !l->model->rope_frequencies) {
         l->status = tkv_fail(l->error, TKV_ERR_OUT_OF_MEMORY, "no memory for RoPE frequencies");
     }
@@ -165,7 +173,26 @@ static void load_rope(loader *l)
                              (double)config->rope_linear_factor, factors,
                              l->model->rope_frequencies);
     }
+    if (l->status == TKV_OK && l->model->n_ropes > 1) {
+        tkv_rope_frequencies(config->rope_dim, (double)config->rope_local_freq_base, 1.0, NULL,
+                             l->model->rope_frequencies + n_pairs);
+    }
     free(factors);
+}
+
+/* Which layers have a window is a part of what they keep. */
+static void load_windows(loader *l)
+{
+    tkv_model *model = l->model;
+    tkv_geometry geometry = {.n_layers = 0};
+    if (l->status == TKV_OK) {
+        l->status = tkv_geometry_read(l->gguf, &geometry, l->error);
+    }
+    for (int i = 0; l->status == TKV_OK && i < model->config.n_layers; i++) {
+        model->layers[i].window = geometry.layers[i].window;
+        model->layers[i].rope = model->layers[i].window > 0 ? model->n_ropes - 1 : 0;
+    }
+    tkv_geometry_free(&geometry);
 }
 
 static tkv_status load(tkv_model *model, const tkv_gguf *gguf, tkv_error *error)
@@ -185,6 +212,7 @@ static tkv_status load(tkv_model *model, const tkv_gguf *gguf, tkv_error *error)
         load_layer(&l, i);
     }
     load_rope(&l);
+    load_windows(&l);
     return l.status;
 }
 
@@ -205,10 +233,19 @@ tkv_status tkv_model_create(const tkv_gguf *gguf, tkv_model **model, tkv_error *
 
 static void free_layer(tkv_layer_weights *layer)
 {
-    float *owned[] = {layer->attention_norm,    layer->query_norm,  layer->key_norm,
-                      layer->feed_forward_norm, layer->query.bias,  layer->key.bias,
-                      layer->value.bias,        layer->output.bias, layer->gate.bias,
-                      layer->up.bias,           layer->down.bias};
+    float *owned[] = {layer->attention_norm,
+                      layer->query_norm,
+                      layer->key_norm,
+                      layer->feed_forward_norm,
+                      layer->query.bias,
+                      layer->key.bias,
+                      layer->value.bias,
+                      layer->output.bias,
+                      layer->gate.bias,
+                      layer->up.bias,
+                      layer->down.bias,
+                      layer->attention_post_norm,
+                      layer->feed_forward_post_norm};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) {
         free(owned[i]);
     }
@@ -232,6 +269,16 @@ void tkv_model_free(tkv_model *model)
 const tkv_model_config *tkv_model_get_config(const tkv_model *model)
 {
     return &model->config;
+}
+
+int tkv_model_window(const tkv_model *model, int layer)
+{
+    return model->layers[layer].window;
+}
+
+const double *tkv_model_rope(const tkv_model *model, int rope)
+{
+    return model->rope_frequencies + (size_t)rope * (size_t)(model->config.rope_dim / 2);
 }
 
 uint64_t tkv_model_parameters(const tkv_model *model)

@@ -26,6 +26,22 @@ void tkv_swiglu(size_t n, float *gate, const float *up)
         gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+/* (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)) */
+void tkv_geglu(size_t n, float *gate, const float *up)
+{
+    const float twice_root = 1.5957691216f; /* 2 sqrt(2/pi) */
+    for (size_t i = 0; i < n; i++) {
+        const float z = gate[i];
+        gate[i] = z / (1.0f + expf(-twice_root * (z + 0.044715f * z * z * z))) * up[i];
+    }
+}
+
+void tkv_scale(size_t n, float *x, float factor)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
 void tkv_add(size_t n, float *x, const float *y)
 {
     for (size_t i = 0; i < n; i++)

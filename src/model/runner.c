@@ -45,7 +45,7 @@ static tkv_status create_on_cpu(const tkv_model *model, tkv_context *context, in
     created->base.table = &cpu_table;
     created->model = model;
     const tkv_status status =
-        tkv_workspace_create(model, n_batch, context->threads, &created->workspace, error);
+        tkv_workspace_create(model, n_batch, context, &created->workspace, error);
     if (status != TKV_OK) {
         free_runner(&created->base);
         return status;
@@ -76,6 +76,17 @@ static tkv_status create_beside_device(const tkv_model *model, tkv_context *cont
     return TKV_OK;
 }
 
+#ifdef TKV_HAVE_CUDA_MODEL
+/* Whether the runner on CUDA has all that the model's layers do. */
+static bool is_on_cuda(const tkv_model *model)
+{
+    const tkv_model_config *config = tkv_model_get_config(model);
+    return config->activation == TKV_ACTIVATION_SILU && !config->has_post_norms &&
+           config->embedding_scale == 1.0f && config->attention_scale == 0.0f &&
+           config->rope_local_freq_base == 0.0f;
+}
+#endif
+
 tkv_status tkv_runner_create(const tkv_model *model, tkv_context *context, int n_batch,
                              tkv_runner **runner, tkv_error *error)
 {
@@ -83,7 +94,7 @@ tkv_status tkv_runner_create(const tkv_model *model, tkv_context *context, int n
         return create_on_cpu(model, context, n_batch, runner, error);
     }
 #ifdef TKV_HAVE_CUDA_MODEL
-    if (strcmp(tkv_context_kernels(context), "cuda") == 0) {
+    if (strcmp(tkv_context_kernels(context), "cuda") == 0 && is_on_cuda(model)) {
         return tkv_runner_create_cuda(model, context, n_batch, runner, error);
     }
 #endif

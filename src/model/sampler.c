@@ -20,17 +20,13 @@ struct tkv_sampler {
 
 static tkv_status check_params(const tkv_sampler_params *params, int n_tokens, tkv_error *error)
 {
-    if (!(params->temperature >= 0.0f) || !isfinite(params->temperature)) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "temperature %g: expected at least 0",
+    if (!isfinite(params->temperature)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "temperature %g: expected a finite number",
                         (double)params->temperature);
     }
-    if (params->top_k < 0) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "top-k %d: expected 0 (all) or more",
-                        params->top_k);
-    }
-    if (!(params->top_p >= 0.0f && params->top_p <= 1.0f) ||
-        !(params->min_p >= 0.0f && params->min_p <= 1.0f)) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "top-p %g, min-p %g: expected 0 to 1",
+    if (!isfinite(params->top_p) || !isfinite(params->min_p) || params->min_p > 1.0f) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "top-p %g, min-p %g: expected finite numbers, and min-p up to 1",
                         (double)params->top_p, (double)params->min_p);
     }
     if (n_tokens < 1) {
@@ -176,7 +172,7 @@ tkv_status tkv_sampler_draw(tkv_sampler *sampler, const float *logits, int32_t *
     if (status != TKV_OK) {
         return status;
     }
-    if (params->temperature == 0.0f) {
+    if (params->temperature <= 0.0f) {
         *token = most_likely(sampler);
         return TKV_OK;
     }

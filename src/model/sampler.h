@@ -5,10 +5,11 @@
 #include "turbokv.h"
 
 typedef struct tkv_sampler_params {
-    float temperature; /* 0: greedy */
-    int top_k;         /* keep the k most likely tokens; 0: all */
-    float top_p;       /* keep the most likely tokens up to this probability; 1: all */
-    float min_p; /* drop tokens below this share of the most likely one's probability; 0: none */
+    float temperature; /* 0 or less: greedy */
+    int top_k;         /* keep the k most likely tokens; 0 or less: all */
+    float top_p;       /* keep the most likely tokens up to this probability; 1 or more: all */
+    /* Drop tokens below this share of the most likely one's probability; 0 or less: none. */
+    float min_p;
     uint64_t seed;
 } tkv_sampler_params;
 

@@ -1,9 +1,11 @@
 #include "model/session.h"
 
+#include "backend/context.h"
 #include "common/error.h"
 #include "model/runner.h"
 #include "model/weights.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #define MAX_BATCH 65536
@@ -20,14 +22,49 @@ struct tkv_session {
     tkv_attend_stats stats;
 };
 
-/* What the cache needs to know about the keys' positions; `frequencies` [rope_dim/2] is filled. */
+/* What the cache needs to know about the keys' positions; `frequencies` [rope_dim/2] is filled.
+ * Layers may turn by different frequencies: the larger ones say which means last in all of them. */
 static tkv_rope describe_rope(const tkv_model *model, float *frequencies)
 {
     const tkv_model_config *config = tkv_model_get_config(model);
     for (int i = 0; i < config->rope_dim / 2; i++) {
-        frequencies[i] = (float)model->rope_frequencies[i];
+        frequencies[i] = 0.0f;
+        for (int rope = 0; rope < model->n_ropes; rope++) {
+            frequencies[i] = fmaxf(frequencies[i], (float)tkv_model_rope(model, rope)[i]);
+        }
     }
     return (tkv_rope){config->rope_pairing == TKV_ROPE_INTERLEAVED, config->rope_dim, frequencies};
+}
+
+static int at_most(int n, int limit)
+{
+    return n < limit ? n : limit;
+}
+
+static bool has_exact_tokens_of_preset(const tkv_policy *policy)
+{
+    const char *name;
+    tkv_policy preset;
+    for (int i = 0; (name = tkv_policy_preset_name(i)); i++) {
+        if (tkv_policy_preset(name, &preset, NULL) == TKV_OK && preset.n_sinks == policy->n_sinks &&
+            preset.n_recent == policy->n_recent) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A preset is for contexts of any length, and so are means, which a short text never gets; numbers
+ * of exact tokens of one's own are checked by the cache. */
+static tkv_policy fit_policy(const tkv_policy *policy, int max_tokens)
+{
+    tkv_policy fitted = *policy;
+    fitted.centre_tokens = at_most(policy->centre_tokens, max_tokens);
+    if (has_exact_tokens_of_preset(policy)) {
+        fitted.n_sinks = at_most(policy->n_sinks, max_tokens);
+        fitted.n_recent = at_most(policy->n_recent, max_tokens);
+    }
+    return fitted;
 }
 
 static tkv_status create_cache(const tkv_model *model, tkv_context *context,
@@ -35,7 +72,7 @@ static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                tkv_error *error)
 {
     const tkv_model_config *config = tkv_model_get_config(model);
-    const tkv_policy *policy = &params->policy;
+    const tkv_policy policy = fit_policy(&params->policy, params->max_tokens);
     float frequencies[TKV_MAX_HEAD_DIM / 2];
     const tkv_rope rope = describe_rope(model, frequencies);
     const size_t n_layers = (size_t)config->n_layers;
@@ -51,12 +88,12 @@ static tkv_status create_cache(const tkv_model *model, tkv_context *context,
                                            .max_tokens = params->max_tokens,
                                            .types_k = types,
                                            .types_v = types + n_layers,
-                                           .n_sinks = policy->n_sinks,
-                                           .n_recent = policy->n_recent,
-                                           .centre_tokens = policy->centre_tokens,
+                                           .n_sinks = policy.n_sinks,
+                                           .n_recent = policy.n_recent,
+                                           .centre_tokens = policy.centre_tokens,
                                            .rope = &rope};
     tkv_status status =
-        tkv_policy_layer_types(policy, config->n_layers, types, types + n_layers, error);
+        tkv_policy_layer_types(&policy, config->n_layers, types, types + n_layers, error);
     if (status == TKV_OK) {
         status = tkv_cache_create(context, &cache_params, cache, error);
     }
@@ -171,6 +208,11 @@ static tkv_batch next_batch(tkv_session *session, const int32_t *tokens, int n_d
     return batch;
 }
 
+static tkv_status interrupted(tkv_error *error)
+{
+    return tkv_fail(error, TKV_ERR_INTERRUPTED, "the evaluation was interrupted");
+}
+
 tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_tokens,
                             const tkv_eval_params *params, tkv_error *error)
 {
@@ -180,11 +222,14 @@ tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_t
     }
     const int start = session->length;
     for (int n_done = 0; n_done < n_tokens;) {
+        if (tkv_context_is_stopped(session->context)) {
+            return interrupted(error);
+        }
         const tkv_batch batch = next_batch(session, tokens, n_done, n_tokens, params);
         status = session->runner->table->forward(session->runner, session->cache, &batch, error);
         if (status != TKV_OK) {
-            session->length = start;
-            tkv_cache_truncate(session->cache, start, NULL);
+            session->length = status == TKV_ERR_INTERRUPTED ? session->length : start;
+            tkv_cache_truncate(session->cache, session->length, NULL);
             return status;
         }
         n_done += batch.n_tokens;
@@ -242,6 +287,12 @@ tkv_status tkv_session_fork(const tkv_session *session, int n_tokens, tkv_sessio
 
 tkv_status tkv_session_shift(tkv_session *session, int first, int n_drop, tkv_error *error)
 {
+    if (session->model->n_ropes > 1) {
+        return tkv_fail(
+            error, TKV_ERR_UNSUPPORTED,
+            "a context shift: this model's layers turn keys by two sets of frequencies, "
+            "expected one");
+    }
     float frequencies[TKV_MAX_HEAD_DIM / 2];
     const tkv_rope rope = describe_rope(session->model, frequencies);
     const tkv_status status = tkv_cache_shift(session->cache, first, n_drop, &rope, error);

@@ -11,8 +11,9 @@
 typedef struct tkv_session tkv_session;
 
 typedef struct tkv_session_params {
-    int max_tokens;    /* the context: tokens that the sequence can hold */
-    int n_batch;       /* tokens that pass the model at once; 0: TKV_DEFAULT_BATCH */
+    int max_tokens; /* the context: tokens that the sequence can hold; a preset's exact tokens and
+                       any policy's means shrink to it */
+    int n_batch;    /* tokens that pass the model at once; 0: TKV_DEFAULT_BATCH */
     tkv_policy policy; /* KV types of the layers and what is kept exact; all zero: f16 */
 } tkv_session_params;
 
@@ -43,7 +44,8 @@ typedef struct tkv_eval_params {
 
 /* Appends n_tokens (>= 1) to the sequence, in batches of n_batch, and gives the logits asked for.
  * On any error (token id out of range, context full, cache or attention failing) the session is as
- * it was before the call. If progress returns false, the batches done so far stay in the sequence,
+ * it was before the call, except that TKV_ERR_INTERRUPTED, when the context is to stop, leaves the
+ * batches done so far. If progress returns false, the batches done so far stay in the sequence,
  * the call returns TKV_OK, tkv_session_length says how far it came, and logits of tokens that were
  * not reached are not written. */
 tkv_status tkv_session_eval(tkv_session *session, const int32_t *tokens, int n_tokens,

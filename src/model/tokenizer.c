@@ -116,9 +116,10 @@ static size_t bytes_of_piece(tkv_gguf_text piece, char *bytes)
     return n;
 }
 
-static bool is_special(int32_t kind)
+/* What a file says that a token is. */
+static int32_t stated_kind(const tkv_tokenizer_params *params, int32_t id)
 {
-    return kind == TKV_TOKEN_CONTROL || kind == TKV_TOKEN_USER_DEFINED;
+    return params->kinds ? params->kinds[id] : TKV_TOKEN_NORMAL;
 }
 
 /* Fills entry `id` with the bytes that the token stands for, written at `bytes`. */
@@ -127,9 +128,10 @@ static tkv_status fill_entry(tkv_tokenizer *tokenizer, const tkv_tokenizer_param
                              tkv_error *error)
 {
     const tkv_gguf_text text = params->tokens[id];
-    const int32_t kind = params->kinds ? params->kinds[id] : TKV_TOKEN_NORMAL;
+    const int32_t kind =
+        tkv_tokenizer_is_named_end(tokenizer, id) ? TKV_TOKEN_CONTROL : stated_kind(params, id);
     size_t length = text.length;
-    if (is_special(kind) || kind == TKV_TOKEN_UNKNOWN) {
+    if (kind == TKV_TOKEN_CONTROL || kind == TKV_TOKEN_USER_DEFINED || kind == TKV_TOKEN_UNKNOWN) {
         memcpy(bytes, text.data, text.length);
     } else if (!tokenizer->is_sentencepiece) {
         length = bytes_of_characters(text, byte_of, bytes);
@@ -158,12 +160,15 @@ static tkv_status fill_entry(tkv_tokenizer *tokenizer, const tkv_tokenizer_param
     return TKV_OK;
 }
 
-/* Makes a token findable by its bytes. SentencePiece pieces are found with spaces as they are in
- * the text. The first of equal tokens wins. */
-static void index_entry(tkv_tokenizer *tokenizer, tkv_token_entry *entry)
+/* Makes a token of the stated kind findable by its bytes. SentencePiece pieces are found with
+ * spaces as they are in the text; its user-defined tokens that have spaces, as Gemma's runs of
+ * them, only as special tokens: they do not come from merging. The first of equal tokens wins. */
+static void index_entry(tkv_tokenizer *tokenizer, int32_t kind, tkv_token_entry *entry)
 {
-    const bool is_text = entry->kind == TKV_TOKEN_NORMAL || entry->kind == TKV_TOKEN_USER_DEFINED;
-    if (!is_text || entry->bytes.length == 0) {
+    const bool is_text = kind == TKV_TOKEN_NORMAL || kind == TKV_TOKEN_USER_DEFINED;
+    const bool has_spaces = tokenizer->is_sentencepiece && kind == TKV_TOKEN_USER_DEFINED &&
+                            memchr(entry->bytes.data, ' ', entry->bytes.length);
+    if (!is_text || has_spaces || entry->bytes.length == 0) {
         return;
     }
     tkv_token_entry *known;
@@ -198,7 +203,7 @@ static tkv_status fill_entries(tkv_tokenizer *tokenizer, const tkv_tokenizer_par
     for (int32_t i = 0; i < params->n_tokens && status == TKV_OK; i++) {
         status = fill_entry(tokenizer, params, i, byte_of, bytes, error);
         if (status == TKV_OK) {
-            index_entry(tokenizer, &tokenizer->entries[i]);
+            index_entry(tokenizer, stated_kind(params, i), &tokenizer->entries[i]);
             bytes += params->tokens[i].length + 1;
         }
     }
@@ -269,29 +274,6 @@ static tkv_status fill_merges(tkv_tokenizer *tokenizer, const tkv_tokenizer_para
     return status;
 }
 
-/* Collects control and user-defined tokens, longest first, so that the longest match wins. */
-static tkv_status fill_specials(tkv_tokenizer *tokenizer, tkv_error *error)
-{
-    tokenizer->specials = malloc((size_t)tokenizer->n_tokens * sizeof *tokenizer->specials);
-    if (!tokenizer->specials) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the special tokens");
-    }
-    for (int32_t i = 0; i < tokenizer->n_tokens; i++) {
-        const tkv_token_entry *entry = &tokenizer->entries[i];
-        if (!is_special(entry->kind) || entry->bytes.length == 0) {
-            continue;
-        }
-        int32_t at = tokenizer->n_specials++;
-        while (at > 0 &&
-               tokenizer->entries[tokenizer->specials[at - 1]].bytes.length < entry->bytes.length) {
-            tokenizer->specials[at] = tokenizer->specials[at - 1];
-            at--;
-        }
-        tokenizer->specials[at] = i;
-    }
-    return TKV_OK;
-}
-
 static tkv_status check_special_id(int32_t id, int32_t n_tokens, const char *what, tkv_error *error)
 {
     if (id < -1 || id >= n_tokens) {
@@ -306,7 +288,7 @@ static tkv_status check_params(const tkv_tokenizer_params *params, tkv_error *er
     const bool is_llama = strcmp(params->model, "llama") == 0;
     if (!is_llama && strcmp(params->model, "gpt2") != 0) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED,
-                        "unknown tokenizer '%.40s': expected gpt2 or llama", params->model);
+                        "tokenizer.ggml.model is '%.40s': expected gpt2 or llama", params->model);
     }
     if (params->n_tokens < 1 || params->n_tokens > MAX_TOKENS || params->n_merges < 0) {
         return tkv_fail(error, TKV_ERR_FORMAT,
@@ -318,10 +300,10 @@ static tkv_status check_params(const tkv_tokenizer_params *params, tkv_error *er
     }
     tkv_status status = check_special_id(params->bos_token, params->n_tokens, "begin", error);
     if (status == TKV_OK) {
-        status = check_special_id(params->eos_token, params->n_tokens, "end", error);
-    }
-    if (status == TKV_OK) {
         status = check_special_id(params->unknown_token, params->n_tokens, "unknown", error);
+    }
+    for (int32_t i = 0; i < params->n_end_tokens && status == TKV_OK; i++) {
+        status = check_special_id(params->end_tokens[i], params->n_tokens, "end", error);
     }
     return status;
 }
@@ -338,16 +320,17 @@ tkv_status tkv_tokenizer_create(const tkv_tokenizer_params *params, tkv_tokenize
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a tokenizer");
     }
     created->is_sentencepiece = strcmp(params->model, "llama") == 0;
-    created->adds_bos = params->adds_bos && params->bos_token >= 0;
+    created->begin_token = params->adds_bos ? params->bos_token : -1;
     created->adds_space_prefix = params->adds_space_prefix;
     created->n_tokens = params->n_tokens;
-    created->bos_token = params->bos_token;
-    created->eos_token = params->eos_token;
     created->unknown_token = params->unknown_token;
     memset(created->byte_tokens, -1, sizeof created->byte_tokens);
-    status = fill_entries(created, params, error);
+    status = tkv_tokenizer_fill_ends(created, params, error);
     if (status == TKV_OK) {
-        status = fill_specials(created, error);
+        status = fill_entries(created, params, error);
+    }
+    if (status == TKV_OK) {
+        status = tkv_tokenizer_fill_specials(created, error);
     }
     if (status == TKV_OK && !created->is_sentencepiece) {
         status = fill_merges(created, params, error);
@@ -376,6 +359,8 @@ void tkv_tokenizer_free(tkv_tokenizer *tokenizer)
     free(tokenizer->entries);
     free(tokenizer->byte_pool);
     free(tokenizer->specials);
+    free(tokenizer->warnings);
+    tkv_tokens_free(&tokenizer->ends);
     free(tokenizer->merges);
     free(tokenizer);
 }
@@ -385,49 +370,20 @@ int32_t tkv_tokenizer_size(const tkv_tokenizer *tokenizer)
     return tokenizer->n_tokens;
 }
 
-int32_t tkv_tokenizer_bos(const tkv_tokenizer *tokenizer)
+int32_t tkv_tokenizer_begin(const tkv_tokenizer *tokenizer)
 {
-    return tokenizer->bos_token;
+    return tokenizer->begin_token;
 }
 
-bool tkv_tokenizer_is_end(const tkv_tokenizer *tokenizer, int32_t token)
+const char *tkv_tokenizer_warning(const tkv_tokenizer *tokenizer, int index)
 {
-    static const char *const names[] = {"<|eot_id|>", "<|im_end|>", "<|end_of_text|>",
-                                        "<|endoftext|>", "<|end|>"};
-    if (token < 0 || token >= tokenizer->n_tokens) {
-        return false;
-    }
-    if (token == tokenizer->eos_token) {
-        return true;
-    }
-    const tkv_token_entry *entry = &tokenizer->entries[token];
-    for (size_t i = 0; entry->kind == TKV_TOKEN_CONTROL && i < sizeof names / sizeof *names; i++) {
-        if (entry->bytes.length == strlen(names[i]) &&
-            memcmp(entry->bytes.data, names[i], entry->bytes.length) == 0) {
-            return true;
-        }
-    }
-    return false;
+    return index < tokenizer->n_warnings ? tokenizer->warnings[index].text : NULL;
 }
 
-/* The special token that the text begins with, or -1. */
-static int32_t special_at(const tkv_tokenizer *tokenizer, const char *text, size_t length,
-                          bool parse_special)
-{
-    for (int32_t i = 0; i < tokenizer->n_specials; i++) {
-        const tkv_token_entry *entry = &tokenizer->entries[tokenizer->specials[i]];
-        if (entry->bytes.length <= length && entry->bytes.data[0] == text[0] &&
-            (parse_special || entry->kind == TKV_TOKEN_USER_DEFINED) &&
-            memcmp(entry->bytes.data, text, entry->bytes.length) == 0) {
-            return entry->id;
-        }
-    }
-    return -1;
-}
-
-/* Tokens of a run without special tokens. */
+/* Tokens of a run without special tokens. SentencePiece's space is put before every such run, and
+ * its mark, written in a text, is a space: as by llama.cpp. */
 static tkv_status encode_run(const tkv_tokenizer *tokenizer, const char *text, size_t length,
-                             bool is_first, tkv_tokens *tokens, tkv_error *error)
+                             tkv_tokens *tokens, tkv_error *error)
 {
     if (length == 0) {
         return TKV_OK;
@@ -435,17 +391,15 @@ static tkv_status encode_run(const tkv_tokenizer *tokenizer, const char *text, s
     if (!tokenizer->is_sentencepiece) {
         return tkv_tokenizer_cut(tokenizer, text, length, tokens, error);
     }
-    if (!is_first || !tokenizer->adds_space_prefix) {
-        return tkv_tokenizer_merge(tokenizer, text, length, tokens, error);
-    }
-    char *prefixed = malloc(length + 1);
-    if (!prefixed) {
+    char *spaced = malloc(length + 1);
+    if (!spaced) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to tokenise %zu bytes", length);
     }
-    prefixed[0] = ' ';
-    memcpy(prefixed + 1, text, length);
-    const tkv_status status = tkv_tokenizer_merge(tokenizer, prefixed, length + 1, tokens, error);
-    free(prefixed);
+    spaced[0] = ' ';
+    const size_t prefix = tokenizer->adds_space_prefix ? 1 : 0;
+    const size_t n = prefix + bytes_of_piece((tkv_gguf_text){text, length}, spaced + prefix);
+    const tkv_status status = tkv_tokenizer_merge(tokenizer, spaced, n, tokens, error);
+    free(spaced);
     return status;
 }
 
@@ -454,12 +408,13 @@ static tkv_status encode_all(const tkv_tokenizer *tokenizer, const char *text, s
 {
     size_t run = 0;
     for (size_t at = 0; at < length;) {
-        const int32_t special = special_at(tokenizer, text + at, length - at, parse_special);
+        const int32_t special =
+            tkv_tokenizer_special_at(tokenizer, text + at, length - at, parse_special);
         if (special < 0) {
             at++;
             continue;
         }
-        tkv_status status = encode_run(tokenizer, text + run, at - run, run == 0, tokens, error);
+        tkv_status status = encode_run(tokenizer, text + run, at - run, tokens, error);
         if (status == TKV_OK) {
             status = tkv_tokens_push(tokens, special, error);
         }
@@ -469,21 +424,14 @@ static tkv_status encode_all(const tkv_tokenizer *tokenizer, const char *text, s
         at += tokenizer->entries[special].bytes.length;
         run = at;
     }
-    return encode_run(tokenizer, text + run, length - run, run == 0, tokens, error);
+    return encode_run(tokenizer, text + run, length - run, tokens, error);
 }
 
 tkv_status tkv_tokenizer_encode(const tkv_tokenizer *tokenizer, const char *text, size_t length,
-                                bool add_special, bool parse_special, tkv_tokens *tokens,
-                                tkv_error *error)
+                                bool parse_special, tkv_tokens *tokens, tkv_error *error)
 {
     const size_t before = tokens->n;
-    tkv_status status = TKV_OK;
-    if (add_special && tokenizer->adds_bos) {
-        status = tkv_tokens_push(tokens, tokenizer->bos_token, error);
-    }
-    if (status == TKV_OK) {
-        status = encode_all(tokenizer, text, length, parse_special, tokens, error);
-    }
+    const tkv_status status = encode_all(tokenizer, text, length, parse_special, tokens, error);
     if (status != TKV_OK) {
         tokens->n = before;
     }

@@ -19,7 +19,7 @@ typedef enum tkv_token_kind {
 
 typedef struct tkv_tokenizer_params {
     const char *model;         /* "gpt2" or "llama" */
-    const char *pre_tokenizer; /* of gpt2: "gpt-2", "llama-bpe", "qwen2", "smollm", "tekken" */
+    const char *pre_tokenizer; /* of gpt2: "gpt-2", "llama-bpe", ...; "": "default" */
     int32_t n_tokens;
     const tkv_gguf_text *tokens; /* [n_tokens] as in the file */
     const float *scores;         /* [n_tokens]; llama only */
@@ -27,25 +27,36 @@ typedef struct tkv_tokenizer_params {
     int32_t n_merges;
     const tkv_gguf_text *merges; /* [n_merges] "left right", best first; gpt2 only */
     int32_t bos_token;           /* -1: none */
-    int32_t eos_token;
-    int32_t unknown_token;
+    int32_t n_end_tokens;
+    const int32_t *end_tokens; /* [n_end_tokens] that end a text, beside those known by name */
+    int32_t unknown_token;     /* -1: none */
     bool adds_bos;
-    bool adds_space_prefix; /* llama: a space before the text */
+    bool adds_space_prefix; /* llama: a space before every run of text */
 } tkv_tokenizer_params;
 
 /* The caller frees the tokenizer with tkv_tokenizer_free. Errors name the entry that is wrong. */
 tkv_status tkv_tokenizer_create(const tkv_tokenizer_params *params, tkv_tokenizer **tokenizer,
                                 tkv_error *error);
 
-/* The same from the "tokenizer.ggml" metadata of a file, which may be closed afterwards. */
+/* The same from the "tokenizer.ggml" metadata of a file, which may be closed afterwards. What is
+ * wrong there but has a default is a warning. */
 tkv_status tkv_tokenizer_from_gguf(const tkv_gguf *gguf, tkv_tokenizer **tokenizer,
                                    tkv_error *error);
 void tkv_tokenizer_free(tkv_tokenizer *tokenizer);
 
 int32_t tkv_tokenizer_size(const tkv_tokenizer *tokenizer);
-int32_t tkv_tokenizer_bos(const tkv_tokenizer *tokenizer);
 
-/* Whether a token ends the text: end of text, of turn or of message. */
+/* Warning number `index` from 0, for the user to see; NULL if there are no more. */
+const char *tkv_tokenizer_warning(const tkv_tokenizer *tokenizer, int index);
+
+/* The token that every text begins with; -1: the model wants none. prompt.h puts it there. */
+int32_t tkv_tokenizer_begin(const tkv_tokenizer *tokenizer);
+
+/* The special token of this name, or -1. */
+int32_t tkv_tokenizer_find_special(const tkv_tokenizer *tokenizer, const char *name);
+
+/* Whether a token ends the text: end of text, of turn or of message, by the file's keys or by its
+ * name. */
 bool tkv_tokenizer_is_end(const tkv_tokenizer *tokenizer, int32_t token);
 
 typedef struct tkv_tokens {
@@ -56,13 +67,13 @@ typedef struct tkv_tokens {
 
 void tkv_tokens_free(tkv_tokens *tokens);
 
+tkv_status tkv_tokens_push(tkv_tokens *tokens, int32_t id, tkv_error *error);
+
 /* Appends the tokens of `length` bytes of text to *tokens (zero-initialised before the first use;
- * the caller frees it). add_special: begin of text is put first where the model wants it.
- * parse_special: control tokens written in the text become such tokens. Bytes that are no UTF-8 are
- * kept. On error *tokens is as it was. */
+ * the caller frees it), without a begin of text. parse_special: control tokens written in the text
+ * become such tokens. Bytes that are no UTF-8 are kept. On error *tokens is as it was. */
 tkv_status tkv_tokenizer_encode(const tkv_tokenizer *tokenizer, const char *text, size_t length,
-                                bool add_special, bool parse_special, tkv_tokens *tokens,
-                                tkv_error *error);
+                                bool parse_special, tkv_tokens *tokens, tkv_error *error);
 
 /* The bytes that a token stands for, as long as the tokenizer lives; they may be part of a UTF-8
  * sequence. Control tokens stand for their name. Empty if there is no such token. */

@@ -15,26 +15,72 @@
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 
 typedef struct pre_tokenizer {
-    const char *name;
+    const char *names; /* separated by spaces; a file may use any */
     bool tries_whole_pieces;
+    bool adds_bos; /* if the file does not say */
     /* Each stage cuts the pieces of the one before. */
     const char *stages[TKV_MAX_STAGES];
 } pre_tokenizer;
 
 static const pre_tokenizer pre_tokenizers[] = {
-    {"gpt-2", false, {GPT2}},
-    {"llama-bpe", true, {CL100K("\\p{N}{1,3}")}},
-    {"llama3", true, {CL100K("\\p{N}{1,3}")}},
-    {"llama-v3", true, {CL100K("\\p{N}{1,3}")}},
-    {"qwen2", false, {CL100K("\\p{N}")}},
-    {"smollm", false, {"\\p{N}", GPT2}},
+    {"default", false, false, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {"gpt-2 phi-2 gigachat a.x-4.0 mellum exaone4 olmo trillion granite-docling",
+     false,
+     false,
+     {GPT2}},
+    {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+     true,
+     true,
+     {CL100K("\\p{N}{1,3}")}},
+    {"glm4", true, false, {CL100K("\\p{N}{1,3}")}},
+    {"dbrx smaug-bpe chatglm-bpe", false, false, {CL100K("\\p{N}{1,3}")}},
+    {"qwen2 deepseek-r1-qwen kormo megrez stablelm2 hunyuan solar-open grok-2",
+     false,
+     false,
+     {CL100K("\\p{N}")}},
+    {"smollm starcoder refact command-r codeshell exaone minerva-7b",
+     false,
+     false,
+     {"\\p{N}", GPT2}},
     {"tekken",
+     true,
      true,
      {"[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER
       "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
 };
 
 enum { N_PRE_TOKENIZERS = sizeof pre_tokenizers / sizeof *pre_tokenizers };
+
+/* Whether `name` is one of several that are separated by spaces. */
+static bool is_one_of(const char *names, const char *name)
+{
+    const size_t length = strlen(name);
+    for (; *names; names += strspn(names, " ")) {
+        const size_t size = strcspn(names, " ");
+        if (size == length && memcmp(names, name, length) == 0) {
+            return true;
+        }
+        names += size;
+    }
+    return false;
+}
+
+/* NULL if it is unknown. */
+static const pre_tokenizer *find_pre_tokenizer(const char *name)
+{
+    for (int i = 0; i < N_PRE_TOKENIZERS; i++) {
+        if (is_one_of(pre_tokenizers[i].names, *name ? name : "default")) {
+            return &pre_tokenizers[i];
+        }
+    }
+    return NULL;
+}
+
+bool tkv_pre_tokenizer_adds_bos(const char *name)
+{
+    const pre_tokenizer *pre = find_pre_tokenizer(name);
+    return pre && pre->adds_bos;
+}
 
 static tkv_status compile_stage(tkv_tokenizer *tokenizer, const char *pattern, tkv_error *error)
 {
@@ -54,24 +100,29 @@ static tkv_status compile_stage(tkv_tokenizer *tokenizer, const char *pattern, t
     return TKV_OK;
 }
 
+static tkv_status fail_unknown(const char *name, tkv_error *error)
+{
+    char known[sizeof error->message] = "";
+    for (int i = 0; i < N_PRE_TOKENIZERS; i++) {
+        const size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, " %s", pre_tokenizers[i].names);
+    }
+    return tkv_fail(error, TKV_ERR_UNSUPPORTED, "tokenizer.ggml.pre is '%.20s'; known are%s", name,
+                    known);
+}
+
 tkv_status tkv_tokenizer_compile(tkv_tokenizer *tokenizer, const char *name, tkv_error *error)
 {
-    char known[128] = "";
-    for (int i = 0; i < N_PRE_TOKENIZERS; i++) {
-        const pre_tokenizer *pre = &pre_tokenizers[i];
-        if (strcmp(pre->name, name) == 0) {
-            tokenizer->tries_whole_pieces = pre->tries_whole_pieces;
-            tkv_status status = TKV_OK;
-            for (int s = 0; s < TKV_MAX_STAGES && pre->stages[s] && status == TKV_OK; s++) {
-                status = compile_stage(tokenizer, pre->stages[s], error);
-            }
-            return status;
-        }
-        const size_t used = strlen(known);
-        snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", pre->name);
+    const pre_tokenizer *pre = find_pre_tokenizer(name);
+    if (!pre) {
+        return fail_unknown(name, error);
     }
-    return tkv_fail(error, TKV_ERR_UNSUPPORTED, "unknown pre-tokenizer '%.40s': expected one of %s",
-                    name, known);
+    tokenizer->tries_whole_pieces = pre->tries_whole_pieces;
+    tkv_status status = TKV_OK;
+    for (int i = 0; i < TKV_MAX_STAGES && pre->stages[i] && status == TKV_OK; i++) {
+        status = compile_stage(tokenizer, pre->stages[i], error);
+    }
+    return status;
 }
 
 static tkv_status cut(const tkv_tokenizer *tokenizer, int stage, const char *text, size_t length,

@@ -1,17 +1,20 @@
 /* A tokenizer from the "tokenizer.ggml" metadata of a GGUF file. */
 #include "common/error.h"
-#include "model/tokenizer.h"
+#include "model/tokenizer_internal.h"
 
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define NAME_SIZE 64
+#define MAX_WARNINGS 16
+#define MAX_END_TOKENS 8
 
-/* Arrays taken from the file while a tokenizer is built. */
+/* What is taken from the file while a tokenizer is built. */
 typedef struct vocabulary {
     char model[NAME_SIZE];
     char pre_tokenizer[NAME_SIZE];
@@ -19,7 +22,24 @@ typedef struct vocabulary {
     tkv_gguf_text *merges;
     float *scores;
     int32_t *kinds;
+    int32_t end_tokens[MAX_END_TOKENS];
+    int n_warnings;
+    tkv_tokenizer_warning_text warnings[MAX_WARNINGS];
 } vocabulary;
+
+static void warn(vocabulary *v, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void warn(vocabulary *v, const char *format, ...)
+{
+    if (v->n_warnings == MAX_WARNINGS) {
+        return;
+    }
+    tkv_tokenizer_warning_text *warning = &v->warnings[v->n_warnings++];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(warning->text, sizeof warning->text, format, arguments);
+    va_end(arguments);
+}
 
 /* The texts of an array of strings; the caller frees them. */
 static tkv_status read_texts(const tkv_gguf *gguf, const char *key, tkv_gguf_text **texts,
@@ -115,47 +135,107 @@ static tkv_status read_name(const tkv_gguf *gguf, const char *key, bool required
     return status;
 }
 
-/* An optional token id or flag; -1 is kept for "none". */
-static tkv_status read_id(const tkv_gguf *gguf, const char *key, int32_t *id, tkv_error *error)
+/* An optional token. One that the vocabulary does not have is warned of, and *id stays as it was;
+ * -1 stands for none. */
+static tkv_status read_token(const tkv_gguf *gguf, const char *key, int32_t n_tokens, vocabulary *v,
+                             int32_t *id, tkv_error *error)
 {
     int64_t value = *id;
     const tkv_status status = tkv_gguf_get_integer(gguf, key, false, &value, error);
-    if (status == TKV_OK && (value < -1 || value > INT32_MAX)) {
-        return tkv_fail(error, TKV_ERR_FORMAT,
-                        "%s: metadata key %s is %" PRId64 ": expected a token", tkv_gguf_path(gguf),
-                        key, value);
+    if (status == TKV_OK && value >= -1 && value < n_tokens) {
+        *id = (int32_t)value;
+    } else if (status == TKV_OK) {
+        char fallback[32] = "none";
+        if (*id >= 0) {
+            snprintf(fallback, sizeof fallback, "token %d", (int)*id);
+        }
+        warn(v,
+             "%s is %" PRId64 ", beyond the %d tokens of the vocabulary: the default, %s, is used",
+             key, value, (int)n_tokens, fallback);
     }
-    *id = (int32_t)value;
     return status;
 }
 
-static tkv_status read_ids(const tkv_gguf *gguf, tkv_tokenizer_params *params, tkv_error *error)
+/* An optional flag. */
+static tkv_status read_flag(const tkv_gguf *gguf, const char *key, bool *flag, tkv_error *error)
+{
+    int64_t value = *flag;
+    const tkv_status status = tkv_gguf_get_integer(gguf, key, false, &value, error);
+    *flag = value > 0;
+    return status;
+}
+
+/* Tokens that end a text by their keys. */
+static tkv_status read_ends(const tkv_gguf *gguf, vocabulary *v, tkv_tokenizer_params *params,
+                            tkv_error *error)
+{
+    static const char *const keys[] = {
+        "tokenizer.ggml.eos_token_id",     "tokenizer.ggml.eot_token_id",
+        "tokenizer.ggml.eom_token_id",     "tokenizer.ggml.fim_pad_token_id",
+        "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id"};
+    const bool is_llama = strcmp(params->model, "llama") == 0;
+    tkv_status status = TKV_OK;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && status == TKV_OK; i++) {
+        int32_t id = is_llama && i == 0 && params->n_tokens > 2 ? 2 : -1;
+        status = read_token(gguf, keys[i], params->n_tokens, v, &id, error);
+        if (id >= 0) {
+            v->end_tokens[params->n_end_tokens++] = id;
+        }
+    }
+    params->end_tokens = v->end_tokens;
+    return status;
+}
+
+/* The begin token, and whether texts begin with it. */
+static tkv_status read_begin(const tkv_gguf *gguf, vocabulary *v, tkv_tokenizer_params *params,
+                             tkv_error *error)
 {
     const bool is_llama = strcmp(params->model, "llama") == 0;
-    int32_t adds_bos = is_llama;
-    int32_t adds_space = is_llama;
-    params->bos_token = is_llama ? 1 : -1;
-    params->eos_token = is_llama ? 2 : -1;
+    const char *flag = "tokenizer.ggml.add_bos_token";
+    params->bos_token = is_llama && params->n_tokens > 1 ? 1 : -1;
+    params->adds_bos = is_llama || tkv_pre_tokenizer_adds_bos(params->pre_tokenizer);
+    tkv_status status = read_token(gguf, "tokenizer.ggml.bos_token_id", params->n_tokens, v,
+                                   &params->bos_token, error);
+    if (status == TKV_OK) {
+        status = read_flag(gguf, flag, &params->adds_bos, error);
+    }
+    if (status == TKV_OK && params->adds_bos && params->bos_token < 0 &&
+        tkv_gguf_find(gguf, flag)) {
+        warn(v, "%s is true, but the file names no begin token: texts begin without one", flag);
+    }
+    return status;
+}
+
+static tkv_status read_ids(const tkv_gguf *gguf, vocabulary *v, tkv_tokenizer_params *params,
+                           tkv_error *error)
+{
+    const bool is_llama = strcmp(params->model, "llama") == 0;
     params->unknown_token = is_llama ? 0 : -1;
-    const struct {
-        const char *key;
-        int32_t *id;
-    } fields[] = {{"tokenizer.ggml.bos_token_id", &params->bos_token},
-                  {"tokenizer.ggml.eos_token_id", &params->eos_token},
-                  {"tokenizer.ggml.unknown_token_id", &params->unknown_token},
-                  {"tokenizer.ggml.add_bos_token", &adds_bos},
-                  {"tokenizer.ggml.add_space_prefix", &adds_space}};
-    tkv_status status = TKV_OK;
-    for (size_t i = 0; i < sizeof fields / sizeof *fields && status == TKV_OK; i++) {
-        status = read_id(gguf, fields[i].key, fields[i].id, error);
+    params->adds_space_prefix = is_llama;
+    tkv_status status = read_begin(gguf, v, params, error);
+    if (status == TKV_OK) {
+        status = read_ends(gguf, v, params, error);
     }
-    /* Llama 3 files of the first months do not say that they want a begin of text. */
-    if (strcmp(params->pre_tokenizer, "llama-bpe") == 0 &&
-        !tkv_gguf_find(gguf, "tokenizer.ggml.add_bos_token")) {
-        adds_bos = 1;
+    if (status == TKV_OK) {
+        status = read_token(gguf, "tokenizer.ggml.unknown_token_id", params->n_tokens, v,
+                            &params->unknown_token, error);
     }
-    params->adds_bos = adds_bos > 0;
-    params->adds_space_prefix = adds_space > 0;
+    return status == TKV_OK ? read_flag(gguf, "tokenizer.ggml.add_space_prefix",
+                                        &params->adds_space_prefix, error)
+                            : status;
+}
+
+/* The name of a byte-level BPE's pre-tokenizer, which early files lack. */
+static tkv_status read_pre_tokenizer(const tkv_gguf *gguf, vocabulary *v, tkv_error *error)
+{
+    const char *key = "tokenizer.ggml.pre";
+    const tkv_status status = read_name(gguf, key, false, v->pre_tokenizer, error);
+    if (status == TKV_OK && strcmp(v->model, "gpt2") == 0 && !*v->pre_tokenizer) {
+        warn(v,
+             "%s is missing: text is cut as by 'default', which may differ from how the model was "
+             "trained",
+             key);
+    }
     return status;
 }
 
@@ -164,7 +244,7 @@ static tkv_status read_vocabulary(const tkv_gguf *gguf, vocabulary *v, tkv_token
 {
     tkv_status status = read_name(gguf, "tokenizer.ggml.model", true, v->model, error);
     if (status == TKV_OK) {
-        status = read_name(gguf, "tokenizer.ggml.pre", false, v->pre_tokenizer, error);
+        status = read_pre_tokenizer(gguf, v, error);
     }
     params->model = v->model;
     params->pre_tokenizer = v->pre_tokenizer;
@@ -181,9 +261,28 @@ static tkv_status read_vocabulary(const tkv_gguf *gguf, vocabulary *v, tkv_token
         status = read_texts(gguf, "tokenizer.ggml.merges", &v->merges, &params->n_merges, error);
     }
     if (status == TKV_OK) {
-        status = read_ids(gguf, params, error);
+        status = read_ids(gguf, v, params, error);
     }
     return status;
+}
+
+static tkv_status create_with_warnings(const vocabulary *v, const tkv_tokenizer_params *params,
+                                       tkv_tokenizer **tokenizer, tkv_error *error)
+{
+    tkv_tokenizer *created;
+    const tkv_status status = tkv_tokenizer_create(params, &created, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    created->warnings = malloc((size_t)v->n_warnings * sizeof *created->warnings + 1);
+    if (!created->warnings) {
+        tkv_tokenizer_free(created);
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a tokenizer");
+    }
+    memcpy(created->warnings, v->warnings, (size_t)v->n_warnings * sizeof *v->warnings);
+    created->n_warnings = v->n_warnings;
+    *tokenizer = created;
+    return TKV_OK;
 }
 
 tkv_status tkv_tokenizer_from_gguf(const tkv_gguf *gguf, tkv_tokenizer **tokenizer,
@@ -197,7 +296,7 @@ tkv_status tkv_tokenizer_from_gguf(const tkv_gguf *gguf, tkv_tokenizer **tokeniz
         params.merges = v.merges;
         params.scores = v.scores;
         params.kinds = v.kinds;
-        status = tkv_tokenizer_create(&params, tokenizer, error);
+        status = create_with_warnings(&v, &params, tokenizer, error);
     }
     free(v.tokens);
     free(v.merges);

@@ -12,7 +12,8 @@
 
 struct tkv_workspace {
     int n_batch;
-    tkv_threads *threads;
+    tkv_blas *blas; /* NULL: there is no room for one */
+    tkv_matmul_means means;
     size_t bytes;
     float *memory; /* all buffers below; a row belongs to a token of the batch */
     float *residual;
@@ -23,7 +24,7 @@ struct tkv_workspace {
     float *attended;
     float *gate;
     float *up;
-    float *rope_table;
+    float *rope_table;      /* [n_ropes][n_batch][rope_dim] */
     tkv_exchange *exchange; /* to the device that has the cache; NULL: the host has it */
 };
 
@@ -42,9 +43,10 @@ typedef struct buffer_size {
 
 #define N_BUFFERS 9
 
-static void list_buffers(const tkv_model_config *config, tkv_workspace *workspace,
+static void list_buffers(const tkv_model *model, tkv_workspace *workspace,
                          buffer_size sizes[N_BUFFERS])
 {
+    const tkv_model_config *config = &model->config;
     const size_t embedding = (size_t)config->embedding_length;
     const size_t heads = (size_t)config->n_heads;
     const size_t kv_heads = (size_t)config->n_kv_heads;
@@ -58,12 +60,12 @@ static void list_buffers(const tkv_model_config *config, tkv_workspace *workspac
         {&workspace->attended, heads * (size_t)config->head_dim_v},
         {&workspace->gate, feed_forward},
         {&workspace->up, feed_forward},
-        {&workspace->rope_table, (size_t)config->rope_dim},
+        {&workspace->rope_table, (size_t)model->n_ropes * (size_t)config->rope_dim},
     };
     memcpy(sizes, list, sizeof list);
 }
 
-tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads *threads,
+tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, const tkv_context *context,
                                 tkv_workspace **workspace, tkv_error *error)
 {
     tkv_workspace *created = calloc(1, sizeof *created);
@@ -71,9 +73,9 @@ tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the buffers of a batch");
     }
     created->n_batch = n_batch;
-    created->threads = threads;
+    created->means.context = context;
     buffer_size sizes[N_BUFFERS];
-    list_buffers(tkv_model_get_config(model), created, sizes);
+    list_buffers(model, created, sizes);
     size_t width = 0;
     for (int i = 0; i < N_BUFFERS; i++) {
         width += sizes[i].width;
@@ -93,6 +95,13 @@ tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads
         *sizes[i].buffer = next;
         next += sizes[i].width * (size_t)n_batch;
     }
+    /* After the buffers, which leave it what room there is. */
+    const tkv_status status = tkv_blas_open(context->n_threads, &created->blas, error);
+    created->means.blas = created->blas;
+    if (status != TKV_OK) {
+        tkv_workspace_free(created);
+        return status;
+    }
     *workspace = created;
     return TKV_OK;
 }
@@ -101,6 +110,7 @@ void tkv_workspace_free(tkv_workspace *workspace)
 {
     if (workspace) {
         tkv_exchange_free(workspace->exchange);
+        tkv_blas_free(workspace->blas);
         free(workspace->memory);
         free(workspace);
     }
@@ -126,14 +136,35 @@ static tkv_status embed(const pass *p, tkv_error *error)
         status = tkv_dequantise_tensor_row(table, (size_t)p->batch->tokens[t],
                                            p->workspace->residual + (size_t)t * width, error);
     }
+    if (status == TKV_OK && p->model->config.embedding_scale != 1.0f) {
+        tkv_scale((size_t)p->batch->n_tokens * width, p->workspace->residual,
+                  p->model->config.embedding_scale);
+    }
     return status;
+}
+
+/* Where the table of one of the model's ropes begins. */
+static float *rope_table(const pass *p, int rope)
+{
+    const size_t width = (size_t)p->model->config.rope_dim;
+    return p->workspace->rope_table + (size_t)rope * (size_t)p->workspace->n_batch * width;
+}
+
+static void fill_rope_tables(const pass *p)
+{
+    const tkv_model_config *config = &p->model->config;
+    for (int rope = 0; rope < p->model->n_ropes; rope++) {
+        tkv_rope_table(config->rope_dim, tkv_model_rope(p->model, rope),
+                       (double)config->rope_attention_factor, p->batch->first_position,
+                       p->batch->n_tokens, rope_table(p, rope));
+    }
 }
 
 /* y [n_rows][n_out] := W x + b for x [n_rows][n_in]. */
 static tkv_status apply(const tkv_linear *linear, const tkv_workspace *workspace, int n_rows,
                         const float *x, float *y, tkv_error *error)
 {
-    tkv_status status = tkv_matmul(linear->weight, n_rows, x, y, workspace->threads, error);
+    tkv_status status = tkv_matmul(linear->weight, n_rows, x, y, &workspace->means, error);
     if (status == TKV_OK && linear->bias) {
         tkv_add_bias((size_t)n_rows, (size_t)linear->weight->dims[1], y, linear->bias);
     }
@@ -142,7 +173,8 @@ static tkv_status apply(const tkv_linear *linear, const tkv_workspace *workspace
 
 /* Normalises heads where the model does so, then turns them to their positions.
  * x: [n_rows][n_heads][head_dim_k], rows first_row and up of the batch. */
-static void place_heads(const pass *p, const float *norm, int first_row, int n_heads, float *x)
+static void place_heads(const pass *p, const float *norm, int rope, int first_row, int n_heads,
+                        float *x)
 {
     const tkv_model_config *config = &p->model->config;
     const int n_rows = p->batch->n_tokens - first_row;
@@ -150,7 +182,7 @@ static void place_heads(const pass *p, const float *norm, int first_row, int n_h
         tkv_rms_norm((size_t)n_rows * (size_t)n_heads, (size_t)config->head_dim_k, x, norm,
                      config->rms_epsilon, x);
     }
-    const float *table = p->workspace->rope_table + (size_t)first_row * (size_t)config->rope_dim;
+    const float *table = rope_table(p, rope) + (size_t)first_row * (size_t)config->rope_dim;
     tkv_rope_apply(config->rope_pairing, config->rope_dim, table, n_rows, n_heads,
                    config->head_dim_k, x);
 }
@@ -170,7 +202,7 @@ static tkv_status remember(const pass *p, int layer_index, tkv_error *error)
     if (status != TKV_OK) {
         return status;
     }
-    place_heads(p, layer->key_norm, 0, p->model->config.n_kv_heads, workspace->key);
+    place_heads(p, layer->key_norm, layer->rope, 0, p->model->config.n_kv_heads, workspace->key);
     if (workspace->exchange) {
         return tkv_exchange_append(workspace->exchange, p->cache, layer_index, n_rows,
                                    workspace->key, workspace->value, error);
@@ -190,12 +222,13 @@ static tkv_status attend(const pass *p, int layer_index, int first_row, tkv_erro
     if (status != TKV_OK) {
         return status;
     }
-    place_heads(p, layer->query_norm, first_row, config->n_heads, workspace->query);
+    place_heads(p, layer->query_norm, layer->rope, first_row, config->n_heads, workspace->query);
     const tkv_attend_params params = {
         .n_queries = n_rows,
         .n_heads = config->n_heads,
         .first_position = p->batch->first_position + first_row,
-        .window = config->sliding_window,
+        .scale = config->attention_scale,
+        .window = layer->window,
         .sparse_v = p->batch->sparse_v,
         .stats = p->batch->sparse_v > 0.0f ? p->batch->stats : NULL,
     };
@@ -210,6 +243,28 @@ static tkv_status attend(const pass *p, int layer_index, int first_row, tkv_erro
     return apply(&layer->output, workspace, n_rows, workspace->attended, hidden, error);
 }
 
+static void activate(const tkv_model_config *config, int n_rows, float *gate, const float *up)
+{
+    const size_t n = (size_t)n_rows * (size_t)config->feed_forward_length;
+    switch (config->activation) {
+    case TKV_ACTIVATION_SILU: tkv_swiglu(n, gate, up); break;
+    case TKV_ACTIVATION_GELU: tkv_geglu(n, gate, up); break;
+    }
+}
+
+/* Adds what a block gives (hidden [n_rows][embedding_length]) to the residual, normalised if
+ * post_norm is not NULL. */
+static void add_block(const pass *p, int n_rows, const float *post_norm, float *hidden,
+                      float *residual)
+{
+    const size_t width = (size_t)p->model->config.embedding_length;
+    if (post_norm) {
+        tkv_rms_norm((size_t)n_rows, width, hidden, post_norm, p->model->config.rms_epsilon,
+                     hidden);
+    }
+    tkv_add((size_t)n_rows * width, residual, hidden);
+}
+
 /* Normalised input -> what the feed-forward network adds, in place. */
 static tkv_status feed_forward(const pass *p, const tkv_layer_weights *layer, int n_rows,
                                float *hidden, tkv_error *error)
@@ -222,8 +277,7 @@ static tkv_status feed_forward(const pass *p, const tkv_layer_weights *layer, in
     if (status != TKV_OK) {
         return status;
     }
-    tkv_swiglu((size_t)n_rows * (size_t)p->model->config.feed_forward_length, workspace->gate,
-               workspace->up);
+    activate(&p->model->config, n_rows, workspace->gate, workspace->up);
     return apply(&layer->down, workspace, n_rows, workspace->gate, hidden, error);
 }
 
@@ -247,12 +301,12 @@ static tkv_status run_layer(const pass *p, int layer_index, int first_row, tkv_e
     if (status != TKV_OK) {
         return status;
     }
-    tkv_add((size_t)n_rows * width, residual, hidden);
+    add_block(p, n_rows, layer->attention_post_norm, hidden, residual);
     tkv_rms_norm((size_t)n_rows, width, residual, layer->feed_forward_norm, config->rms_epsilon,
                  hidden);
     status = feed_forward(p, layer, n_rows, hidden, error);
     if (status == TKV_OK) {
-        tkv_add((size_t)n_rows * width, residual, hidden);
+        add_block(p, n_rows, layer->feed_forward_post_norm, hidden, residual);
     }
     return status;
 }
@@ -263,8 +317,7 @@ tkv_status tkv_forward(const tkv_model *model, tkv_cache *cache, tkv_workspace *
     const tkv_model_config *config = &model->config;
     const pass p = {model, cache, workspace, batch};
     const int first_logit_row = batch->n_tokens - batch->n_logits;
-    tkv_rope_table(config->rope_dim, model->rope_frequencies, (double)config->rope_attention_factor,
-                   batch->first_position, batch->n_tokens, workspace->rope_table);
+    fill_rope_tables(&p);
     tkv_status status = embed(&p, error);
     for (int i = 0; i < config->n_layers && status == TKV_OK; i++) {
         const bool is_last = i == config->n_layers - 1;

@@ -2,16 +2,15 @@
 #ifndef TKV_MODEL_TRANSFORMER_H
 #define TKV_MODEL_TRANSFORMER_H
 
-#include "common/threads.h"
 #include "model/model.h"
 #include "turbokv.h"
 
 /* The buffers that a batch needs: one allocation, whose size depends on n_batch only. And the
- * threads that work on it, which it does not own. */
+ * context whose threads work on it, which it does not own. */
 typedef struct tkv_workspace tkv_workspace;
 struct tkv_exchange;
 
-tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, tkv_threads *threads,
+tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, const tkv_context *context,
                                 tkv_workspace **workspace, tkv_error *error);
 void tkv_workspace_free(tkv_workspace *workspace);
 
@@ -30,7 +29,8 @@ typedef struct tkv_batch {
 } tkv_batch;
 
 /* Appends the batch to every layer of the cache and computes its logits. On an error the layers of
- * the cache may differ in length: the caller truncates them to first_position. */
+ * the cache may differ in length: the caller truncates them to first_position. TKV_ERR_INTERRUPTED
+ * is one, if the context says so meanwhile. */
 tkv_status tkv_forward(const tkv_model *model, tkv_cache *cache, tkv_workspace *workspace,
                        const tkv_batch *batch, tkv_error *error);
 

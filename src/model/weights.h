@@ -11,17 +11,21 @@ typedef struct tkv_linear {
 } tkv_linear;
 
 typedef struct tkv_layer_weights {
-    float *attention_norm; /* [embedding_length] */
-    tkv_linear query;      /* to [n_heads][head_dim_k] */
-    tkv_linear key;        /* to [n_kv_heads][head_dim_k] */
-    tkv_linear value;      /* to [n_kv_heads][head_dim_v] */
-    float *query_norm;     /* [head_dim_k], or NULL: queries and keys are not normalised */
-    float *key_norm;       /* [head_dim_k], or NULL */
-    tkv_linear output;     /* from [n_heads][head_dim_v] */
+    int window;                 /* 0: none */
+    int rope;                   /* which of the model's rope_frequencies */
+    float *attention_norm;      /* [embedding_length] */
+    tkv_linear query;           /* to [n_heads][head_dim_k] */
+    tkv_linear key;             /* to [n_kv_heads][head_dim_k] */
+    tkv_linear value;           /* to [n_kv_heads][head_dim_v] */
+    float *query_norm;          /* [head_dim_k], or NULL: queries and keys are not normalised */
+    float *key_norm;            /* [head_dim_k], or NULL */
+    tkv_linear output;          /* from [n_heads][head_dim_v] */
+    float *attention_post_norm; /* [embedding_length], or NULL */
     float *feed_forward_norm;
     tkv_linear gate;
     tkv_linear up;
     tkv_linear down;
+    float *feed_forward_post_norm; /* [embedding_length], or NULL */
 } tkv_layer_weights;
 
 /* Norms and biases are the model's own float copies; matrices stay in the file. */
@@ -31,9 +35,13 @@ struct tkv_model {
     tkv_layer_weights *layers;              /* [n_layers] */
     float *output_norm;                     /* [embedding_length] */
     tkv_linear output;                      /* to [vocabulary_size]; may be the embedding */
-    double *rope_frequencies;               /* [rope_dim/2] */
+    int n_ropes;                            /* 1, or 2: layers with a window have their own */
+    double *rope_frequencies;               /* [n_ropes][rope_dim/2] */
     uint64_t n_parameters;
     uint64_t weight_bytes;
 };
+
+/* One of the model's frequencies: [rope_dim/2]. */
+const double *tkv_model_rope(const tkv_model *model, int rope);
 
 #endif

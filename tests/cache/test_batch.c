@@ -219,7 +219,7 @@ static void mistakes_are_explained(void **state)
     batch b = create_batch(create_reference_context());
     tkv_context *other = create_context(NULL);
     tkv_cache *stranger = create_cache(other, 4);
-    tkv_cache *with_sinks = create_cache(b.context, 5);
+    tkv_cache *with_sinks = create_cache(b.context, 50);
     const tkv_cache *pair[] = {b.caches[0], stranger};
     const tkv_attend_params params = {.n_queries = 1, .n_heads = N_HEADS};
     const tkv_attend_params many = {.n_queries = 6, .n_heads = N_HEADS};

@@ -1,5 +1,7 @@
 #include "support/support.h"
 
+#include <limits.h>
+
 static tkv_policy parse(const char *text)
 {
     tkv_policy policy = {0};
@@ -99,10 +101,16 @@ static void mistakes_are_explained(void **state)
                      cases[i].message);
         assert_memory_equal(&policy, &before, sizeof policy);
     }
-    const tkv_policy p = parse("layers 7-9:turbo2");
+    tkv_policy p = parse("layers 7-9:turbo2");
     tkv_type types[8];
     assert_fails(tkv_policy_layer_types(&p, 8, types, types, &error), TKV_ERR_INVALID_ARGUMENT,
                  "layers 0 to 7");
+    p.ranges[0] = (tkv_layer_range){.first = -3, .last = 2};
+    assert_fails(tkv_policy_layer_types(&p, 8, types, types, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "layers -3-2");
+    p.n_ranges = TKV_POLICY_MAX_RANGES + 1;
+    assert_fails(tkv_policy_layer_types(&p, 8, types, types, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "layer ranges");
 }
 
 /* The stated bits are those of a real cache, filled token by token. */
@@ -151,10 +159,108 @@ static void bits_match_a_real_cache(void **state)
     assert_true(tkv_policy_bits(NULL, 1, 1, 64, 64, 1) == 0.0);
 }
 
+/* A program may fill a policy in itself, and wrongly. */
+static void policies_of_programs_are_checked(void **state)
+{
+    (void)state;
+    tkv_policy wrong[12];
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        wrong[i] = parse("kv 3bit boundary 2:turbo8 layers 0-1:turbo4 sparse-v 0.5");
+    }
+    wrong[0].type_k = TKV_TYPE_COUNT;
+    wrong[1].boundary_v = (tkv_type)77;
+    wrong[2].ranges[0].type_k = (tkv_type)-1;
+    wrong[3].n_sinks = -5;
+    wrong[4].n_recent = -1;
+    wrong[5].centre_tokens = INT_MIN;
+    wrong[6].boundary_layers = INT_MIN;
+    wrong[7].ranges[0].first = -4;
+    wrong[8].ranges[0].last = -1;
+    wrong[9].n_ranges = TKV_POLICY_MAX_RANGES + 1;
+    wrong[10].n_ranges = -1;
+    wrong[11].sparse_v = NAN;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        tkv_type types[2][4];
+        char text[1024];
+        assert_fails(tkv_policy_layer_types(&wrong[i], 4, types[0], types[1], &error),
+                     TKV_ERR_INVALID_ARGUMENT, "policy: ");
+        assert_fails(tkv_policy_format(&wrong[i], text, sizeof text, &error),
+                     TKV_ERR_INVALID_ARGUMENT, "policy: ");
+        assert_true(tkv_policy_bits(&wrong[i], 4, 2, 64, 64, 100) == 0.0);
+    }
+}
+
+static void what_no_cache_can_be_has_no_bits(void **state)
+{
+    (void)state;
+    const tkv_policy good = parse("k turbo4 v turbo3 sinks 4 recent 32 centre 64");
+    assert_true(tkv_policy_bits(&good, 2, 2, 64, 64, 100) > 3.0);
+    tkv_policy wrong = good;
+    wrong.type_k = (tkv_type)77;
+    assert_true(tkv_policy_bits(&wrong, 2, 2, 64, 64, 100) == 0.0);
+    wrong = good;
+    wrong.type_v = (tkv_type)-1;
+    assert_true(tkv_policy_bits(&wrong, 2, 2, 64, 64, 100) == 0.0);
+    wrong = parse("boundary 1:turbo8");
+    wrong.boundary_v = TKV_TYPE_COUNT;
+    assert_true(tkv_policy_bits(&wrong, 2, 2, 64, 64, 100) == 0.0);
+    wrong = parse("layers 1:turbo8");
+    wrong.ranges[0].type_k = (tkv_type)77;
+    assert_true(tkv_policy_bits(&wrong, 2, 2, 64, 64, 100) == 0.0);
+    wrong = parse("layers 2:turbo8");
+    assert_true(tkv_policy_bits(&wrong, 2, 2, 64, 64, 100) == 0.0);
+    int *const counts[] = {&wrong.n_sinks,         &wrong.n_recent, &wrong.centre_tokens,
+                           &wrong.boundary_layers, &wrong.n_ranges, &wrong.ranges[0].first};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        wrong = parse("layers 1:turbo8");
+        *counts[i] = -1;
+        assert_true(tkv_policy_bits(&wrong, 2, 2, 64, 64, 100) == 0.0);
+    }
+    const int shapes[][5] = {
+        {2, 2, 65, 64, 100},    {2, 2, 64, 65, 100},       {2, 2, 0, 64, 100},
+        {2, 2, -64, 64, 100},   {2, 2, 64, -64, 100},      {2, 2, 1026, 64, 100},
+        {2, 2, 64, 1040, 100},  {0, 2, 64, 64, 100},       {-1, 2, 64, 64, 100},
+        {2, 0, 64, 64, 100},    {2, INT_MAX, 64, 64, 100}, {2, 2, 64, 64, 0},
+        {2, 2, 64, 64, INT_MIN}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const int *s = shapes[i];
+        assert_true(tkv_policy_bits(&good, s[0], s[1], s[2], s[3], s[4]) == 0.0);
+    }
+}
+
+/* As many layers or tokens as can be said cost no time, and no more a value than a few. */
+static void alike_layers_are_counted_once(void **state)
+{
+    (void)state;
+    const tkv_policy p = parse("kv 3bit boundary 1000:turbo8 layers 5-9:f16 layers 7-800:turbo2");
+    const tkv_policy middle = parse("kv 3bit");
+    const double few = tkv_policy_bits(&middle, 3, 2, 64, 64, 10000);
+    const double many = tkv_policy_bits(&p, INT_MAX, 2, 64, 64, 10000);
+    assert_true(fabs(many - few) < 0.001 * few);
+    assert_true(fabs(tkv_policy_bits(&p, INT_MAX, 2, 64, 64, INT_MAX) -
+                     tkv_bits_per_value(TKV_TYPE_TRELLIS3, 64)) < 0.2);
+    /* Where the types change within the layers, as the layers one by one. */
+    const tkv_policy mixed =
+        parse("k turbo2 v turbo3 boundary 2:turbo8/f16 layers 1-4:turbo4 layers 3:f16");
+    tkv_type types[2][7];
+    assert_ok(tkv_policy_layer_types(&mixed, 7, types[0], types[1], &error));
+    double sum = 0.0;
+    for (int i = 0; i < 7; i++) {
+        const tkv_policy alone = {.type_k = types[0][i], .type_v = types[1][i]};
+        sum += tkv_policy_bits(&alone, 1, 2, 64, 64, 100000);
+    }
+    const double together = tkv_policy_bits(&mixed, 7, 2, 64, 64, 100000);
+    assert_true(fabs(together - sum / 7.0) < 1e-3 * together);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(text_form), cmocka_unit_test(policies_become_text),
-        cmocka_unit_test(mistakes_are_explained), cmocka_unit_test(bits_match_a_real_cache)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(text_form),
+                                       cmocka_unit_test(policies_become_text),
+                                       cmocka_unit_test(mistakes_are_explained),
+                                       cmocka_unit_test(policies_of_programs_are_checked),
+                                       cmocka_unit_test(bits_match_a_real_cache),
+                                       cmocka_unit_test(what_no_cache_can_be_has_no_bits),
+                                       cmocka_unit_test(alike_layers_are_counted_once)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,13 +21,10 @@ char *read_all(int file)
     return text;
 }
 
-pid_t start(const char *const *arguments, int *out, int *err)
+/* Starts a program with both outputs in pipes, and nothing to read. */
+static pid_t start_program(const char *path, char *const *argv, int *out, int *err)
 {
-    const char *argv[32] = {TKV_PROGRAM};
     int pipes[2][2];
-    for (int i = 0; arguments[i]; i++) {
-        argv[i + 1] = arguments[i];
-    }
     assert_int_equal(pipe(pipes[0]), 0);
     assert_int_equal(pipe(pipes[1]), 0);
     const pid_t child = fork();
@@ -40,7 +37,7 @@ pid_t start(const char *const *arguments, int *out, int *err)
         for (int i = 0; i < 4; i++) {
             close(pipes[i / 2][i % 2]);
         }
-        execv(TKV_PROGRAM, (char **)(uintptr_t)argv);
+        execv(path, argv);
         _exit(127);
     }
     close(pipes[0][1]);
@@ -48,6 +45,15 @@ pid_t start(const char *const *arguments, int *out, int *err)
     *out = pipes[0][0];
     *err = pipes[1][0];
     return child;
+}
+
+pid_t start(const char *const *arguments, int *out, int *err)
+{
+    const char *argv[32] = {TKV_PROGRAM};
+    for (int i = 0; arguments[i]; i++) {
+        argv[i + 1] = arguments[i];
+    }
+    return start_program(TKV_PROGRAM, (char **)(uintptr_t)argv, out, err);
 }
 
 int wait_for(pid_t child)
@@ -59,14 +65,29 @@ int wait_for(pid_t child)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
+static outcome finish(pid_t child, int out, int err)
+{
+    outcome o = {.out = read_all(out), .err = read_all(err)};
+    o.status = wait_for(child);
+    return o;
+}
+
 outcome run_with(const char *const *arguments)
 {
     int out;
     int err;
     const pid_t child = start(arguments, &out, &err);
-    outcome o = {.out = read_all(out), .err = read_all(err)};
-    o.status = wait_for(child);
-    return o;
+    return finish(child, out, err);
+}
+
+outcome run_script(const char *script)
+{
+    int out;
+    int err;
+    const char *const argv[] = {"sh", "-c", script, NULL};
+    assert_int_equal(setenv("TURBOKV", TKV_PROGRAM, 1), 0);
+    const pid_t child = start_program("/bin/sh", (char **)(uintptr_t)argv, &out, &err);
+    return finish(child, out, err);
 }
 
 void done(outcome *o)

@@ -24,6 +24,9 @@ int wait_for(pid_t child);
 
 #define run(...) run_with((const char *const[]){__VA_ARGS__, NULL})
 outcome run_with(const char *const *arguments);
+
+/* Runs a script of /bin/sh, in which $TURBOKV is the program. */
+outcome run_script(const char *script);
 void done(outcome *o);
 
 /* The outputs hold these parts; frees the outcome. */

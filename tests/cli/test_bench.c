@@ -71,6 +71,44 @@ static void vectors_come_from_files(void **state)
     assert_outcome(run("bench", "codec", "--data", path), 1, "", path);
 }
 
+/* What no machine has room for is refused before anything is measured. */
+static void sizes_are_checked_first(void **state)
+{
+    (void)state;
+    assert_outcome(run("bench", "model", "-d", "99999999"), 2, "",
+                   "--depths: 99999999 tokens, but the model was trained for 8192");
+    assert_outcome(run("bench", "model", "-d", "0", "-p", "8193"), 2, "", "--prompt: 8193 tokens");
+    assert_outcome(run("bench", "model", "-d", "0", "-n", "8193"), 2, "", "--predict: 8193 tokens");
+    assert_outcome(run("bench", "model", "-d", "99999999", "--beyond-context", "-T",
+                       "f16,f16,f16,f16,f16,f16,f16,f16,f16,f16,f16,f16,f16,f16,f16,f16"),
+                   1, "", "KV caches of 100000511 tokens for 16 policies");
+    assert_outcome(run("bench", "attention", "-n", "10000000", "--kv-heads", "1024"), 1, "",
+                   "GB of memory");
+    assert_outcome(run("bench", "attention", "-n", "1000000", "-q", "1000000", "--group", "1024",
+                       "-T", "turbo2"),
+                   1, "", "and 1000000 queries of 2 types");
+    char path[] = "/tmp/tkv_test_bench_XXXXXX";
+    const int file = mkstemp(path);
+    assert_true(file >= 0);
+    assert_int_equal(ftruncate(file, (off_t)1 << 40), 0); /* without a block on the disk */
+    close(file);
+    assert_outcome(run("bench", "codec", "--data", path, "-d", "64,128"), 1, "", "GB of memory");
+    unlink(path);
+}
+
+/* Depths of the default that are beyond the context are left out. */
+static void depths_end_with_the_context(void **state)
+{
+    (void)state;
+    outcome o = run("bench", "model", "-p", "0", "-n", "1", "-r", "1", "-T", "turbo4", "--json");
+    assert_int_equal(o.status, 0);
+    assert_non_null(strstr(o.err, "depth 32768 is left out"));
+    cJSON *json = cJSON_Parse(o.out);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "results")), 3);
+    cJSON_Delete(json);
+    done(&o);
+}
+
 static void mistakes_are_explained(void **state)
 {
     (void)state;
@@ -79,8 +117,8 @@ static void mistakes_are_explained(void **state)
     assert_outcome(run("bench", "flight"), 2, "", "no benchmark 'flight'");
     assert_outcome(run("bench", "codec", "--help"), 0, "--head-dim", "");
     assert_outcome(run("bench", "codec", "--device", "abacus"), 1, "",
-                   "device 'abacus': this build has no such back end");
-    assert_outcome(run("bench", "codec", "--device", "cuda:99"), 1, "", "device 'cuda:99': ");
+                   "device 'abacus': this build has cpu");
+    assert_outcome(run("bench", "codec", "--device", "cuda:99"), 1, "", "cuda");
     assert_outcome(run("bench", "codec", "-T", "turbo4,q4_0"), 2, "", "turbo4, turbo3");
     assert_outcome(run("bench", "codec", "-d", "128,x"), 2, "", "found 'x'");
     assert_outcome(run("bench", "codec", "-d", "100"), 2, "", "multiple of 16");
@@ -100,7 +138,8 @@ static void mistakes_are_explained(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(codecs_are_measured), cmocka_unit_test(models_are_measured),
-        cmocka_unit_test(vectors_come_from_files), cmocka_unit_test(mistakes_are_explained)};
+        cmocka_unit_test(codecs_are_measured),         cmocka_unit_test(models_are_measured),
+        cmocka_unit_test(vectors_come_from_files),     cmocka_unit_test(sizes_are_checked_first),
+        cmocka_unit_test(depths_end_with_the_context), cmocka_unit_test(mistakes_are_explained)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* turbokv eval: results, the state file, the report, mistakes. */
 #include "process.h"
 
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -136,6 +137,115 @@ static void steps_are_kept_and_reused(void **state)
     remove_files(&f);
 }
 
+/* Steps in a state file; 0 while there is none. */
+static int count_steps(const char *path)
+{
+    if (access(path, F_OK) != 0) {
+        return 0;
+    }
+    char *text = read_file(path);
+    cJSON *saved = cJSON_Parse(text);
+    assert_non_null(saved); /* never half a file */
+    const int n = cJSON_GetArraySize(cJSON_GetObjectItem(saved, "steps"));
+    cJSON_Delete(saved);
+    free(text);
+    return n;
+}
+
+/* One chunk with more policies than are measured before a test acts. */
+#define MANY_POLICIES                                                                              \
+    "turbo8,turbo4,turbo3,turbo2,trellis3,trellis2,turbo8/turbo4,turbo8/turbo3,turbo8/turbo2,"     \
+    "turbo4/turbo3,turbo4/turbo2,turbo3/turbo2"
+enum { N_MANY = 12 };
+#define MANY(...)                                                                                  \
+    "eval", "-f", TEXT, "-c", "384", "--chunks", "1", "-t", "1", "--mode", "decode", "-P",         \
+        MANY_POLICIES, __VA_ARGS__, NULL
+
+/* Starts the long evaluation and waits until it has kept a step. */
+static pid_t start_many(const files *f, int *out, int *err)
+{
+    const pid_t child = start((const char *const[]){MANY("--resume", f->state)}, out, err);
+    for (int i = 0; i < 6000 && count_steps(f->state) == 0; i++) {
+        usleep(10000);
+    }
+    assert_true(count_steps(f->state) > 0);
+    return child;
+}
+
+static void assert_same_policies(const cJSON *a, const cJSON *b)
+{
+    a = cJSON_GetObjectItem(a, "policies");
+    b = cJSON_GetObjectItem(b, "policies");
+    assert_int_equal(cJSON_GetArraySize(a), N_MANY);
+    assert_int_equal(cJSON_GetArraySize(b), N_MANY);
+    for (int i = 0; i < N_MANY; i++) {
+        const double expected = number_of(cJSON_GetArrayItem(a, i), "mean_kl");
+        const double found = number_of(cJSON_GetArrayItem(b, i), "mean_kl");
+        assert_true(expected > 0.0 && fabs(found - expected) <= 1e-12 * expected);
+    }
+}
+
+/* Killed in the middle of a chunk: what its policies had measured is there. */
+static void a_killed_evaluation_goes_on(void **state)
+{
+    (void)state;
+    const files f = make_files();
+    int out;
+    int err;
+    const pid_t child = start_many(&f, &out, &err);
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(wait_for(child), 1000 + SIGKILL);
+    free(read_all(out));
+    free(read_all(err));
+    const int n_kept = count_steps(f.state);
+    assert_true(n_kept > 0 && n_kept < N_MANY);
+    cJSON *resumed = run_json((const char *const[]){MANY("--json", "--resume", f.state)});
+    assert_int_equal(count_steps(f.state), N_MANY);
+    cJSON *whole = run_json((const char *const[]){MANY("--json")});
+    assert_same_policies(whole, resumed);
+    cJSON_Delete(whole);
+    cJSON_Delete(resumed);
+    remove_files(&f);
+}
+
+static void one_process_at_a_time_has_the_state(void **state)
+{
+    (void)state;
+    const files f = make_files();
+    int out;
+    int err;
+    char process[32];
+    const pid_t child = start_many(&f, &out, &err);
+    snprintf(process, sizeof process, "process %d", (int)child);
+    outcome second = evaluate("-P", "turbo4", "--resume", f.state);
+    assert_non_null(strstr(second.err, f.state));
+    assert_non_null(strstr(second.err, process));
+    assert_outcome(second, 1, "", "is in use by another turbokv");
+    /* By another name, too. */
+    assert_int_equal(symlink(f.state, f.policy), 0);
+    assert_outcome(evaluate("-P", "turbo4", "--resume", f.policy), 1, "", "is in use by another");
+    char *first = read_all(out);
+    assert_int_equal(wait_for(child), 0);
+    assert_non_null(strstr(first, "turbo3/turbo2"));
+    free(first);
+    free(read_all(err));
+    assert_int_equal(count_steps(f.state), N_MANY);
+    remove_files(&f); /* no lock is left */
+}
+
+/* Where nobody sees a bar, a line says how far it is. */
+static void chunks_are_reported_in_lines(void **state)
+{
+    (void)state;
+    outcome o = evaluate("-P", "turbo4,turbo3", "--needles", "--needle-lengths", "160",
+                         "--needle-facts", "2", "--needle-prompts", "1");
+    assert_int_equal(o.status, 0);
+    assert_non_null(strstr(o.err, "eval: chunk 1 of 2 done, "));
+    assert_non_null(strstr(o.err, "eval: chunk 2 of 2 done, "));
+    assert_non_null(strstr(o.err, "eval: needles in 160 tokens, prompt 1 of 1 done, 0 s left\n"));
+    done(&o);
+}
+
 /* Puts `json` in place of a member of a step. */
 static void damage(cJSON *step, const char *name, const char *json)
 {
@@ -206,6 +316,17 @@ static void the_report_has_tables_and_plots(void **state)
     assert_non_null(strstr(o.err, "cannot write /no/report.html"));
     assert_string_equal(o.out, ""); /* said before anything is measured */
     done(&o);
+
+    /* An older report is replaced, any other file is not. */
+    assert_outcome(evaluate("-P", "turbo4", "--report", f.report), 0, "turbo4", "");
+    write_file(f.policy, "k turbo4\n");
+    assert_outcome(evaluate("-P", "turbo4", "--report", f.policy), 1, "",
+                   "is there and is no HTML page");
+    assert_outcome(evaluate("-P", "turbo4", "--report", f.state, "--resume", f.state), 1, "",
+                   "no saved evaluation");
+    char *kept = read_file(f.policy);
+    assert_string_equal(kept, "k turbo4\n");
+    free(kept);
     remove_files(&f);
 }
 
@@ -241,7 +362,12 @@ static void mistakes_are_explained(void **state)
     assert_outcome(run("eval", "-f", "x", "--effort", "most"), 2, "", "fast, default or best");
     assert_outcome(run("eval", "-f", "x", "--needles", "--needle-lengths", "12,x"), 2, "",
                    "found 'x'");
-    assert_outcome(run("eval", "-f", TEXT, "-c", "4096"), 1, "", "expected 6 chunks of 4096");
+    assert_outcome(run("eval", "-f", TEXT, "-c", "4096"), 1, "",
+                   "expected 6 chunks of 4096, 24576 in all: give a longer text");
+    /* Found before the chunks are measured. */
+    assert_outcome(evaluate("-P", "turbo4", "--needles"), 1, "", "a prompt of 2048 needs");
+    assert_outcome(evaluate("-P", "turbo4", "--needles", "--needle-lengths", "20"), 1, "",
+                   "the facts and a question alone");
     assert_outcome(run("eval", "-f", TEXT, "--chunks", "0", "--needles"), 1, "",
                    "a prompt of 2048 needs");
     assert_outcome(evaluate("-P", "k=turbo4 v=turbo4 sinks=65"), 1, "", "65 sinks");
@@ -253,6 +379,9 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(divergences_are_measured),
                                        cmocka_unit_test(needles_are_counted),
                                        cmocka_unit_test(steps_are_kept_and_reused),
+                                       cmocka_unit_test(a_killed_evaluation_goes_on),
+                                       cmocka_unit_test(one_process_at_a_time_has_the_state),
+                                       cmocka_unit_test(chunks_are_reported_in_lines),
                                        cmocka_unit_test(damaged_steps_are_found),
                                        cmocka_unit_test(the_report_has_tables_and_plots),
                                        cmocka_unit_test(policy_files_are_read),

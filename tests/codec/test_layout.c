@@ -196,8 +196,8 @@ static void sizes_and_errors(void **state)
                  "f16, turbo8, turbo4, turbo3, turbo2");
     assert_fails(tkv_encode_rows((tkv_type)99, 64, 1, x, page, &error), TKV_ERR_INVALID_ARGUMENT,
                  "type number 99");
-    assert_fails(tkv_decode_rows(TKV_TYPE_F16, 40, 1, page, x, &error), TKV_ERR_INVALID_ARGUMENT,
-                 "head_dim 40");
+    assert_fails(tkv_decode_rows(TKV_TYPE_F16, 41, 1, page, x, &error), TKV_ERR_INVALID_ARGUMENT,
+                 "head_dim 41");
     assert_fails(tkv_encode_page(TKV_TYPE_F16, TKV_ORDER_KEY, 64, 60, 5, x, page, &error),
                  TKV_ERR_INVALID_ARGUMENT, "0 to 63");
     assert_fails(tkv_encode_page(TKV_TYPE_F16, TKV_ORDER_KEY, 64, -1, 1, x, page, &error),

@@ -25,7 +25,7 @@ static int set_up(void **state)
     assert_ok(tkv_tokenizer_from_gguf(f->gguf, &f->tokenizer, &error));
     assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &f->context, &error));
     for (int i = 0; i < 20; i++) {
-        assert_ok(tkv_tokenizer_encode(f->tokenizer, paragraph, strlen(paragraph), false, false,
+        assert_ok(tkv_tokenizer_encode(f->tokenizer, paragraph, strlen(paragraph), false,
                                        &f->filler, &error));
     }
     *state = f;

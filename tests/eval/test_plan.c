@@ -73,7 +73,9 @@ static void assert_near(const tkv_plan_params *params, const tkv_policy *policy,
 static void figures_are_those_of_real_caches(void **state)
 {
     (void)state;
-    const tkv_geometry_layer layers[] = {{2, 128, 128, 0}, {1, 80, 80, 0}, {3, 192, 128, 0}};
+    const tkv_geometry_layer layers[] = {{.n_kv_heads = 2, .head_dim_k = 128, .head_dim_v = 128},
+                                         {.n_kv_heads = 1, .head_dim_k = 80, .head_dim_v = 80},
+                                         {.n_kv_heads = 3, .head_dim_k = 192, .head_dim_v = 128}};
     const int contexts[] = {700, 1024, 1500};
     tkv_context *context = NULL;
     assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &context, &error));
@@ -292,16 +294,16 @@ static void wrong_models_are_refused(void **state)
     tkv_geometry_free(&g);
     toy_model_clear(&toy);
 
-    const tkv_geometry_layer odd = {1, 40, 40, 0};
+    const tkv_geometry_layer odd = {.n_kv_heads = 1, .head_dim_k = 41, .head_dim_v = 40};
     assert_ok(tkv_geometry_uniform(2, &odd, &g, &error));
     const tkv_plan_params params = {.geometry = &g};
     const tkv_policy f16 = {.type_k = TKV_TYPE_F16};
     int n_tokens = 100;
     uint64_t bytes;
     assert_fails(tkv_plan_series(&params, &f16, 1, &n_tokens, &bytes, &error), TKV_ERR_UNSUPPORTED,
-                 "layer 0: head_dim 40");
+                 "layer 0: head_dim 41");
     assert_fails(tkv_plan_longest(&params, &f16, &n_tokens, &error), TKV_ERR_UNSUPPORTED,
-                 "multiple of 16");
+                 "an even number from 2 to 1024");
     tkv_geometry_free(&g);
     assert_fails(tkv_geometry_uniform(0, &odd, &g, &error), TKV_ERR_INVALID_ARGUMENT, "0 layers");
 }
@@ -309,7 +311,7 @@ static void wrong_models_are_refused(void **state)
 static void the_longest_context_is_the_longest(void **state)
 {
     (void)state;
-    const tkv_geometry_layer layer = {8, 128, 128, 0};
+    const tkv_geometry_layer layer = {.n_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 128};
     tkv_geometry g;
     assert_ok(tkv_geometry_uniform(32, &layer, &g, &error));
     tkv_plan_params params = {.geometry = &g,
@@ -344,6 +346,136 @@ static void the_longest_context_is_the_longest(void **state)
     tkv_geometry_free(&g);
 }
 
+static uint64_t planned_bytes(const tkv_plan_params *params, const char *text, int n_tokens)
+{
+    tkv_policy policy = {0};
+    uint64_t bytes = 0;
+    assert_ok(tkv_policy_parse(text, &policy, &error));
+    assert_ok(tkv_plan_series(params, &policy, 1, &n_tokens, &bytes, &error));
+    return bytes;
+}
+
+/* Layers of which every fourth keeps keys and values; policies number those only. */
+static void policies_number_layers_that_keep(void **state)
+{
+    (void)state;
+    const tkv_geometry_layer layer = {.n_kv_heads = 4, .head_dim_k = 256, .head_dim_v = 256};
+    tkv_geometry hybrid;
+    tkv_geometry plain;
+    assert_ok(tkv_geometry_uniform(64, &layer, &hybrid, &error));
+    assert_ok(tkv_geometry_uniform(16, &layer, &plain, &error));
+    for (int i = 0; i < 64; i++) {
+        if (i % 4 != 3) {
+            hybrid.layers[i] = (tkv_geometry_layer){.state_bytes = 1000};
+        }
+    }
+    const tkv_plan_params params[] = {{.geometry = &hybrid}, {.geometry = &plain}};
+    const char *const texts[] = {"k turbo3 v turbo3", "k turbo3 v turbo3 boundary 2:f16",
+                                 "k turbo3 v turbo3 boundary 4:f16",
+                                 "k turbo3 v turbo3 layers 0-3:f16 layers 15:turbo8"};
+    uint64_t least = 0;
+    for (int i = 0; i < 4; i++) {
+        const uint64_t bytes = planned_bytes(&params[0], texts[i], 4096);
+        assert_true(bytes == planned_bytes(&params[1], texts[i], 4096));
+        assert_true(bytes > least);
+        least = i == 0 ? bytes : least;
+    }
+    tkv_policy beyond = {0};
+    int n_tokens = 4096;
+    uint64_t bytes;
+    assert_ok(tkv_policy_parse("layers 16:f16", &beyond, &error));
+    assert_fails(tkv_plan_series(&params[0], &beyond, 1, &n_tokens, &bytes, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "layers 0 to 15 keep keys and values");
+    tkv_geometry_free(&hybrid);
+    tkv_geometry_free(&plain);
+}
+
+static void states_and_sequences_count(void **state)
+{
+    (void)state;
+    const tkv_geometry_layer layer = {
+        .n_kv_heads = 4, .head_dim_k = 256, .head_dim_v = 256, .state_bytes = 1 << 20};
+    tkv_geometry g;
+    assert_ok(tkv_geometry_uniform(3, &layer, &g, &error));
+    tkv_plan_params params = {.geometry = &g, .memory_bytes = UINT64_C(100) << 20};
+    const uint64_t one = planned_bytes(&params, "kv 3bit", 4096);
+    const uint64_t values = tkv_plan_values(&params, 4096);
+    const tkv_policy f16 = {.type_k = TKV_TYPE_F16};
+    int longest[2];
+    assert_true(tkv_plan_state_bytes(&params) == UINT64_C(3) << 20);
+    assert_true(tkv_plan_kv_budget(&params) == UINT64_C(97) << 20);
+    assert_ok(tkv_plan_longest(&params, &f16, &longest[0], &error));
+    params.n_sequences = 5;
+    assert_true(tkv_plan_state_bytes(&params) == UINT64_C(15) << 20);
+    assert_true(tkv_plan_kv_budget(&params) == UINT64_C(85) << 20);
+    assert_true(planned_bytes(&params, "kv 3bit", 4096) == 5 * one);
+    assert_true(tkv_plan_values(&params, 4096) == 5 * values);
+    assert_ok(tkv_plan_longest(&params, &f16, &longest[1], &error));
+    assert_int_equal(longest[1] / 64, longest[0] * 85 / 97 / 5 / 64);
+    params.memory_bytes = UINT64_C(15) << 20;
+    assert_true(tkv_plan_kv_budget(&params) == 0);
+    /* A model that keeps nothing has no cache. */
+    for (int i = 0; i < 3; i++) {
+        g.layers[i].n_kv_heads = 0;
+    }
+    assert_true(planned_bytes(&params, "kv 3bit boundary 2:f16", 4096) == 0);
+    tkv_geometry_free(&g);
+}
+
+/* Rows beside keys and values cost what a layer of one head with as many coordinates does. */
+static void rows_beside_are_of_the_keys_type(void **state)
+{
+    (void)state;
+    const tkv_geometry_layer layer = {.n_kv_heads = 1, .head_dim_k = 512, .window = 128};
+    const tkv_geometry_layer indexer = {.n_kv_heads = 1, .head_dim_k = 128};
+    tkv_geometry g;
+    tkv_geometry beside;
+    assert_ok(tkv_geometry_uniform(1, &layer, &g, &error));
+    assert_ok(tkv_geometry_uniform(1, &indexer, &beside, &error));
+    const tkv_plan_params params = {.geometry = &g};
+    const tkv_plan_params other = {.geometry = &beside};
+    const char *const text = "k turbo4 v f16 sinks 4";
+    const uint64_t bare = planned_bytes(&params, text, 10000);
+    g.layers[0].indexer = (tkv_geometry_rows){128, 1};
+    assert_true(planned_bytes(&params, text, 10000) - bare ==
+                planned_bytes(&other, text, 10000) - sizeof(tkv_cache));
+    g.layers[0].indexer.interval = 4;
+    assert_true(planned_bytes(&params, text, 10001) - bare ==
+                planned_bytes(&other, text, 2501) - sizeof(tkv_cache));
+    assert_true(tkv_plan_values(&params, 10001) == 512 * (128 + 64) + 128 * 2501);
+    tkv_geometry_free(&g);
+    tkv_geometry_free(&beside);
+}
+
+/* Halves of all its tokens are held then, instead of codes. */
+static void batches_are_exact_while_they_are_read(void **state)
+{
+    (void)state;
+    const tkv_geometry_layer layer = {.n_kv_heads = 8, .head_dim_k = 128, .head_dim_v = 64};
+    tkv_geometry g;
+    assert_ok(tkv_geometry_uniform(4, &layer, &g, &error));
+    const tkv_plan_params params = {.geometry = &g, .n_sequences = 3};
+    const struct {
+        const char *text;
+        uint64_t rows; /* that are coded when they come one by one */
+    } cases[] = {{"kv f16", 0},
+                 {"k turbo4 v turbo3", 0},
+                 {"k turbo4 v turbo3 recent 32", 4},
+                 {"k f16 v turbo4 recent 32 boundary 1:f16", 2}};
+    const double row = 8 * (128 + 64) * 2;
+    for (int i = 0; i < 4; i++) {
+        tkv_policy policy = {0};
+        uint64_t bytes = 1;
+        assert_ok(tkv_policy_parse(cases[i].text, &policy, &error));
+        assert_ok(tkv_plan_batch_bytes(&params, &policy, 8192, 512, &bytes, &error));
+        assert_true((double)bytes <= row * 512 * (double)cases[i].rows);
+        assert_true((double)bytes >= 0.2 * row * 512 * (double)cases[i].rows);
+        assert_ok(tkv_plan_batch_bytes(&params, &policy, 8192, 1, &bytes, &error));
+        assert_true(bytes == 0);
+    }
+    tkv_geometry_free(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(figures_are_those_of_real_caches),
@@ -352,6 +484,10 @@ int main(void)
                                        cmocka_unit_test(windows_are_found),
                                        cmocka_unit_test(latent_attention_keeps_keys_only),
                                        cmocka_unit_test(wrong_models_are_refused),
-                                       cmocka_unit_test(the_longest_context_is_the_longest)};
+                                       cmocka_unit_test(the_longest_context_is_the_longest),
+                                       cmocka_unit_test(policies_number_layers_that_keep),
+                                       cmocka_unit_test(states_and_sequences_count),
+                                       cmocka_unit_test(rows_beside_are_of_the_keys_type),
+                                       cmocka_unit_test(batches_are_exact_while_they_are_read)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,8 +3,8 @@
 #include "fuzz/fuzz.h"
 
 #include "model/geometry.h"
+#include "model/prompt.h"
 #include "model/session.h"
-#include "model/tokenizer.h"
 #include "model/toy_model.h"
 
 #include <stdlib.h>
@@ -154,11 +154,13 @@ static void use_tokenizer(const tkv_gguf *gguf)
     if (status == TKV_OK) {
         static const char text[] = "The secret number is 48213.\n\xff\xc3\xa9 <|end|>";
         tkv_tokens tokens = {0};
-        status =
-            tkv_tokenizer_encode(tokenizer, text, sizeof text - 1, true, true, &tokens, &error);
+        tkv_chat_form form;
+        fuzz_check_error(tkv_chat_find(gguf, tokenizer, &form, &error), &error);
+        status = tkv_prompt_encode(tokenizer, text, sizeof text - 1, &tokens, &error);
         fuzz_check_error(status, &error);
         for (size_t i = 0; i < tokens.n; i++) {
             tkv_tokenizer_decode(tokenizer, tokens.ids[i]);
+            tkv_tokenizer_is_end(tokenizer, tokens.ids[i]);
         }
         tkv_tokens_free(&tokens);
     }

@@ -79,10 +79,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 1) {
         return 0;
     }
+    const tkv_words words = {.n = 2, .word = {"turbo", "tq"}};
     const bool is_binary = data[0] % 2;
     const char *text = (const char *)data + 1;
-    const tkv_status status = is_binary ? tkv_binary_scan(text, size - 1, &report, &error)
-                                        : tkv_source_scan(text, size - 1, &report, &error);
+    const tkv_status status = is_binary ? tkv_binary_scan(text, size - 1, &words, &report, &error)
+                                        : tkv_source_scan(text, size - 1, &words, &report, &error);
     fuzz_check_error(status, &error);
     if (report.n_mentions > report.n_lines && !is_binary) {
         fuzz_fail("%d of %d lines", report.n_mentions, report.n_lines);

@@ -13,6 +13,9 @@
 
 static char root[] = "/tmp/tkv-llama-XXXXXX";
 
+/* Of the types in these trees. */
+static const tkv_words turbo = {.n = 1, .word = {"turbo"}};
+
 /* Codebooks in units of 1/sqrt(128), the last two lines to be filled. */
 #define TABLES                                                                                     \
     "constant float turbo_wht_signs1[128] = {1.0f, -1.0f, 1, -1};\n"                               \
@@ -151,7 +154,7 @@ static void sources_are_read_as_code(void **state)
         "static __global__ void __launch_bounds__(64) k_set_rows_turbo4(const float * x) {}\n"
         "if (t == GGML_TYPE_TURBO2_0) { y = other[turbo]; }\n" TYPES "last turbo without newline";
     tkv_source_report r;
-    assert_ok(tkv_source_scan(text, sizeof text - 1, &r, &error));
+    assert_ok(tkv_source_scan(text, sizeof text - 1, &turbo, &r, &error));
     assert_int_equal(r.n_lines, 22);
     assert_int_equal(r.n_mentions, 19);
     assert_null(find_item(&r, TKV_EVIDENCE_KERNEL, "kernel_turbo_commented"));
@@ -208,9 +211,9 @@ static void broken_sources_do_no_harm(void **state)
         char *text = allocate(n + 1);
         memcpy(text, texts[i], n);
         char *exact = n ? realloc(text, n) : text;
-        assert_ok(tkv_source_scan(exact, n, &r, &error));
+        assert_ok(tkv_source_scan(exact, n, &turbo, &r, &error));
         tkv_source_report_free(&r);
-        assert_ok(tkv_binary_scan(exact, n, &r, &error));
+        assert_ok(tkv_binary_scan(exact, n, &turbo, &r, &error));
         tkv_source_report_free(&r);
         free(exact);
     }
@@ -222,7 +225,7 @@ static void broken_sources_do_no_harm(void **state)
         snprintf(name, sizeof name, "turbo%05zx%s", i / 12, i < n / 2 ? "((" : "[]");
         memcpy(text + i, name, 12);
     }
-    assert_ok(tkv_source_scan(text, n, &r, &error));
+    assert_ok(tkv_source_scan(text, n, &turbo, &r, &error));
     tkv_source_report_free(&r);
     free(text);
 }
@@ -320,11 +323,11 @@ static void what_is_missing_is_named(void **state)
         {TABLES SET_ROWS DEQUANTISE ATTENTION, TYPES, "no Walsh-Hadamard rotation"},
         {TABLES ROTATION SET_ROWS ATTENTION, TYPES, "nothing that dequantises"},
         {TABLES ROTATION SET_ROWS DEQUANTISE, TYPES, "no flash attention kernel"},
-        {ALL, "enum ggml_type { GGML_TYPE_Q8_0 = 8 };\n", "declares no turbo type"},
+        {ALL, "enum ggml_type { GGML_TYPE_Q8_0 = 8 };\n", "declares no compressed type"},
         {TABLES ROTATION DEQUANTISE ATTENTION "kernel void kernel_set_rows_turbo3(int x) {}\n",
          TYPES, "both encoded and attended on"},
         {"kernel void kernel_soft_max(int x) {}\n", "enum ggml_type { GGML_TYPE_Q8_0 = 8 };\n",
-         "none of 2 files read mentions turbo"},
+         "none of 2 files read has a type"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_source("part", METAL, cases[i].metal);

@@ -311,7 +311,24 @@ static void results_are_kept(void **state)
     assert_fails(tkv_gate_check("fast", &error), TKV_ERR_DEVICE, "set TKV_CPU=scalar");
     assert_ok(tkv_gate_check_device("fast", "another device in its place", &error));
     assert_fails(tkv_gate_check_device("fast:0", "", &error), TKV_ERR_DEVICE, "'fast' failed");
+    assert_fails(tkv_gate_check_device("fast:00", "", &error), TKV_ERR_DEVICE, "'fast' failed");
     assert_ok(tkv_gate_check_device("fast:1", "", &error));
+
+    /* Instead of a CPU's kernels others of the CPU, instead of a device the CPU. */
+    gate.backends[2] = backend("cuda", TKV_BACKEND_PASSED, 3.0);
+    gate.backends[3] = backend("cuda:1", TKV_BACKEND_FAILED, 3.0);
+    for (int i = 2; i < 4; i++) {
+        snprintf(gate.backends[i].device, sizeof gate.backends[i].device, "cuda");
+    }
+    gate.n_backends = 4;
+    tkv_gate_decide(&gate);
+    assert_ok(tkv_gate_save(&gate, path, sizeof path, &error));
+    assert_fails(tkv_gate_check("fast", &error), TKV_ERR_DEVICE, "set TKV_CPU=scalar");
+    assert_fails(tkv_gate_check_device("cuda:01", "", &error), TKV_ERR_DEVICE, "--device cuda,");
+    gate.backends[2].state = TKV_BACKEND_FAILED;
+    tkv_gate_decide(&gate);
+    assert_ok(tkv_gate_save(&gate, path, sizeof path, &error));
+    assert_fails(tkv_gate_check_device("cuda", "", &error), TKV_ERR_DEVICE, "--device cpu,");
 
     /* What cannot be read does no harm. */
     write_text(path, "{\"version\": \"0.0.1\", \"back_ends\": [{}]}");

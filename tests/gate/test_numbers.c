@@ -106,8 +106,9 @@ static void tables_of_what_no_float_holds_are_no_tables(void **state)
     (void)state;
     static const char text[] = "float turbo_centroids_2bit[4] = {-1e999f, -1, 1, 2};\n"
                                "float turbo_centroids_3bit[4] = {-2, -1, 1, 2};\n";
+    const tkv_words words = {.n = 1, .word = {"turbo"}};
     tkv_source_report report;
-    assert_ok(tkv_source_scan(text, strlen(text), &report, &error));
+    assert_ok(tkv_source_scan(text, strlen(text), &words, &report, &error));
     assert_int_equal(report.n_items, 1);
     assert_string_equal(report.items[0].name, "turbo_centroids_3bit");
     tkv_source_report_free(&report);

@@ -58,7 +58,8 @@ static void values_are_those_of_ggml(void **state)
 }
 
 /* Few and many rows, one and several threads, against the dequantised matrix in double. */
-static void check_product(uint32_t type, int n_in, int n_out, int n_rows, int n_threads)
+static void check_product(uint32_t type, int n_in, int n_out, int n_rows, int n_threads,
+                          bool has_blas)
 {
     const tkv_weight_format *format = tkv_weight_format_get(type);
     uint64_t seed = type;
@@ -88,10 +89,14 @@ static void check_product(uint32_t type, int n_in, int n_out, int n_rows, int n_
     float *y = allocate((size_t)n_rows * (size_t)n_out * sizeof *y);
     float *row = allocate((size_t)n_in * sizeof *row);
     fill_gauss(&seed, (size_t)n_rows * (size_t)n_in, x);
-    tkv_threads *threads = NULL;
-    assert_ok(tkv_threads_create(n_threads, &threads, &error));
-    assert_ok(tkv_matmul(&tensor, n_rows, x, y, threads, &error));
-    tkv_threads_free(threads);
+    tkv_context *context = NULL;
+    tkv_blas *blas = NULL;
+    assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = n_threads}, &context, &error));
+    assert_ok(tkv_blas_open(has_blas ? n_threads : 0, &blas, &error));
+    assert_int_equal(blas != NULL, has_blas);
+    assert_ok(tkv_matmul(&tensor, n_rows, x, y, &(tkv_matmul_means){context, blas}, &error));
+    tkv_blas_free(blas);
+    tkv_context_free(context);
     for (int out = 0; out < n_out; out++) {
         assert_ok(tkv_dequantise_tensor_row(&tensor, (size_t)out, row, &error));
         for (int r = 0; r < n_rows; r++) {
@@ -117,14 +122,15 @@ static void products(void **state)
     (void)state;
     const uint32_t types[] = {0, 1, 30, 8, 2, 3, 6, 7, 12, 13, 14};
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
-        check_product(types[t], 512, 37, 1, 1);
-        check_product(types[t], 1536, 300, 3, 2);
-        check_product(types[t], 256, 300, 8, 2);
-        check_product(types[t], 256, 301, 9, 2);
-        check_product(types[t], 768, 130, 70, 3);
+        check_product(types[t], 512, 37, 1, 1, true);
+        check_product(types[t], 1536, 300, 3, 2, true);
+        check_product(types[t], 256, 300, 8, 2, true);
+        check_product(types[t], 256, 301, 9, 2, true);
+        check_product(types[t], 768, 130, 70, 3, true);
+        check_product(types[t], 768, 130, 21, 2, false);
     }
-    check_product(0, 7, 5, 2, 1);
-    check_product(1, 45, 5, 12, 1);
+    check_product(0, 7, 5, 2, 1, true);
+    check_product(1, 45, 5, 12, 1, true);
 }
 
 static void mistakes_are_explained(void **state)
@@ -134,19 +140,44 @@ static void mistakes_are_explained(void **state)
     float y[64];
     tkv_gguf_tensor tensor = {
         .name = "strange", .type = 99, .n_dims = 2, .dims = {32, 2, 1, 1}, .data = x};
-    assert_fails(tkv_matmul(&tensor, 1, x, y, NULL, &error), TKV_ERR_UNSUPPORTED, "strange");
+    assert_fails(tkv_matmul(&tensor, 1, x, y, &(tkv_matmul_means){0}, &error), TKV_ERR_UNSUPPORTED,
+                 "strange");
     assert_fails(tkv_dequantise_tensor_row(&tensor, 0, y, &error), TKV_ERR_UNSUPPORTED, "type 99");
     tensor.type = TKV_WEIGHT_F32;
     assert_fails(tkv_dequantise_tensor_row(&tensor, 2, y, &error), TKV_ERR_INVALID_ARGUMENT,
                  "has 2 rows");
     tensor.dims[2] = 2;
-    assert_fails(tkv_matmul(&tensor, 1, x, y, NULL, &error), TKV_ERR_UNSUPPORTED, "matrix");
+    assert_fails(tkv_matmul(&tensor, 1, x, y, &(tkv_matmul_means){0}, &error), TKV_ERR_UNSUPPORTED,
+                 "matrix");
+}
+
+static void types_have_names(void **state)
+{
+    (void)state;
+    int n_supported = 0;
+    for (uint32_t type = 0; type < 64; type++) {
+        const tkv_weight_format *format = tkv_weight_format_get(type);
+        if (format) {
+            assert_string_equal(tkv_weight_type_name(type), format->name);
+            n_supported++;
+        }
+    }
+    assert_int_equal(n_supported, 11);
+    assert_string_equal(tkv_weight_type_name(23), "IQ4_XS");
+    assert_string_equal(tkv_weight_type_name(38), "IQ4_NL_8_8");
+    assert_string_equal(tkv_weight_type_name(41), "Q1_0");
+    assert_string_equal(tkv_weight_type_name(43), "of an unknown type");
+    assert_string_equal(tkv_weight_type_name(UINT32_MAX), "of an unknown type");
+    const tkv_gguf_tensor tensor = {.name = "x", .type = 19, .dims = {32, 1, 1, 1}};
+    float row[32];
+    assert_fails(tkv_dequantise_tensor_row(&tensor, 0, row, &error), TKV_ERR_UNSUPPORTED,
+                 "tensor x is IQ1_S");
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(values_are_those_of_ggml),
-                                       cmocka_unit_test(products),
-                                       cmocka_unit_test(mistakes_are_explained)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(values_are_those_of_ggml), cmocka_unit_test(products),
+        cmocka_unit_test(types_have_names), cmocka_unit_test(mistakes_are_explained)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "model/config.h"
 #include "model/gguf.h"
 #include "model/model.h"
 #include "model/toy_model.h"
@@ -323,6 +324,78 @@ static void test_window_of_some_layers(void **state)
     expect_failure(&toy, TKV_ERR_UNSUPPORTED, "sliding window in some of the layers");
 }
 
+static toy_model new_gemma3(void)
+{
+    toy_shape gemma3 = shape;
+    gemma3.architecture = "gemma3";
+    gemma3.n_layers = 7;
+    gemma3.sliding_window = 16;
+    gemma3.has_query_key_norms = true;
+    gemma3.is_gemma = true;
+    toy_model toy;
+    toy_model_init(&toy, &gemma3, SEED);
+    return toy;
+}
+
+/* The pattern and the local base need not be in the file. */
+static void test_gemma3(void **state)
+{
+    (void)state;
+    toy_model toy = new_gemma3();
+    tkv_gguf *gguf;
+    tkv_model *model;
+    tkv_error error = {0};
+    assert_int_equal(load_toy(&toy, &gguf, &model, &error), TKV_OK);
+    const tkv_model_config *config = tkv_model_get_config(model);
+    assert_true(config->has_head_norms && config->has_post_norms);
+    assert_int_equal(config->activation, TKV_ACTIVATION_GELU);
+    assert_float_equal(config->embedding_scale, 8.0f, 0.0f);
+    assert_float_equal(config->attention_scale, 0.0f, 0.0f);
+    assert_float_equal(config->rope_local_freq_base, 10000.0f, 0.0f);
+    for (int i = 0; i < 7; i++) {
+        assert_int_equal(tkv_model_window(model, i), i == 5 ? 0 : 16);
+    }
+    tkv_model_free(model);
+    tkv_gguf_close(gguf);
+}
+
+/* The model of 62 layers scales by its embedding's 64 / 4 heads, not by head_dim 48. */
+static void test_gemma3_27b_scales_by_its_width(void **state)
+{
+    (void)state;
+    toy_model toy = new_gemma3();
+    toy_model_set(&toy, &(toy_metadata)INTEGER("gemma3.block_count", 62));
+    char path[] = "/tmp/tkv_test_model_XXXXXX";
+    close(mkstemp(path));
+    toy_model_write(&toy, path);
+    toy_model_clear(&toy);
+    tkv_gguf *gguf = NULL;
+    tkv_model_config config;
+    tkv_error error = {0};
+    assert_int_equal(tkv_gguf_open(path, &gguf, &error), TKV_OK);
+    unlink(path);
+    assert_int_equal(tkv_model_config_read(gguf, &config, &error), TKV_OK);
+    assert_float_equal(config.attention_scale, 0.25f, 0.0f);
+    tkv_gguf_close(gguf);
+}
+
+static void test_gemma3_wants_all_of_it(void **state)
+{
+    (void)state;
+    const char *const required[] = {"attn_q_norm", "attn_k_norm", "post_attention_norm",
+                                    "post_ffw_norm"};
+    for (size_t i = 0; i < sizeof required / sizeof *required; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.3.%s.weight", required[i]);
+        toy_model toy = new_gemma3();
+        toy_model_remove_tensor(&toy, name);
+        expect_failure(&toy, TKV_ERR_FORMAT, name);
+    }
+    toy_model toy = new_gemma3();
+    toy_model_set(&toy, &(toy_metadata)INTEGER("gemma3.final_logit_softcapping", 30));
+    expect_failure(&toy, TKV_ERR_UNSUPPORTED, "final_logit_softcapping");
+}
+
 /* ---- Wrong tensors ------------------------------------------------------------------------- */
 
 /* Every tensor in turn is one row or column too long, too short, or missing. */
@@ -380,6 +453,9 @@ int main(void)
         cmocka_unit_test(test_wrong_metadata),
         cmocka_unit_test(test_missing_metadata),
         cmocka_unit_test(test_window_of_some_layers),
+        cmocka_unit_test(test_gemma3),
+        cmocka_unit_test(test_gemma3_27b_scales_by_its_width),
+        cmocka_unit_test(test_gemma3_wants_all_of_it),
         cmocka_unit_test(test_wrong_tensors),
         cmocka_unit_test(test_missing_head_norms),
     };

@@ -107,6 +107,32 @@ static void top_k_of_a_large_vocabulary(void **state)
     free(logits);
 }
 
+/* Values beyond a filter's range switch it off, as in llama.cpp. */
+static void values_out_of_range_switch_off(void **state)
+{
+    (void)state;
+    float logits[64];
+    uint64_t seed = 3;
+    fill_gauss(&seed, 64, logits);
+    tkv_sampler *plain = create(1.0f, 0, 1.0f, 0.0f, 5, 64);
+    tkv_sampler *off = create(1.0f, -1, 1.5f, -1.0f, 5, 64);
+    tkv_sampler *greedy = create(0.0f, 40, 0.95f, 0.05f, 5, 64);
+    tkv_sampler *below = create(-1.0f, 40, 0.95f, 0.05f, 5, 64);
+    bool differs = false;
+    for (int i = 0; i < 200; i++) {
+        const int32_t token = draw(plain, logits);
+        const int32_t best = draw(greedy, logits);
+        assert_int_equal(token, draw(off, logits));
+        assert_int_equal(best, draw(below, logits));
+        differs = differs || token != best;
+    }
+    assert_true(differs);
+    tkv_sampler_free(plain);
+    tkv_sampler_free(off);
+    tkv_sampler_free(greedy);
+    tkv_sampler_free(below);
+}
+
 static void seeds_decide_the_text(void **state)
 {
     (void)state;
@@ -132,11 +158,9 @@ static void mistakes_are_explained(void **state)
 {
     (void)state;
     tkv_sampler *sampler = NULL;
-    const tkv_sampler_params wrong[] = {{-1.0f, 0, 1.0f, 0.0f, 0},
-                                        {NAN, 0, 1.0f, 0.0f, 0},
-                                        {1.0f, -1, 1.0f, 0.0f, 0},
-                                        {1.0f, 0, 1.1f, 0.0f, 0},
-                                        {1.0f, 0, 1.0f, -0.1f, 0}};
+    const tkv_sampler_params wrong[] = {{-INFINITY, 0, 1.0f, 0.0f, 0}, {NAN, 0, 1.0f, 0.0f, 0},
+                                        {1.0f, 0, INFINITY, 0.0f, 0},  {1.0f, 0, NAN, 0.0f, 0},
+                                        {1.0f, 0, 1.0f, NAN, 0},       {1.0f, 0, 1.0f, 1.1f, 0}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_fails(tkv_sampler_create(&wrong[i], 5, &sampler, &error), TKV_ERR_INVALID_ARGUMENT,
                      "expected");
@@ -159,6 +183,7 @@ int main(void)
                                        cmocka_unit_test(frequencies_follow_the_softmax),
                                        cmocka_unit_test(filters_keep_what_they_promise),
                                        cmocka_unit_test(top_k_of_a_large_vocabulary),
+                                       cmocka_unit_test(values_out_of_range_switch_off),
                                        cmocka_unit_test(seeds_decide_the_text),
                                        cmocka_unit_test(mistakes_are_explained)};
     return cmocka_run_group_tests(tests, NULL, NULL);

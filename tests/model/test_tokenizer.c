@@ -52,7 +52,6 @@ static golden load(const char *name)
     g.params = (tkv_tokenizer_params){.model = is_llama ? "llama" : "gpt2",
                                       .pre_tokenizer = name,
                                       .bos_token = -1,
-                                      .eos_token = -1,
                                       .unknown_token = is_llama ? 0 : -1,
                                       .adds_space_prefix = is_llama};
     g.tokens = texts(cJSON_GetObjectItem(part, "tokens"), &g.params.n_tokens);
@@ -101,42 +100,70 @@ static void check_round_trip(const tkv_tokenizer *tokenizer, const tkv_tokens *t
     assert_int_equal(at, length);
 }
 
+/* Compares with the golden tokens of a part. Returns how many texts there were. */
+static int check_cases(const golden *g, const char *part)
+{
+    tkv_tokenizer *tokenizer = NULL;
+    assert_ok(tkv_tokenizer_create(&g->params, &tokenizer, &error));
+    const cJSON *item;
+    int n_cases = 0;
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(cJSON_GetObjectItem(g->root, part), "cases"))
+    {
+        const char *text = cJSON_GetObjectItem(item, "text")->valuestring;
+        const cJSON *ids = cJSON_GetObjectItem(item, "ids");
+        tkv_tokens tokens = {0};
+        assert_ok(tkv_tokenizer_encode(tokenizer, text, strlen(text), false, &tokens, &error));
+        bool is_equal = tokens.n == (size_t)cJSON_GetArraySize(ids);
+        for (size_t t = 0; is_equal && t < tokens.n; t++) {
+            is_equal = cJSON_GetArrayItem(ids, (int)t)->valueint == tokens.ids[t];
+        }
+        if (!is_equal) {
+            char *expected = cJSON_PrintUnformatted(ids);
+            fail_msg("%s: '%s' gives %zu tokens, expected %s", g->params.pre_tokenizer, text,
+                     tokens.n, expected);
+        }
+        if (*text) {
+            check_round_trip(tokenizer, &tokens, text, strlen(text), g->params.adds_space_prefix);
+        }
+        tkv_tokens_free(&tokens);
+        n_cases++;
+    }
+    tkv_tokenizer_free(tokenizer);
+    return n_cases;
+}
+
 static void equals_independent_implementations(void **state)
 {
     (void)state;
-    const char *const names[] = {"gpt-2", "llama-bpe", "qwen2", "smollm", "tekken", "llama"};
+    const char *const names[] = {"gpt-2",  "llama-bpe", "qwen2", "smollm",
+                                 "tekken", "default",   "llama"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         golden g = load(names[i]);
-        tkv_tokenizer *tokenizer = NULL;
-        assert_ok(tkv_tokenizer_create(&g.params, &tokenizer, &error));
-        const cJSON *item;
-        int n_cases = 0;
-        cJSON_ArrayForEach(item,
-                           cJSON_GetObjectItem(cJSON_GetObjectItem(g.root, names[i]), "cases"))
-        {
-            const char *text = cJSON_GetObjectItem(item, "text")->valuestring;
-            const cJSON *ids = cJSON_GetObjectItem(item, "ids");
-            tkv_tokens tokens = {0};
-            assert_ok(
-                tkv_tokenizer_encode(tokenizer, text, strlen(text), true, false, &tokens, &error));
-            bool is_equal = tokens.n == (size_t)cJSON_GetArraySize(ids);
-            for (size_t t = 0; is_equal && t < tokens.n; t++) {
-                is_equal = cJSON_GetArrayItem(ids, (int)t)->valueint == tokens.ids[t];
-            }
-            if (!is_equal) {
-                char *expected = cJSON_PrintUnformatted(ids);
-                fail_msg("%s: '%s' gives %zu tokens, expected %s", names[i], text, tokens.n,
-                         expected);
-            }
-            if (*text) {
-                check_round_trip(tokenizer, &tokens, text, strlen(text),
-                                 g.params.adds_space_prefix);
-            }
-            tkv_tokens_free(&tokens);
-            n_cases++;
-        }
-        assert_int_equal(n_cases, 30);
-        tkv_tokenizer_free(tokenizer);
+        assert_int_equal(check_cases(&g, names[i]), 30);
+        unload(&g);
+    }
+}
+
+/* Files name the same expressions in many ways; one without a name means the default. */
+static void pre_tokenizers_have_several_names(void **state)
+{
+    (void)state;
+    const char *const names[][2] = {
+        {"", "default"},          {"phi-2", "gpt-2"},         {"gigachat", "gpt-2"},
+        {"a.x-4.0", "gpt-2"},     {"mellum", "gpt-2"},        {"exaone4", "gpt-2"},
+        {"olmo", "gpt-2"},        {"trillion", "gpt-2"},      {"granite-docling", "gpt-2"},
+        {"llama3", "llama-bpe"},  {"llama-v3", "llama-bpe"},  {"falcon3", "llama-bpe"},
+        {"pixtral", "llama-bpe"}, {"falcon-h1", "llama-bpe"}, {"midm-2.0", "llama-bpe"},
+        {"lfm2", "llama-bpe"},    {"glm4", "llama-bpe"},      {"deepseek-r1-qwen", "qwen2"},
+        {"kormo", "qwen2"},       {"megrez", "qwen2"},        {"stablelm2", "qwen2"},
+        {"hunyuan", "qwen2"},     {"solar-open", "qwen2"},    {"grok-2", "qwen2"},
+        {"starcoder", "smollm"},  {"refact", "smollm"},       {"command-r", "smollm"},
+        {"codeshell", "smollm"},  {"exaone", "smollm"},       {"minerva-7b", "smollm"},
+        {"dbrx", "llama-bpe"},    {"smaug-bpe", "llama-bpe"}, {"chatglm-bpe", "llama-bpe"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        golden g = load(names[i][1]);
+        g.params.pre_tokenizer = names[i][0];
+        assert_int_equal(check_cases(&g, names[i][1]), 30);
         unload(&g);
     }
 }
@@ -158,7 +185,7 @@ static void any_bytes_survive(void **state)
                     (char)(trial % 2 ? random_below(&seed, 256) : 32 + random_below(&seed, 95));
             }
             tkv_tokens tokens = {0};
-            assert_ok(tkv_tokenizer_encode(tokenizer, text, length, true, true, &tokens, &error));
+            assert_ok(tkv_tokenizer_encode(tokenizer, text, length, true, &tokens, &error));
             check_round_trip(tokenizer, &tokens, text, length, g.params.adds_space_prefix);
             tkv_tokens_free(&tokens);
         }
@@ -180,10 +207,37 @@ static void long_runs_take_no_quadratic_time(void **state)
         text[i] = "theroadmill"[i % 11];
     }
     tkv_tokens tokens = {0};
-    assert_ok(tkv_tokenizer_encode(tokenizer, text, length, true, false, &tokens, &error));
+    assert_ok(tkv_tokenizer_encode(tokenizer, text, length, false, &tokens, &error));
     check_round_trip(tokenizer, &tokens, text, length, false);
     tkv_tokens_free(&tokens);
     free(text);
+    tkv_tokenizer_free(tokenizer);
+    unload(&g);
+}
+
+/* As in llama.cpp: SentencePiece's space comes before every run of text between special tokens. */
+static void every_run_has_a_space_before(void **state)
+{
+    (void)state;
+    golden g = load("llama");
+    tkv_tokenizer *tokenizer = NULL;
+    assert_ok(tkv_tokenizer_create(&g.params, &tokenizer, &error));
+    const int32_t special = tkv_tokenizer_find_special(tokenizer, "</s>");
+    assert_true(special >= 0);
+    const char *const parts[] = {"the road", "to the mill"};
+    tkv_tokens expected = {0};
+    tkv_tokens tokens = {0};
+    for (int i = 0; i < 2; i++) {
+        assert_ok(
+            tkv_tokenizer_encode(tokenizer, parts[i], strlen(parts[i]), true, &expected, &error));
+        assert_ok(i == 0 ? tkv_tokens_push(&expected, special, &error) : TKV_OK);
+    }
+    const char text[] = "the road</s>to the mill";
+    assert_ok(tkv_tokenizer_encode(tokenizer, text, strlen(text), true, &tokens, &error));
+    assert_int_equal(tokens.n, expected.n);
+    assert_memory_equal(tokens.ids, expected.ids, tokens.n * sizeof *tokens.ids);
+    tkv_tokens_free(&tokens);
+    tkv_tokens_free(&expected);
     tkv_tokenizer_free(tokenizer);
     unload(&g);
 }
@@ -202,10 +256,10 @@ static void special_tokens(void **state)
     assert_false(tkv_tokenizer_is_end(tokenizer, -1));
     assert_int_equal(tkv_tokenizer_decode(tokenizer, 1 << 20).length, 0);
     tkv_tokens tokens = {0};
-    assert_ok(tkv_tokenizer_encode(tokenizer, end.data, end.length, true, true, &tokens, &error));
+    assert_ok(tkv_tokenizer_encode(tokenizer, end.data, end.length, true, &tokens, &error));
     assert_int_equal(tokens.n, 1);
     assert_int_equal(tokens.ids[0], 0);
-    assert_ok(tkv_tokenizer_encode(tokenizer, end.data, end.length, true, false, &tokens, &error));
+    assert_ok(tkv_tokenizer_encode(tokenizer, end.data, end.length, false, &tokens, &error));
     assert_true(tokens.n > 2);
     tkv_tokens_free(&tokens);
     tkv_tokenizer_free(tokenizer);
@@ -221,13 +275,16 @@ static void wrong_vocabularies_are_refused(void **state)
     assert_fails(tkv_tokenizer_create(&p, &tokenizer, &error), TKV_ERR_UNSUPPORTED,
                  "gpt2 or llama");
     p = g.params;
-    p.pre_tokenizer = "unheard-of";
-    assert_fails(tkv_tokenizer_create(&p, &tokenizer, &error), TKV_ERR_UNSUPPORTED, "qwen2");
+    p.pre_tokenizer = "unheard-of-0123456789";
+    assert_fails(tkv_tokenizer_create(&p, &tokenizer, &error), TKV_ERR_UNSUPPORTED,
+                 "tokenizer.ggml.pre is 'unheard-of-012345678'; known are default gpt-2");
+    assert_fails(tkv_tokenizer_create(&p, &tokenizer, &error), TKV_ERR_UNSUPPORTED, " tekken");
     p = g.params;
     p.n_tokens = 0;
     assert_fails(tkv_tokenizer_create(&p, &tokenizer, &error), TKV_ERR_FORMAT, "0 tokens");
     p = g.params;
-    p.eos_token = p.n_tokens;
+    p.n_end_tokens = 1;
+    p.end_tokens = &p.n_tokens;
     assert_fails(tkv_tokenizer_create(&p, &tokenizer, &error), TKV_ERR_FORMAT, "end token");
     p = g.params;
     p.model = "llama";
@@ -260,9 +317,13 @@ static void whole_characters(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equals_independent_implementations), cmocka_unit_test(any_bytes_survive),
-        cmocka_unit_test(long_runs_take_no_quadratic_time),   cmocka_unit_test(special_tokens),
-        cmocka_unit_test(wrong_vocabularies_are_refused),     cmocka_unit_test(whole_characters)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(equals_independent_implementations),
+                                       cmocka_unit_test(pre_tokenizers_have_several_names),
+                                       cmocka_unit_test(any_bytes_survive),
+                                       cmocka_unit_test(long_runs_take_no_quadratic_time),
+                                       cmocka_unit_test(every_run_has_a_space_before),
+                                       cmocka_unit_test(special_tokens),
+                                       cmocka_unit_test(wrong_vocabularies_are_refused),
+                                       cmocka_unit_test(whole_characters)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

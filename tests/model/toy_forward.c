@@ -50,20 +50,29 @@ static void rms_norm(const toy_tensor *weight, const double *x, double *y)
     }
 }
 
-static void rope(const toy_model *model, int position, double *head)
+static int window_of(const toy_shape *shape, int layer)
+{
+    const int period = shape->window_period;
+    return period > 0 && layer % period == period - 1 ? 0 : shape->sliding_window;
+}
+
+static void rope(const toy_model *model, int layer, int position, double *head)
 {
     const toy_shape *shape = &model->shape;
+    const bool is_local = shape->rope_local_freq_base > 0.0f && window_of(shape, layer) > 0;
+    const double base = is_local ? shape->rope_local_freq_base : shape->rope_freq_base;
     const toy_tensor *factors = toy_model_find(model, "rope_freqs.weight");
     const bool interleaved = strcmp(shape->architecture, "llama") == 0;
-    const double linear_factor = shape->rope_linear_factor > 0 ? shape->rope_linear_factor : 1.0;
+    const double linear_factor =
+        shape->rope_linear_factor > 0 && !is_local ? shape->rope_linear_factor : 1.0;
     const double size = shape->rope_attention_factor > 0 ? shape->rope_attention_factor : 1.0;
     const int n_pairs = shape->rope_dim / 2;
     for (int pair = 0; pair < n_pairs; pair++) {
         const int a = interleaved ? 2 * pair : pair;
         const int b = interleaved ? 2 * pair + 1 : pair + n_pairs;
         const double factor = factors ? factors->values[pair] : 1.0;
-        const double angle = position / linear_factor / factor *
-                             pow(shape->rope_freq_base, -2.0 * pair / shape->rope_dim);
+        const double angle =
+            position / linear_factor / factor * pow(base, -2.0 * pair / shape->rope_dim);
         const double x = head[a], y = head[b];
         head[a] = size * (x * cos(angle) - y * sin(angle));
         head[b] = size * (x * sin(angle) + y * cos(angle));
@@ -86,17 +95,17 @@ static void turned_heads(const toy_model *model, int layer, char kind, int n_hea
         if (norm) {
             rms_norm(norm, head, head);
         }
-        rope(model, position, head);
+        rope(model, layer, position, head);
     }
 }
 
 /* One query head over keys k and values v, rows of `k_stride` and `v_stride` doubles. */
-static void attend_head(const toy_shape *shape, int position, const double *q, const double *k,
-                        size_t k_stride, const double *v, size_t v_stride, double *out)
+static void attend_head(const toy_shape *shape, int layer, int position, const double *q,
+                        const double *k, size_t k_stride, const double *v, size_t v_stride,
+                        double *out)
 {
-    const int first = shape->sliding_window > 0 && position >= shape->sliding_window
-                          ? position - shape->sliding_window + 1
-                          : 0;
+    const int window = window_of(shape, layer);
+    const int first = window > 0 && position >= window ? position - window + 1 : 0;
     double sum = 0.0;
     memset(out, 0, (size_t)shape->head_dim_v * sizeof *out);
     for (int t = first; t <= position; t++) {
@@ -113,6 +122,25 @@ static void attend_head(const toy_shape *shape, int position, const double *q, c
     for (int i = 0; i < shape->head_dim_v; i++) {
         out[i] /= sum;
     }
+}
+
+/* What a block gives, x, to the residual. */
+static void add_block(const toy_model *model, int layer, const char *post_norm, double *x,
+                      double *row)
+{
+    if (model->shape.is_gemma) {
+        rms_norm(layer_tensor(model, layer, post_norm), x, x);
+    }
+    for (int i = 0; i < model->shape.embedding_length; i++) {
+        row[i] += x[i];
+    }
+}
+
+static double activate(const toy_shape *shape, double z)
+{
+    const double pi = 3.14159265358979323846;
+    return shape->is_gemma ? 0.5 * z * (1.0 + tanh(sqrt(2.0 / pi) * (z + 0.044715 * z * z * z)))
+                           : z / (1.0 + exp(-z));
 }
 
 static void attention(const toy_model *model, int layer, int n_tokens, double *residual)
@@ -134,15 +162,13 @@ static void attention(const toy_model *model, int layer, int n_tokens, double *r
         turned_heads(model, layer, 'q', s->n_heads, t, x, q);
         for (int h = 0; h < s->n_heads; h++) {
             const size_t kv_head = (size_t)(h / (s->n_heads / s->n_kv_heads));
-            attend_head(s, t, q + (size_t)h * (size_t)s->head_dim_k,
+            attend_head(s, layer, t, q + (size_t)h * (size_t)s->head_dim_k,
                         k + kv_head * (size_t)s->head_dim_k, k_row,
                         v + kv_head * (size_t)s->head_dim_v, v_row,
                         out + (size_t)h * (size_t)s->head_dim_v);
         }
         linear(model, layer, "attn_output", out, x);
-        for (size_t i = 0; i < width; i++) {
-            row[i] += x[i];
-        }
+        add_block(model, layer, "post_attention_norm.weight", x, row);
     }
     free(k);
     free(v);
@@ -164,12 +190,10 @@ static void feed_forward(const toy_model *model, int layer, int n_tokens, double
         linear(model, layer, "ffn_gate", x, gate);
         linear(model, layer, "ffn_up", x, up);
         for (size_t i = 0; i < inner; i++) {
-            gate[i] = gate[i] / (1.0 + exp(-gate[i])) * up[i];
+            gate[i] = activate(&model->shape, gate[i]) * up[i];
         }
         linear(model, layer, "ffn_down", gate, x);
-        for (size_t i = 0; i < width; i++) {
-            row[i] += x[i];
-        }
+        add_block(model, layer, "post_ffw_norm.weight", x, row);
     }
     free(x);
     free(gate);
@@ -185,9 +209,11 @@ void toy_model_forward(const toy_model *model, const int32_t *tokens, int n_toke
     const float *head = output ? output->values : embedding->values;
     double *residual = new_doubles((size_t)n_tokens * width);
     double *x = new_doubles(width);
+    const double scale = model->shape.is_gemma ? sqrt((double)width) : 1.0;
     for (int t = 0; t < n_tokens; t++) {
         for (size_t i = 0; i < width; i++) {
-            residual[(size_t)t * width + i] = embedding->values[(size_t)tokens[t] * width + i];
+            residual[(size_t)t * width + i] =
+                scale * embedding->values[(size_t)tokens[t] * width + i];
         }
     }
     for (int layer = 0; layer < model->shape.n_layers; layer++) {

@@ -65,6 +65,10 @@ static void add_layer(builder *b, int layer)
     add_linear(b, layer, "ffn_gate", width, s->feed_forward_length);
     add_linear(b, layer, "ffn_up", width, s->feed_forward_length);
     add_linear(b, layer, "ffn_down", s->feed_forward_length, width);
+    if (s->is_gemma) {
+        add(b, 1.0f, 0.3f, width, 0, "blk.%d.post_attention_norm.weight", layer);
+        add(b, 1.0f, 0.3f, width, 0, "blk.%d.post_ffw_norm.weight", layer);
+    }
 }
 
 static void set_integer(toy_model *model, const char *name, int64_t value)
@@ -106,6 +110,12 @@ static void set_metadata(toy_model *model)
     }
     if (s->sliding_window > 0) {
         set_integer(model, "attention.sliding_window", s->sliding_window);
+    }
+    if (s->window_period > 0) {
+        set_integer(model, "attention.sliding_window_pattern", s->window_period);
+    }
+    if (s->rope_local_freq_base > 0.0f) {
+        set_number(model, "rope.freq_base_swa", s->rope_local_freq_base);
     }
 }
 

@@ -25,6 +25,9 @@ typedef struct toy_shape {
     float rope_linear_factor;    /* 0: not written */
     float rope_attention_factor; /* 0: not written */
     int sliding_window;          /* 0: not written */
+    int window_period;           /* every period-th layer has no window; 0: every layer has it */
+    float rope_local_freq_base;  /* of the layers with a window; 0: not written */
+    bool is_gemma;               /* post norms, GELU, scaled embeddings */
     bool has_biases;
     bool has_query_key_norms;
     bool has_output; /* else the embedding is used */
@@ -38,7 +41,15 @@ typedef struct toy_tensor {
     float *values;
 } toy_tensor;
 
-typedef enum toy_kind { TOY_INTEGER, TOY_NUMBER, TOY_TEXT, TOY_BOOL, TOY_INTEGERS } toy_kind;
+typedef enum toy_kind {
+    TOY_INTEGER,
+    TOY_NUMBER,
+    TOY_TEXT,
+    TOY_BOOL,
+    TOY_INTEGERS,
+    TOY_TEXTS,
+    TOY_LIST
+} toy_kind;
 
 typedef struct toy_metadata {
     char key[64];
@@ -48,6 +59,9 @@ typedef struct toy_metadata {
     const char *text;
     int32_t integers[4]; /* TOY_INTEGERS: an array of n_integers */
     int n_integers;
+    const char *const *texts; /* TOY_TEXTS: an array of n_items */
+    const int32_t *list;      /* TOY_LIST: likewise */
+    int n_items;
 } toy_metadata;
 
 typedef struct toy_model {

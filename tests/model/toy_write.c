@@ -59,6 +59,20 @@ static void put_metadata(FILE *file, const toy_metadata *metadata)
         put_u64(file, (uint64_t)metadata->n_integers);
         put(file, metadata->integers, (size_t)metadata->n_integers * sizeof(int32_t));
         break;
+    case TOY_TEXTS:
+        put_u32(file, TKV_GGUF_ARRAY);
+        put_u32(file, TKV_GGUF_STRING);
+        put_u64(file, (uint64_t)metadata->n_items);
+        for (int i = 0; i < metadata->n_items; i++) {
+            put_text(file, metadata->texts[i]);
+        }
+        break;
+    case TOY_LIST:
+        put_u32(file, TKV_GGUF_ARRAY);
+        put_u32(file, TKV_GGUF_INT32);
+        put_u64(file, (uint64_t)metadata->n_items);
+        put(file, metadata->list, (size_t)metadata->n_items * sizeof(int32_t));
+        break;
     }
 }
 

@@ -14,13 +14,21 @@ typedef struct reference_device {
     tkv_context *cpu;
 } reference_device;
 
-typedef enum captured_kind { CAPTURED_STORE, CAPTURED_ATTEND, CAPTURED_COPY } captured_kind;
+typedef enum captured_kind {
+    CAPTURED_STORE,
+    CAPTURED_ATTEND,
+    CAPTURED_COPY,
+    CAPTURED_ROWS,
+    CAPTURED_JOIN
+} captured_kind;
 
 /* A call of a graph. */
 typedef struct captured_call {
     tkv_device *device;
     captured_kind kind;
     tkv_device_attend attend;
+    tkv_device_rows rows;
+    tkv_device_join join;
     uint64_t to;
     uint64_t from;
     size_t bytes;
@@ -222,6 +230,73 @@ static tkv_status rotate(tkv_device *device, int head_dim, size_t n_rows, uint64
                       : tkv_rotate(head_dim, n_rows, host(x), error);
 }
 
+static void move_now(const tkv_device_rows *rows)
+{
+    const tkv_rope rope = {rows->is_interleaved != 0, 2 * rows->n_pairs, NULL};
+    const size_t from_width = (size_t)rows->from_width;
+    const size_t to_width = (size_t)rows->to_width;
+    for (size_t i = 0; i < rows->n_rows; i++) {
+        float row[TKV_MAX_HEAD_DIM] = {0};
+        memcpy(row, (const float *)host(rows->from) + i * from_width, from_width * sizeof *row);
+        if (rows->turns) {
+            tkv_turn_key(&rope, host(rows->turns), rows->is_back != 0, row);
+        }
+        memcpy((float *)host(rows->to) + i * to_width, row, to_width * sizeof *row);
+    }
+}
+
+static tkv_status move_rows(tkv_device *device, const tkv_device_rows *rows, tkv_error *error)
+{
+    const tkv_status status = fail_if_due("move_rows", TKV_ERR_DEVICE, error);
+    if (status == TKV_OK && is_capturing) {
+        record(&(captured_call){.device = device, .kind = CAPTURED_ROWS, .rows = *rows});
+    } else if (status == TKV_OK) {
+        move_now(rows);
+    }
+    return status;
+}
+
+static void join_now(const tkv_device_join *join)
+{
+    const float *parts = host(join->parts);
+    const float *log_sums = host(join->log_sums);
+    float *out = host(join->out);
+    float *sums_out = host(join->log_sums_out);
+    for (size_t i = 0; i < join->n_rows; i++) {
+        double maximum = -INFINITY;
+        double sum = 0.0;
+        for (size_t p = 0; p < (size_t)join->n_parts; p++) {
+            maximum = fmax(maximum, (double)log_sums[p * join->n_rows + i]);
+        }
+        for (size_t p = 0; p < (size_t)join->n_parts; p++) {
+            sum += exp((double)log_sums[p * join->n_rows + i] - maximum);
+        }
+        for (int j = 0; j < join->to_width; j++) {
+            double value = 0.0;
+            for (size_t p = 0; p < (size_t)join->n_parts; p++) {
+                const double weight = exp((double)log_sums[p * join->n_rows + i] - maximum) / sum;
+                const size_t row = (p * join->n_rows + i) * (size_t)join->from_width;
+                value += weight > 0.0 ? weight * (double)parts[row + (size_t)j] : 0.0;
+            }
+            out[i * (size_t)join->to_width + (size_t)j] = (float)value;
+        }
+        if (sums_out) {
+            sums_out[i] = (float)(maximum + log(sum));
+        }
+    }
+}
+
+static tkv_status join_parts(tkv_device *device, const tkv_device_join *join, tkv_error *error)
+{
+    const tkv_status status = fail_if_due("join", TKV_ERR_DEVICE, error);
+    if (status == TKV_OK && is_capturing) {
+        record(&(captured_call){.device = device, .kind = CAPTURED_JOIN, .join = *join});
+    } else if (status == TKV_OK) {
+        join_now(join);
+    }
+    return status;
+}
+
 /* A row of one head of a token: where it lies and how. */
 typedef struct row_place {
     tkv_page_span span;
@@ -348,45 +423,48 @@ static size_t attend_workspace_bytes(const tkv_device *device, const tkv_device_
            (size_t)(params->max_tokens / TKV_PAGE_TOKENS + 1) * sizeof(float);
 }
 
-/* A cache of the CPU with the pages of the first n_tokens of a sequence. */
-static tkv_cache *copy_cache(tkv_context *cpu, const tkv_device_layer *layer,
+/* A cache of the CPU with the pages of a sequence's first n_tokens positions from `begin` on, whose
+ * first token there has position 0. */
+static tkv_cache *copy_cache(tkv_context *cpu, const tkv_device_attend *p,
                              const tkv_device_sequence *sequence, int n_tokens)
 {
+    const tkv_device_layer *layer = &p->layer;
     const tkv_type types[2] = {(tkv_type)layer->type_k, (tkv_type)layer->type_v};
     const tkv_cache_params params = {.n_layers = 1,
                                      .n_kv_heads = layer->n_kv_heads,
                                      .head_dim_k = layer->head_dim_k,
                                      .head_dim_v = layer->head_dim_v,
-                                     .max_tokens = n_tokens + layer->n_sinks + 1,
+                                     .max_tokens = n_tokens + 1,
                                      .types_k = types,
-                                     .types_v = types + 1,
-                                     .n_sinks = layer->n_sinks,
-                                     .centre_tokens = sequence->mean_k ? 1 : 0};
+                                     .types_v = types + 1};
     tkv_cache *cache = NULL;
     assert_ok(tkv_cache_create(cpu, &params, &cache, &error));
     tkv_cache_layer *copied = &cache->layers[0];
     const size_t heads = (size_t)layer->n_kv_heads;
     if (sequence->mean_k) {
         copied->is_centred = true;
+        copied->mean_k =
+            allocate(heads * (size_t)(layer->head_dim_k + layer->head_dim_v) * sizeof(float));
+        copied->mean_v = copied->mean_k + heads * (size_t)layer->head_dim_k;
         memcpy(copied->mean_k, host(sequence->mean_k),
                heads * (size_t)layer->head_dim_k * sizeof(float));
         memcpy(copied->mean_v, host(sequence->mean_v),
                heads * (size_t)layer->head_dim_v * sizeof(float));
     }
-    const int n_blocks = tkv_block_of(cache, n_tokens - 1) + 1;
+    const int n_blocks = tkv_block_of_place(layer->n_sinks, n_tokens - 1) + 1;
     assert_true(n_tokens <= sequence->n_tokens && n_blocks <= sequence->n_blocks);
     assert_ok(tkv_layer_reserve(cache, copied, n_blocks, &error));
+    assert_ok(tkv_layer_reserve_segments(copied, 1, &error));
+    copied->segments[copied->n_segments++] = (tkv_segment){
+        .begin = p->begin, .end = n_tokens, .head = layer->n_sinks, .n_blocks = n_blocks};
     const tkv_device_block *blocks = host(sequence->blocks);
     for (int b = 0; b < n_blocks; b++) {
-        assert_ok(tkv_block_create(cache, copied, b, blocks[b].is_exact != 0, &copied->blocks[b],
-                                   &error));
-        assert_int_equal(blocks[b].is_exact ? copied->blocks[b]->n_slots : TKV_PAGE_TOKENS,
-                         blocks[b].n_slots);
+        assert_ok(tkv_block_create(cache, copied, blocks[b].is_exact != 0, blocks[b].n_slots,
+                                   &copied->blocks[b], &error));
         memcpy((uint8_t *)copied->blocks[b] + TKV_BLOCK_HEADER, host(blocks[b].pages),
-               tkv_block_bytes(cache, copied, copied->blocks[b]) - TKV_BLOCK_HEADER);
+               tkv_block_bytes(copied, copied->blocks[b]) - TKV_BLOCK_HEADER);
         copied->n_blocks++;
     }
-    copied->n_tokens = n_tokens;
     return cache;
 }
 
@@ -398,18 +476,22 @@ static void attend_now(tkv_device *device, const tkv_device_attend *p)
         const tkv_device_sequence *sequence = (const tkv_device_sequence *)host(p->sequences) + s;
         const int first =
             p->first_position < 0 ? sequence->n_tokens - p->n_queries : p->first_position;
-        assert_true(first + p->n_queries <= p->max_tokens);
-        tkv_cache *cache = copy_cache(((reference_device *)device)->cpu, &p->layer, sequence,
-                                      first + p->n_queries);
-        const tkv_attend_params params = {.n_queries = p->n_queries,
-                                          .n_heads = p->n_heads,
-                                          .first_position = first,
-                                          .scale = p->scale,
-                                          .window = p->window,
-                                          .logit_softcap = p->logit_softcap,
-                                          .sinks = host(p->sinks),
-                                          .sparse_v = p->sparse_v,
-                                          .stats = host(p->stats)};
+        const int all = first + p->n_queries;
+        const int end = p->end && p->end < all ? p->end : all;
+        assert_true(end <= p->max_tokens);
+        tkv_cache *cache = copy_cache(((reference_device *)device)->cpu, p, sequence, end);
+        const tkv_attend_params params = {
+            .n_queries = p->n_queries,
+            .n_heads = p->n_heads,
+            .first_position = first - p->begin,
+            .scale = p->scale,
+            .window = p->window,
+            .logit_softcap = p->logit_softcap,
+            .sinks = host(p->sinks),
+            .sparse_v = p->sparse_v,
+            .stats = host(p->stats),
+            .log_sums = p->log_sums ? (float *)host(p->log_sums) + (size_t)s * n_rows : NULL};
+        cache->layers[0].n_tokens = first + p->n_queries - p->begin;
         assert_ok(tkv_attend(
             cache, 0, &params,
             (const float *)host(p->q) + (size_t)s * n_rows * (size_t)p->layer.head_dim_k,
@@ -437,6 +519,8 @@ void reference_device_replay(void)
         case CAPTURED_STORE: store_now(call); break;
         case CAPTURED_ATTEND: attend_now(call->device, &call->attend); break;
         case CAPTURED_COPY: memcpy(host(call->to), host(call->from), call->bytes); break;
+        case CAPTURED_ROWS: move_now(&call->rows); break;
+        case CAPTURED_JOIN: join_now(&call->join); break;
         }
     }
 }
@@ -454,6 +538,8 @@ const tkv_device_table reference_device_table = {
     .copy = copy,
     .wait = wait_for_device,
     .rotate = rotate,
+    .move_rows = move_rows,
+    .join = join_parts,
     .store = store,
     .load = load,
     .attend_workspace_bytes = attend_workspace_bytes,

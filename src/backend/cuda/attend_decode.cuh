@@ -20,7 +20,8 @@ struct decode_work {
     int first_query; /* of the tile's rows */
     int last_query;
     int position;    /* of query 0 */
-    int some_end;    /* no row sees the positions from here on */
+    int some_begin;  /* no row sees the positions before it */
+    int some_end;    /* nor those from here on */
     int first_whole; /* all rows see all of this block and of the n_whole - 1 after it */
     int n_whole;
     int n_active; /* splits that take part */
@@ -44,6 +45,12 @@ __device__ __forceinline__ decode_work name_work(const decode_job &job, int tile
     return work;
 }
 
+/* Positions from here on hold no token, or those of a later segment. */
+__device__ __forceinline__ int end_of_tokens(const tkv_device_attend &p)
+{
+    return p.end ? p.end : 0x7fffffff;
+}
+
 /* And the part that follows from the sequence's length. */
 __device__ __forceinline__ void plan_work(const decode_job &job, int blocks_a_split,
                                           decode_work &work)
@@ -51,16 +58,18 @@ __device__ __forceinline__ void plan_work(const decode_job &job, int blocks_a_sp
     const tkv_device_attend &p = job.params;
     work.sequence = ((const tkv_device_sequence *)p.sequences)[blockIdx.z];
     work.position = p.first_position >= 0 ? p.first_position : work.sequence.n_tokens - p.n_queries;
-    const int first_seen = work.position + work.first_query;
-    const int last_seen = work.position + work.last_query;
+    const int first_query = work.position + work.first_query;
+    const int last_query = work.position + work.last_query;
+    const int all_end = end_of_tokens(p);
+    const int last_seen = min(last_query, all_end - 1);
+    work.some_begin = max(p.window ? first_query + 1 - p.window : 0, p.begin);
     work.some_end = last_seen + 1;
-    const int oldest = p.window ? max(first_seen + 1 - p.window, 0) : 0;
-    work.begin = block_of(p.layer, oldest);
-    work.end = last_seen < 0 ? work.begin : block_of(p.layer, last_seen) + 1;
-    const int newest_window = p.window ? max(last_seen + 1 - p.window, 0) : 0;
-    work.first_whole =
-        max(block_of(p.layer, newest_window + PAGE_TOKENS - 1), sink_blocks(p.layer));
-    work.n_whole = max(block_of(p.layer, max(first_seen + 1, 0)) - work.first_whole, 0);
+    work.begin = block_of(p.layer, work.some_begin);
+    work.end = last_seen < work.some_begin ? work.begin : block_of(p.layer, last_seen) + 1;
+    const int newest_begin = max(p.window ? last_query + 1 - p.window : 0, p.begin);
+    work.first_whole = max(block_of(p.layer, newest_begin + PAGE_TOKENS - 1), sink_blocks(p.layer));
+    const int whole_end = max(min(first_query + 1, all_end), 0);
+    work.n_whole = max(block_of(p.layer, whole_end) - work.first_whole, 0);
     work.n_active =
         max(1, min(job.n_splits, (work.end - work.begin + blocks_a_split - 1) / blocks_a_split));
 }
@@ -199,8 +208,9 @@ __device__ __forceinline__ row_span span_of_row(const decode_job &job, const dec
     const int start = block_start(layer, block);
     const int query = (work.first_row + min(row, work.n_rows - 1)) / work.group;
     const int end = work.position + query + 1 - start;
-    return {job.params.window ? end - job.params.window : 0,
-            min(end, block_start(layer, block + 1) - start)};
+    const int all_end = min(end_of_tokens(job.params), block_start(layer, block + 1)) - start;
+    return {max(job.params.window ? end - job.params.window : 0, job.params.begin - start),
+            min(end, all_end)};
 }
 
 /* Base-2 logits of the lane's row and tokens. */
@@ -310,16 +320,16 @@ __device__ __forceinline__ void load_scales(const uint8_t *mine, float (&scale)[
     }
 }
 
-/* Slots from n_seen on hold what dropped tokens have left; a weight of 0 times a scale that is not
- * finite would not be 0. */
+/* Slots before `first` and from `end` on hold what dropped tokens have left; a weight of 0 times a
+ * scale that is not finite would not be 0. */
 template <int ValueType>
-__device__ __forceinline__ void forget_unseen(int n_seen, float (&scale)[8])
+__device__ __forceinline__ void forget_unseen(int first, int end, float (&scale)[8])
 {
     const int base = first_slot<ValueType>(threadIdx.x % 32 >> 2);
 #pragma unroll
     for (int k = 0; k < 8; k++) {
         const int slot = base + pair_offset<ValueType>(k / 2) + (k & 1);
-        scale[k] = slot < n_seen ? scale[k] : 0.0f;
+        scale[k] = slot >= first && slot < end ? scale[k] : 0.0f;
     }
 }
 

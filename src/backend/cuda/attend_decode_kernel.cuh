@@ -102,7 +102,8 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
     load_scales<ValueType, ValueType>(stage + lane.value_scales, value_scale);
     const bool is_masked = (unsigned)(block - work.first_whole) >= (unsigned)work.n_whole;
     if (is_masked) {
-        forget_unseen<ValueType>(work.some_end - block_start(job.params.layer, block), value_scale);
+        const int start = block_start(job.params.layer, block);
+        forget_unseen<ValueType>(work.some_begin - start, work.some_end - start, value_scale);
     }
     uint32_t columns[RowTiles][4];
     bool is_any_left = true;

@@ -215,6 +215,10 @@ __global__ void __launch_bounds__(WARPS * 32) finish(const __grid_constant__ Pla
     if (plan.has_exact) {
         total += merge_kind<D>(plan, unit, 1, row, largest, x);
     }
+    if (plan.a.log_sums && lane == 0) {
+        reinterpret_cast<float *>(plan.a.log_sums)[query * plan.a.n_heads + head] =
+            (largest + log2f(total)) / LOG2E;
+    }
     float *out = reinterpret_cast<float *>(plan.a.out) + (query * plan.a.n_heads + head) * D;
 #pragma unroll
     for (int i = 0; i < N; i++) {
@@ -308,7 +312,8 @@ bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major)
                            (layer.type_k == TKV_TYPE_F16 && layer.type_v == TKV_TYPE_F16);
     const int d = layer.head_dim_k;
     return HAS_PAGE_KERNELS && compute_major == 9 && has_types && layer.head_dim_v == d &&
-           (d == 64 || d == 128 || d == 256) && params->scale >= 0.0f && !params->stats;
+           (d == 64 || d == 128 || d == 256) && params->scale >= 0.0f && !params->stats &&
+           params->begin == 0 && params->end == 0;
 }
 
 size_t tkv_cuda_attend_prefill_workspace(const tkv_device_attend *params, int n_multiprocessors)

@@ -78,6 +78,12 @@ __device__ __forceinline__ void weigh_parts(const decode_job &job, const decode_
     if (lane == 0) {
         factors.total[r] = total + exp2_fast(sink - maximum);
         factors.coded[r] = coded;
+        if (job.params.log_sums && r < work.n_rows) {
+            const int row = work.first_row + r;
+            const size_t query = (size_t)blockIdx.z * job.params.n_queries + row / work.group;
+            ((float *)job.params.log_sums)[query * job.params.n_heads + head] =
+                (maximum + log2f(factors.total[r])) / LOG2_E;
+        }
     }
 }
 

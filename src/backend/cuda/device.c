@@ -317,6 +317,20 @@ static tkv_status rotate(tkv_device *base, int head_dim, size_t n_rows, uint64_t
         "rotating", error);
 }
 
+static tkv_status move_rows(tkv_device *base, const tkv_device_rows *rows, tkv_error *error)
+{
+    const tkv_cuda_current current = tkv_cuda_enter(base);
+    return finish(current, tkv_cuda_move_rows(rows, ((cuda_device *)base)->stream), "moving rows",
+                  error);
+}
+
+static tkv_status join(tkv_device *base, const tkv_device_join *parts, tkv_error *error)
+{
+    const tkv_cuda_current current = tkv_cuda_enter(base);
+    return finish(current, tkv_cuda_join(parts, ((cuda_device *)base)->stream),
+                  "joining parts of attention", error);
+}
+
 static tkv_status store(tkv_device *base, const tkv_device_layer *layer, uint64_t sequences,
                         int n_sequences, int first, int n_tokens, uint64_t k, uint64_t v,
                         tkv_error *error)
@@ -388,6 +402,8 @@ const tkv_device_table tkv_device_table_cuda = {
     .gather = gather,
     .wait = wait_for_device,
     .rotate = rotate,
+    .move_rows = move_rows,
+    .join = join,
     .store = store,
     .load = load,
     .load_half = load_half,

@@ -35,6 +35,12 @@ cudaError_t tkv_cuda_gather(tkv_device_sequence *sequences, const uint64_t *from
 cudaError_t tkv_cuda_rotate(int head_dim, size_t n_rows, float *x, bool is_inverse,
                             cudaStream_t stream);
 
+/* Rows to another width, keys turned: tkv_device_rows. */
+cudaError_t tkv_cuda_move_rows(const tkv_device_rows *rows, cudaStream_t stream);
+
+/* Outputs over parts of a context joined: tkv_device_join. */
+cudaError_t tkv_cuda_join(const tkv_device_join *join, cudaStream_t stream);
+
 /* Tokens first .. first+n_tokens-1 of each sequence (first -1: its last n_tokens): k
  * [n_sequences][n_tokens][n_kv_heads][head_dim_k], v likewise. `sequences` is on the device,
  * `layer` on the host. */

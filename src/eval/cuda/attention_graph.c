@@ -111,7 +111,8 @@ static tkv_status create_caches(tkv_attention_graph *g, tkv_error *error)
         status = fill_cache(g, i, error);
         if (status == TKV_OK) {
             const tkv_cache *cache = g->caches[i];
-            sequences[i] = tkv_describe_sequence(cache, &cache->layers[0], g->shape.n_tokens);
+            const tkv_cache_layer *layer = &cache->layers[0];
+            sequences[i] = tkv_describe_segment(layer, tkv_last_segment(layer), 0);
         }
     }
     const size_t bytes = (size_t)n * sizeof *sequences;
@@ -135,7 +136,8 @@ static tkv_status attend(tkv_attention_graph *g, int copy, tkv_error *error)
     const tkv_attention_shape *s = &g->shape;
     const tkv_cache *cache = g->caches[0];
     tkv_device *device = g->context->device;
-    tkv_device_attend params = {.layer = tkv_describe_layer(cache, &cache->layers[0]),
+    const tkv_cache_layer *layer = &cache->layers[0];
+    tkv_device_attend params = {.layer = tkv_describe_layer(cache, layer, tkv_last_segment(layer)),
                                 .n_sequences = g->n_sequences,
                                 .max_tokens = s->n_tokens,
                                 .n_queries = s->n_queries,

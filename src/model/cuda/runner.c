@@ -53,6 +53,7 @@ typedef struct cuda_runner {
     /* The step of one token. */
     cudaGraphExec_t graph;
     int planned_length; /* of the graph, or of the step that went before its capture */
+    int64_t generation; /* of the cache then */
 } cuda_runner;
 
 /* A batch on its way. */
@@ -314,9 +315,11 @@ static tkv_status decode(const pass *p, float *logits)
     if (status != TKV_OK) {
         return status;
     }
-    if (planned != r->planned_length) {
+    const int64_t generation = tkv_cache_generation(p->cache);
+    if (planned != r->planned_length || generation != r->generation) {
         drop_graph(r);
         r->planned_length = planned;
+        r->generation = generation;
         status = run_step(p);
     } else {
         status = r->graph ? TKV_OK : capture_step(p);
