@@ -3,12 +3,13 @@ BUILD ?= build
 PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+TEST_FLAGS ?=
 FUZZ_FLAGS ?= -max_total_time=60
 FORMATTED = '*.c' '*.h' '*.cu' '*.cuh' '*.m'
 
 CONFIGURE = cmake -S . -B "$(BUILD)" -DCMAKE_INSTALL_PREFIX="$(PREFIX)" $(CMAKE_FLAGS)
-# ctest for a build folder; a recipe may add options.
-RUN_TESTS = ctest --output-on-failure --parallel $(JOBS)
+# For a build folder. TEST_FLAGS="-LE models" leaves out the tests on models that others made.
+RUN_TESTS = ctest --output-on-failure --parallel $(JOBS) $(TEST_FLAGS)
 
 .PHONY: all build run test test-arm64 test-clang test-metal test-minimal fuzz sanitize \
     sanitize-threads install uninstall format check-format dependencies clean
