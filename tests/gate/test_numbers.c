@@ -101,6 +101,33 @@ static void numbers_in_names_are_bounded(void **state)
     assert_int_equal(item.dim_v, 96);
 }
 
+static void numbers_in_macros_are_bounded(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "DECL_FATTN_VEC_CASE(4294967424, GGML_TYPE_TURBO3_0, GGML_TYPE_TURBO3_0)",
+        "DECL_FATTN_VEC_CASE(64, GGML_TYPE_TURBO3_0, GGML_TYPE_TURBO3_0, 96"};
+    static const int dims[][2] = {{0, 0}, {64, 96}};
+    const tkv_words words = {.n = 1, .word = {"turbo"}};
+    for (int i = 0; i < 2; i++) {
+        tkv_source_report report;
+        const size_t size = strlen(texts[i]);
+        char *exact = allocate(size); /* one byte too far is seen by a sanitizer */
+        memcpy(exact, texts[i], size);
+        assert_ok(tkv_source_scan(exact, size, &words, &report, &error));
+        const tkv_evidence *kernel = NULL;
+        for (int j = 0; j < report.n_items; j++) {
+            kernel = report.items[j].kind == TKV_EVIDENCE_KERNEL ? &report.items[j] : kernel;
+        }
+        assert_non_null(kernel);
+        assert_string_equal(kernel->type_k, "turbo3");
+        assert_int_equal(kernel->dim_k, dims[i][0]);
+        assert_int_equal(kernel->dim_v, dims[i][1]);
+        tkv_source_report_free(&report);
+        free(exact);
+    }
+}
+
 static void tables_of_what_no_float_holds_are_no_tables(void **state)
 {
     (void)state;
@@ -118,6 +145,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_in_names_are_bounded),
+        cmocka_unit_test(numbers_in_macros_are_bounded),
         cmocka_unit_test(tables_of_what_no_float_holds_are_no_tables),
         cmocka_unit_test(numbers_out_of_range_are_refused),
         cmocka_unit_test(numbers_at_the_edges_are_read)};
