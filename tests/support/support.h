@@ -15,7 +15,7 @@
 
 #include "turbokv.h"
 
-static const int all_head_dims[] = {64, 80, 96, 112, 128, 192, 256, 576};
+static const int all_head_dims[] = {64, 80, 96, 112, 128, 192, 256, 576, 16, 48, 240};
 enum { N_HEAD_DIMS = sizeof all_head_dims / sizeof *all_head_dims };
 
 /* SplitMix64. */
