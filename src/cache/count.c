@@ -52,6 +52,13 @@ static size_t blocks_bytes(const counted_layer *c, int *n_blocks, bool *has_code
     return bytes;
 }
 
+/* Without a recent window means are frozen when the head is full, for the next token to use. */
+static bool is_frozen_early(const counted_layer *c)
+{
+    return tkv_has_coded_type(&c->layer) && c->can_code && c->policy->n_recent == 0 &&
+           c->n_tokens >= c->layer.head;
+}
+
 size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
                               const tkv_layer_shape *shape, int n_tokens, int n_batch)
 {
@@ -74,10 +81,12 @@ size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_typ
     int n_blocks = 0;
     bool has_coded = false;
     const size_t pages = blocks_bytes(&c, &n_blocks, &has_coded);
-    const size_t means =
-        (size_t)shape->n_kv_heads * (size_t)(c.layer.padded_k + c.layer.padded_v) * sizeof(float);
+    const size_t means = policy->centre_tokens
+                             ? (size_t)shape->n_kv_heads *
+                                   (size_t)(c.layer.padded_k + c.layer.padded_v) * sizeof(float)
+                             : 0;
     return sizeof c.layer + (size_t)tkv_table_capacity(n_blocks) * sizeof(tkv_block *) +
-           2 * sizeof(tkv_segment) + pages + (has_coded && policy->centre_tokens ? means : 0);
+           2 * sizeof(tkv_segment) + pages + (has_coded || is_frozen_early(&c) ? means : 0);
 }
 
 static bool is_policy(const tkv_policy *policy, int head_dim_k, int head_dim_v)
