@@ -38,8 +38,8 @@ static void error_on_gaussian_rows_is_what_theory_says(void **state)
      * over fewer values less so. */
     const double slope_bound[TKV_TYPE_COUNT] = {1e-4, 2e-4, 2e-4, 2e-4, 2e-4,
                                                 1e-3, 1e-3, 2e-3, 4e-3};
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
-        const int head_dim = all_head_dims[d];
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
+        const int head_dim = page_head_dims[d];
         float *x = allocate(N_ROWS * (size_t)head_dim * sizeof *x);
         uint64_t seed = 7;
         fill_gauss(&seed, N_ROWS * (size_t)head_dim, x);
@@ -71,7 +71,7 @@ static void scale_is_unbiased_for_every_row(void **state)
     (void)state;
     uint64_t seed = 11;
     for (int trial = 0; trial < 1000; trial++) {
-        const int head_dim = all_head_dims[trial % N_HEAD_DIMS];
+        const int head_dim = page_head_dims[trial % N_PAGE_HEAD_DIMS];
         const tkv_type type = (tkv_type)(1 + trial % 6);
         const bool is_trellis = type >= TKV_TYPE_TRELLIS3;
         float y[TKV_MAX_HEAD_DIM];
@@ -114,13 +114,13 @@ static double spiky_error(tkv_type type, int head_dim, int spikes)
 static void spiky_rows_are_coded_as_well_as_gaussian_ones(void **state)
 {
     (void)state;
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
         for (int type = TKV_TYPE_TURBO4; type <= TKV_TYPE_TURBO2; type++) {
             for (int spikes = 1; spikes <= 16; spikes *= 2) {
-                const double nmse = spiky_error((tkv_type)type, all_head_dims[d], spikes);
-                const double margin = all_head_dims[d] < 32 ? 1.7 : 1.3;
+                const double nmse = spiky_error((tkv_type)type, page_head_dims[d], spikes);
+                const double margin = page_head_dims[d] < 32 ? 1.7 : 1.3;
                 if (!(nmse < margin * tkv_type_get_info((tkv_type)type)->expected_nmse)) {
-                    fail_msg("type %d, head_dim %d, %d spikes: error %g", type, all_head_dims[d],
+                    fail_msg("type %d, head_dim %d, %d spikes: error %g", type, page_head_dims[d],
                              spikes, nmse);
                 }
             }

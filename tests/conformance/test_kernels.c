@@ -40,11 +40,11 @@ static void check_encoding(const tkv_kernels *kernels, const tkv_page_span *span
 
 static void encoding_is_equal_to_the_bit(const tkv_kernels *kernels)
 {
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
             for (int order = 0; order < 2; order++) {
                 const tkv_page_span span = {
-                    (tkv_type)type,    (tkv_page_order)order, all_head_dims[d], 5 * (d % 2), 54,
+                    (tkv_type)type,    (tkv_page_order)order, page_head_dims[d], 5 * (d % 2), 54,
                     TKV_EFFORT_DEFAULT};
                 const uint64_t seed = seed_of((uint64_t)(1000 * d + 10 * type + order));
                 check_encoding(kernels, &span, N_KINDS, seed);

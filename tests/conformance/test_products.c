@@ -216,12 +216,12 @@ static void check_products(const tkv_kernels *kernels, const product_case *c, in
 static void products_are_within_bounds(const tkv_kernels *kernels)
 {
     const int tokens[] = {1, 15, 16, 33, 64};
-    for (int i = 0; i < 2 * TKV_TYPE_COUNT * N_HEAD_DIMS; i++) {
+    for (int i = 0; i < 2 * TKV_TYPE_COUNT * N_PAGE_HEAD_DIMS; i++) {
         const int type = i % TKV_TYPE_COUNT;
-        const int d = i / TKV_TYPE_COUNT % N_HEAD_DIMS;
-        const product_case c = {(tkv_type)type, all_head_dims[d], 1 + (3 * d + 5 * type) % 16,
+        const int d = i / TKV_TYPE_COUNT % N_PAGE_HEAD_DIMS;
+        const product_case c = {(tkv_type)type, page_head_dims[d], 1 + (3 * d + 5 * type) % 16,
                                 tokens[(d + type) % 5],
-                                i < TKV_TYPE_COUNT * N_HEAD_DIMS ? 1 : N_FINITE_KINDS};
+                                i < TKV_TYPE_COUNT * N_PAGE_HEAD_DIMS ? 1 : N_FINITE_KINDS};
         check_products(kernels, &c, i);
     }
 }

@@ -293,9 +293,8 @@ static void every_head_dim(void **state)
     const device_under_test dut = open_with("4mag");
     for (int i = 0; i < N_HEAD_DIMS; i++) {
         const int head_dim = all_head_dims[i];
-        const int *type = types[i % (int)(sizeof types / sizeof *types)];
-        const attend_case decode = make_case(type[0], type[1], head_dim, 1, 3);
-        const attend_case prefill = make_case(type[0], type[1], head_dim, 5, 2);
+        const attend_case decode = make_case(types[i][0], types[i][1], head_dim, 1, 3);
+        const attend_case prefill = make_case(types[i][0], types[i][1], head_dim, 5, 2);
         check_attention(&dut, &decode);
         check_attention(&dut, &prefill);
     }
