@@ -1,6 +1,8 @@
 /* Caches of every shape that models have: any even head_dim, keys only, and layers that differ in
- * shape, types and window. Attention is checked against double precision on the decoded rows. */
+ * shape, types and window. Attention is checked against double precision on the decoded rows. All
+ * of it on the CPU, and on the device that TKV_TEST_DEVICE names or on the reference device. */
 #include "backend/context.h"
+#include "support/reference_device.h"
 #include "support/support.h"
 
 enum { MAX_TOKENS = 600, MAX_LAYERS = 8 };
@@ -62,17 +64,45 @@ static tkv_cache *create(const model *m)
     return cache;
 }
 
+/* Memory where a context computes, and back to the host. */
+static float *to_context(tkv_context *context, const float *x, size_t n)
+{
+    void *memory = NULL;
+    assert_ok(tkv_memory_allocate(context, (n ? n : 1) * sizeof *x, &memory, &error));
+    if (x && n) {
+        assert_ok(tkv_memory_upload(context, memory, x, n * sizeof *x, &error));
+    }
+    return memory;
+}
+
+static void from_context(tkv_context *context, float *memory, size_t n, float *x)
+{
+    if (n) {
+        assert_ok(tkv_memory_download(context, x, memory, n * sizeof *x, &error));
+    }
+    tkv_memory_free(context, memory);
+}
+
+static void append_rows(const model *m, tkv_cache *cache, int layer, int from, int n)
+{
+    const tkv_layer_shape *s = &m->shapes[layer];
+    const size_t row_k = (size_t)(s->n_kv_heads * s->head_dim_k);
+    const size_t row_v = (size_t)(s->n_kv_heads * s->head_dim_v);
+    float *k = to_context(m->context, m->k[layer] + (size_t)from * row_k, (size_t)n * row_k);
+    float *v = to_context(m->context, m->v[layer] + (size_t)from * row_v, (size_t)n * row_v);
+    assert_ok(tkv_cache_append(cache, layer, n, k, row_v ? v : NULL, &error));
+    assert_ok(tkv_context_wait(m->context, &error));
+    tkv_memory_free(m->context, k);
+    tkv_memory_free(m->context, v);
+}
+
 /* Appends rows [from, to) to all layers, `step` at a time. */
 static void append(const model *m, tkv_cache *cache, int from, int to, int step)
 {
     for (int at = from; at < to; at += step) {
         const int n = to - at < step ? to - at : step;
         for (int i = 0; i < m->n_layers; i++) {
-            const size_t rows = (size_t)at * (size_t)m->shapes[i].n_kv_heads;
-            assert_ok(tkv_cache_append(
-                cache, i, n, m->k[i] + rows * (size_t)m->shapes[i].head_dim_k,
-                m->shapes[i].head_dim_v ? m->v[i] + rows * (size_t)m->shapes[i].head_dim_v : NULL,
-                &error));
+            append_rows(m, cache, i, at, n);
         }
     }
 }
@@ -92,8 +122,12 @@ static decoded decode(const model *m, const tkv_cache *cache, int layer, int fir
     const size_t row_v = (size_t)(s->n_kv_heads * s->head_dim_v);
     decoded d = {first, end, allocate((size_t)end * row_k * sizeof(float)),
                  allocate((size_t)end * row_v * sizeof(float))};
-    assert_ok(tkv_cache_read(cache, layer, first, end - first, d.k + (size_t)first * row_k,
-                             d.v + (size_t)first * row_v, &error));
+    const size_t n = (size_t)(end - first);
+    float *k = to_context(m->context, NULL, n * row_k);
+    float *v = to_context(m->context, NULL, n * row_v);
+    assert_ok(tkv_cache_read(cache, layer, first, end - first, k, row_v ? v : NULL, &error));
+    from_context(m->context, k, n * row_k, d.k + (size_t)first * row_k);
+    from_context(m->context, v, n * row_v, d.v + (size_t)first * row_v);
     return d;
 }
 
@@ -162,8 +196,29 @@ static void attend_by_definition(const model *m, int layer, const decoded *d,
  * what the kernels' rounding of queries and weights does. */
 static double attention_bound(const tkv_context *context)
 {
+    if (context->device) {
+        const tkv_device_table *t = context->device->table;
+        return 1e-5 + 20.0 * (double)fmaxf(fmaxf(t->weight_rounding, t->query_rounding),
+                                           fmaxf(t->query_rounding_turbo8, t->exact_rounding));
+    }
     const tkv_kernels *k = context->kernels;
     return 1e-5 + 20.0 * (double)fmaxf(k->weight_rounding, k->query_rounding);
+}
+
+/* Attention where the context computes. */
+static void attend(const model *m, const tkv_cache *cache, int layer, tkv_attend_params p,
+                   const float *q, size_t n_q, float *out, size_t n_out)
+{
+    float *sinks = p.sinks ? to_context(m->context, p.sinks, (size_t)p.n_heads) : NULL;
+    float *from = to_context(m->context, q, n_q);
+    float *to = to_context(m->context, NULL, n_out);
+    p.sinks = sinks;
+    assert_ok(tkv_attend(cache, layer, &p, from, to, &error));
+    from_context(m->context, to, n_out, out);
+    tkv_memory_free(m->context, from);
+    if (sinks) {
+        tkv_memory_free(m->context, sinks);
+    }
 }
 
 /* The last queries of a layer, `group` heads a KV head. */
@@ -181,7 +236,8 @@ static void check_attention(const model *m, const tkv_cache *cache, int layer, c
     double *row = allocate((size_t)n_values * sizeof *row);
     uint64_t seed = (uint64_t)(d->end + s->head_dim_k);
     fill_gauss(&seed, (size_t)(n_rows * s->head_dim_k), q);
-    assert_ok(tkv_attend(cache, layer, &p, q, out, &error));
+    attend(m, cache, layer, p, q, (size_t)(n_rows * s->head_dim_k), out,
+           (size_t)(n_rows * n_values));
     for (int r = 0; r < n_rows; r++) {
         attend_by_definition(m, layer, d, &p, q + r * s->head_dim_k, r / p.n_heads, r % p.n_heads,
                              n_values, row);
@@ -247,10 +303,16 @@ enum { N_HEAD_SIZES = sizeof head_sizes / sizeof *head_sizes };
  * own bits up to a multiple of 16 coordinates, and nothing else does. */
 static void every_head_size(void **state)
 {
-    for (int i = 0; i < N_HEAD_SIZES * TKV_TYPE_COUNT; i++) {
+    const tkv_context *context = *state;
+    /* Fewer on a device, whose kernels have tests of their own. */
+    const int step = context->device ? 5 : 1;
+    for (int i = 0; i < N_HEAD_SIZES * TKV_TYPE_COUNT; i += step) {
         const int *size = head_sizes[i % N_HEAD_SIZES];
         const int type = i / N_HEAD_SIZES;
         const bool is_plain = i % 2;
+        if (size[1] == 0 && context->device) {
+            continue; /* keys_only */
+        }
         const int n = is_plain ? 128 : 170;
         model m = {.context = *state,
                    .n_sinks = is_plain ? 0 : 4,
@@ -262,7 +324,7 @@ static void every_head_size(void **state)
         const size_t empty = tkv_cache_bytes(cache);
         append(&m, cache, 0, n, 37);
         check_layer(&m, cache, 0, 0, n);
-        if (is_plain) {
+        if (is_plain && !context->device) {
             const size_t rows = tkv_row_bytes(m.types_k[0], size[0]) +
                                 (size[1] ? tkv_row_bytes(m.types_v[0], size[1]) : 0);
             const size_t pages = (size_t)n * 2 * rows;
@@ -322,7 +384,8 @@ static model mixed_model(tkv_context *context, const tkv_rope *narrow, const tkv
     model m = {.context = context, .n_sinks = 4, .n_recent = 32, .centre_tokens = 20};
     add_layer(&m, (tkv_layer_shape){2, 64, 64, 150, narrow}, TKV_TYPE_TRELLIS3, TKV_TYPE_TRELLIS3);
     add_layer(&m, (tkv_layer_shape){1, 512, 128, 0, wide}, TKV_TYPE_TURBO4, TKV_TYPE_TURBO2);
-    add_layer(&m, (tkv_layer_shape){1, 576, 0, 0, narrow}, TKV_TYPE_TURBO8, TKV_TYPE_TURBO8);
+    add_layer(&m, (tkv_layer_shape){1, 576, context->device ? 512 : 0, 0, narrow}, TKV_TYPE_TURBO8,
+              TKV_TYPE_TURBO8);
     add_layer(&m, (tkv_layer_shape){3, 40, 72, 0, none}, TKV_TYPE_F16, TKV_TYPE_TURBO3);
     add_layer(&m, (tkv_layer_shape){2, 100, 6, 200, none}, TKV_TYPE_TURBO4Q, TKV_TYPE_F16);
     for (int i = 0; i < m.n_layers; i++) {
@@ -447,6 +510,14 @@ static void keys_only(void **state)
 {
     model m = {.context = *state, .n_recent = 32};
     add_layer(&m, (tkv_layer_shape){1, 576, 0, 0, NULL}, TKV_TYPE_TURBO4, (tkv_type)99);
+    if (m.context->device) {
+        const tkv_cache_params params = params_of(&m);
+        tkv_cache *none = NULL;
+        assert_fails(tkv_cache_create(m.context, &params, &none, &error), TKV_ERR_UNSUPPORTED,
+                     "layer 0 keeps keys only");
+        free_model(&m);
+        return;
+    }
     tkv_cache *cache = create(&m);
     append(&m, cache, 0, 200, 50);
     decoded d = decode(&m, cache, 0, 0, 200);
@@ -506,6 +577,20 @@ static int set_up(void **state)
     return 0;
 }
 
+static int set_up_device(void **state)
+{
+    const tkv_context_params params = {.effort = TKV_EFFORT_FAST, .device = test_device()};
+    tkv_context *context = NULL;
+    if (params.device) {
+        assert_ok(tkv_context_create(&params, &context, &error));
+    } else {
+        context = create_reference_context();
+        context->effort = TKV_EFFORT_FAST;
+    }
+    *state = context;
+    return 0;
+}
+
 static int tear_down(void **state)
 {
     tkv_context_free(*state);
@@ -514,9 +599,13 @@ static int tear_down(void **state)
 
 int main(void)
 {
+    if (test_device_is_missing()) {
+        return EXIT_SKIPPED;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_head_size), cmocka_unit_test(layers_that_differ),
         cmocka_unit_test(windows_give_back), cmocka_unit_test(keys_only),
         cmocka_unit_test(impossible_shapes_are_refused)};
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return (test_device() ? 0 : cmocka_run_group_tests(tests, set_up, tear_down)) +
+           cmocka_run_group_tests(tests, set_up_device, tear_down);
 }
