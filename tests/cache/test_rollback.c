@@ -76,11 +76,12 @@ static policy policy_of(int index)
 {
     static const tkv_type types[] = {TKV_TYPE_TURBO4, TKV_TYPE_TRELLIS3, TKV_TYPE_F16,
                                      TKV_TYPE_TURBO3Q};
-    static const int windows[] = {0, 100, 0, 300};
-    return (policy){types[index % 4], index & 4 ? 4 : 0, index & 8 ? 32 : 0, index & 16 ? 60 : 0,
-                    windows[index / 32 % 4]};
+    static const int windows[] = {0, 100, 40, 300};
+    static const int centres[] = {0, 60, 200}; /* more than a window, too */
+    return (policy){types[index % 4], index & 4 ? 4 : 0, index & 8 ? 32 : 0,
+                    centres[index / 16 % 3], windows[index / 48]};
 }
-enum { N_POLICIES = 128 };
+enum { N_POLICIES = 192 };
 
 /* Speculative decoding: each step some tokens of the text and drafts that are wrong, in one append.
  */
