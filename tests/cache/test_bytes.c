@@ -1,5 +1,6 @@
 /* Bytes of caches over their length, token by token: no preset ever holds more than f16 does, the
  * curve has no teeth, and what tkv_policy_bits states is what a cache holds. */
+#include "cache/cache.h"
 #include "support/support.h"
 
 enum { MAX_LENGTH = 2000, MAX_LAYERS = 3 };
@@ -122,6 +123,48 @@ static void stated_bits_are_those_of_a_cache(void **state)
     }
 }
 
+/* What is counted of a layer with a window, for plans, is what it takes; its table may have been
+ * longer once. */
+static void windows_cost_what_is_counted(void **state)
+{
+    static const char *const texts[] = {"kv f16",
+                                        "kv 8bit",
+                                        "kv 3bit",
+                                        "k turbo4 v turbo2",
+                                        "k turbo4 v turbo4 sinks 4 recent 32 centre 200",
+                                        "k turbo4 v turbo4 centre 60"};
+    static const int windows[] = {1, 40, 128, 300};
+    float *zeros = allocate((size_t)(2 * 64) * sizeof *zeros);
+    for (int i = 0; i < 6 * 4; i++) {
+        const tkv_layer_shape layer = {2, 64, 40, windows[i / 6], NULL};
+        tkv_policy policy = {0};
+        assert_ok(tkv_policy_parse(texts[i % 6], &policy, &error));
+        const tkv_cache_params params = {.n_layers = 1,
+                                         .max_tokens = MAX_LENGTH,
+                                         .types_k = &policy.type_k,
+                                         .types_v = &policy.type_v,
+                                         .n_sinks = policy.n_sinks,
+                                         .n_recent = policy.n_recent,
+                                         .centre_tokens = policy.centre_tokens,
+                                         .shapes = &layer};
+        tkv_cache *cache = NULL;
+        assert_ok(tkv_cache_create(*state, &params, &cache, &error));
+        for (int n = 1; n <= MAX_LENGTH / 2; n++) {
+            assert_ok(tkv_cache_append(cache, 0, 1, zeros, zeros, &error));
+            const size_t held = tkv_layer_bytes(cache, &cache->layers[0]);
+            const size_t counted =
+                tkv_policy_layer_bytes(&policy, policy.type_k, policy.type_v, &layer, n, 1);
+            const size_t table = (size_t)cache->layers[0].block_capacity * sizeof(tkv_block *);
+            if (counted > held || held > counted + table) {
+                fail_msg("%s, window %d, %d tokens: %zu bytes counted, %zu held", texts[i % 6],
+                         layer.window, n, counted, held);
+            }
+        }
+        tkv_cache_free(cache);
+    }
+    free(zeros);
+}
+
 static int set_up(void **state)
 {
     tkv_context *context = NULL;
@@ -139,6 +182,7 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(presets_never_hold_more_than_f16),
-                                       cmocka_unit_test(stated_bits_are_those_of_a_cache)};
+                                       cmocka_unit_test(stated_bits_are_those_of_a_cache),
+                                       cmocka_unit_test(windows_cost_what_is_counted)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
