@@ -229,7 +229,7 @@ typedef struct tkv_layer_shape {
     int head_dim_v; /* 0: keys only, and values are their first coordinates (latent attention) */
     int window; /* 0: none; w: a query at position p sees only positions > p-w, and pages that no
                    coming query sees are given back */
-    const tkv_rope *rope; /* NULL: that of the cache */
+    const tkv_rope *rope; /* NULL: that of the cache; over 0 coordinates: keys carry no positions */
 } tkv_layer_shape;
 
 typedef struct tkv_cache tkv_cache;
@@ -313,11 +313,11 @@ TKV_API tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cach
 
 /* Context shift: drops tokens first .. first+n_drop-1 of all layers and moves the later ones down
  * by n_drop positions, as if their keys had been made there (rope NULL: keys carry no positions; a
- * layer with a rope of its own is turned by that; the same rope in all shifts of a cache). Nothing
- * is coded again, however many shifts there are: queries and later keys are turned instead. Pages
- * are given back when all of their tokens are dropped. Tokens that a layer with a window has given
- * back do not return when they come to lie within windows again. On error the cache is as it was.
- */
+ * layer whose shape has a rope is turned by that, whatever is given here; the same rope in all
+ * shifts of a cache). Nothing is coded again, however many shifts there are: queries and later keys
+ * are turned instead. Pages are given back when all of their tokens are dropped. Tokens that a layer
+ * with a window has given back do not return when they come to lie within windows again. On error the
+ * cache is as it was. */
 TKV_API tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_rope *rope,
                                    tkv_error *error);
 

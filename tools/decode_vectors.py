@@ -58,6 +58,11 @@ def transform(x):
     x *= F(1 / np.sqrt(np.float64(n)))
 
 
+def padded(d):
+    """Coordinates that a row of head_dim d is stored with."""
+    return (d + 15) // 16 * 16
+
+
 def undo_round(x, words):
     d = len(x)
     p = 1 << (d.bit_length() - 1)
@@ -172,14 +177,14 @@ def fnv1a(data):
 
 
 def read_vectors(path):
-    """A list of cases: {"name", "d", "rows": {row: {"slot", "record", ...}}, other lines}."""
+    """Cases {"name", "head_dim", "rows": {row: {"slot", "record", ...}}, other lines}, a list."""
     cases = []
     for line in open(path):
         key, _, rest = line.strip().partition(" ")
         if key == "turbokv":
             assert rest == "format 1", rest
         elif key == "type":
-            cases.append({"name": rest.split()[0], "d": int(rest.split()[2]), "rows": {}})
+            cases.append({"name": rest.split()[0], "head_dim": int(rest.split()[2]), "rows": {}})
             case = cases[-1]
         elif key == "row":
             row = case["rows"][int(rest.split()[0])] = {"slot": int(rest.split()[2])}
@@ -190,18 +195,19 @@ def read_vectors(path):
     return cases
 
 
-def decode_record(name, d, record):
+def decode_record(name, head_dim, record):
     if name == "f16":
-        return np.frombuffer(record, "<f2").astype(F)
-    return decode(name, *read_record(name, d, record))
+        return np.frombuffer(record, "<f2").astype(F)[:head_dim]
+    return decode(name, *read_record(name, padded(head_dim), record))[:head_dim]
 
 
-def decode_slot(name, order, d, words, slot):
+def decode_slot(name, order, head_dim, words, slot):
+    d = padded(head_dim)
     if name == "f16":
         data = b"".join(words.get(slot * d // 2 + i, 0).to_bytes(4, "little")
                         for i in range(d // 2))
-        return np.frombuffer(data, "<f2").astype(F)
-    return decode(name, *read_page(name, order, d, words, slot))
+        return np.frombuffer(data, "<f2").astype(F)[:head_dim]
+    return decode(name, *read_page(name, order, d, words, slot))[:head_dim]
 
 
 def check_row(what, row, values):
@@ -215,13 +221,14 @@ def check_row(what, row, values):
 
 def check_page(case, order):
     """Decodes the rows of a page; or, of a page with only a hash, builds it from its records."""
-    name, d, rows = case["name"], case["d"], case["rows"].values()
+    name, head_dim, rows = case["name"], case["head_dim"], case["rows"].values()
     if order in case:
         words = {int(i): int(v, 16) for i, v in (w.split(":") for w in case[order].split())}
         for row in rows:
-            check_row(f"{name} head_dim {d} {order} slot {row['slot']}", row,
-                      decode_slot(name, order, d, words, row["slot"]))
+            check_row(f"{name} head_dim {head_dim} {order} slot {row['slot']}", row,
+                      decode_slot(name, order, head_dim, words, row["slot"]))
         return
+    d = padded(head_dim)
     if name == "f16":
         page = bytearray(128 * d)
         for row in rows:
@@ -229,7 +236,7 @@ def check_page(case, order):
     else:
         page = write_page(name, order, d, {
             row["slot"]: read_record(name, d, bytes.fromhex(row["record"])) for row in rows})
-    assert fnv1a(page) == case[order + "_hash"], f"{name} head_dim {d} {order}"
+    assert fnv1a(page) == case[order + "_hash"], f"{name} head_dim {head_dim} {order}"
 
 
 def check_signs(path):
@@ -243,8 +250,8 @@ def main():
     cases = read_vectors(sys.argv[1])
     for case in cases:
         for number, row in case["rows"].items():
-            check_row(f"{case['name']} head_dim {case['d']} record {number}", row,
-                      decode_record(case["name"], case["d"], bytes.fromhex(row["record"])))
+            check_row(f"{case['name']} head_dim {case['head_dim']} record {number}", row,
+                      decode_record(case["name"], case["head_dim"], bytes.fromhex(row["record"])))
         check_page(case, "key_page")
         check_page(case, "value_page")
     if len(sys.argv) > 2:

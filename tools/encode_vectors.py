@@ -7,7 +7,7 @@ usage: encode_vectors.py VECTORS
 import sys
 
 from decode_vectors import (CODEBOOK_BITS, F, SIGNS, TRELLIS, TYPES, UPPER, flip, half, np,
-                            place, read_vectors, transform)
+                            padded, place, read_vectors, transform)
 
 THRESHOLDS = {
     2: [0.981598822],
@@ -17,10 +17,10 @@ THRESHOLDS = {
 UNIT = {"trellis3": F(51.1), "trellis2": F(67.4)}
 
 
-def make_row(row, d):
-    """The input of row `row` (section 10)."""
-    x, state = np.zeros(d, F), 12345 + 1000 * row + d
-    for j in range(d):
+def make_row(row, head_dim):
+    """The input of row `row` (section 10), padded as it is stored."""
+    x, state = np.zeros(padded(head_dim), F), 12345 + 1000 * row + head_dim
+    for j in range(head_dim):
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
         value = F(((state >> 20) - 2048) / 256)
         x[j] = {1: value * F(16) if j < 3 else value, 3: 0, 4: value * F(2.0 ** -60),
@@ -175,9 +175,10 @@ def encode_record(name, x):
 def main():
     n_rows = 0
     for case in read_vectors(sys.argv[1]):
+        name, head_dim = case["name"], case["head_dim"]
         for number, row in case["rows"].items():
-            record = encode_record(case["name"], make_row(number, case["d"])).hex()
-            assert record == row["record"], f"{case['name']} head_dim {case['d']} row {number}"
+            record = encode_record(name, make_row(number, head_dim)).hex()
+            assert record == row["record"], f"{name} head_dim {head_dim} row {number}"
             n_rows += 1
     print(f"{n_rows} rows encoded as expected")
 

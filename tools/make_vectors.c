@@ -129,10 +129,11 @@ static int write_vectors(tkv_type type, const vector_case *c)
 
 int main(void)
 {
-    static const vector_case cases[] = {{64, 0, 8, true},   {80, 0, 3, true},   {128, 0, 3, true},
-                                        {32, 1, 2, false},  {96, 1, 2, false},  {112, 1, 2, false},
-                                        {192, 1, 2, false}, {256, 1, 2, false}, {576, 1, 2, false},
-                                        {1024, 1, 2, false}};
+    static const vector_case cases[] = {
+        {64, 0, 8, true},   {80, 0, 3, true},    {128, 0, 3, true},  {32, 1, 2, false},
+        {96, 1, 2, false},  {112, 1, 2, false},  {192, 1, 2, false}, {256, 1, 2, false},
+        {576, 1, 2, false}, {1024, 1, 2, false}, {16, 0, 8, true},   {40, 0, 3, true},
+        {2, 0, 3, true},    {100, 1, 2, false},  {1022, 1, 2, false}};
     int failed = 0;
     printf("turbokv format %d\n", TKV_FORMAT_VERSION);
     for (int type = 0; type < TKV_TYPE_COUNT; type++) {

@@ -257,10 +257,20 @@ tkv_status tkv_layer_reserve_segments(tkv_cache_layer *layer, int n_segments, tk
 tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
                                 int *first_changed, tkv_error *error);
 
-/* First position that must be kept for queries from `position` on; 0 or less without a window. */
-static inline int tkv_oldest_kept(int window, int position)
+/* The first tokens, which means are made of; 0 if there are none. */
+static inline int64_t tkv_mean_tokens(bool is_coded, int n_sinks, int centre_tokens)
 {
-    return window && position > window ? position - window + 1 - TKV_KEPT_BEHIND_WINDOW : 0;
+    return is_coded && centre_tokens ? (int64_t)n_sinks + centre_tokens : 0;
+}
+
+/* First position that must be kept for queries from `position` on; 0 or less: all. As long as a
+ * truncation could reach one of the n_mean_tokens (it can go back to where a window begins in the
+ * first page that is held), they are held too. */
+static inline int tkv_oldest_kept(int window, int64_t n_mean_tokens, int position)
+{
+    const int oldest =
+        window && position > window ? position - window + 1 - TKV_KEPT_BEHIND_WINDOW : 0;
+    return oldest - TKV_PAGE_TOKENS + window < n_mean_tokens ? 0 : oldest;
 }
 
 /* Whether all of a block whose last token is at position `last` is behind the recent window of a
@@ -319,7 +329,8 @@ void tkv_layer_free_tables(tkv_cache_layer *layer);
 /* Drops everything that a layer holds, the frozen means included. */
 void tkv_layer_clear(const tkv_cache *cache, tkv_cache_layer *layer);
 
-/* Forgets the means if no token is coded with them any more. */
+/* Forgets the means if no token is coded with them any more and those are held that they are made
+ * of. */
 void tkv_layer_thaw(const tkv_cache *cache, tkv_cache_layer *layer);
 
 /* Freezes the means of a layer if it is time, codes the exact blocks that have left the recent

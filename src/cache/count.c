@@ -24,11 +24,18 @@ static size_t block_bytes(const counted_layer *c, int index, bool *is_coded)
     return tkv_block_bytes_of(&c->layer, !*is_coded, tkv_exact_slots(filled, next - start));
 }
 
+static int oldest_kept(const counted_layer *c)
+{
+    const int64_t n_mean_tokens = tkv_mean_tokens(tkv_has_coded_type(&c->layer), c->policy->n_sinks,
+                                                  c->policy->centre_tokens);
+    return tkv_oldest_kept(c->layer.window, n_mean_tokens, c->position);
+}
+
 /* Blocks behind the window are gone; those inside it are few or all. */
 static size_t blocks_bytes(const counted_layer *c, int *n_blocks, bool *has_coded)
 {
     const int head = c->layer.head;
-    const int oldest = tkv_oldest_kept(c->layer.window, c->position);
+    const int oldest = oldest_kept(c);
     const int first = oldest > 0 ? tkv_block_of_place(head, oldest) : 0;
     const int end = tkv_block_of_place(head, c->n_tokens - 1) + 1;
     size_t bytes = 0;
@@ -53,6 +60,14 @@ static size_t blocks_bytes(const counted_layer *c, int *n_blocks, bool *has_code
     return bytes;
 }
 
+/* Without a recent window means are frozen when the head is full, for the next token to use; in any
+ * case before what they are made of is given back. */
+static bool is_frozen_early(const counted_layer *c)
+{
+    return tkv_has_coded_type(&c->layer) && c->can_code &&
+           ((c->policy->n_recent == 0 && c->n_tokens >= c->layer.head) || oldest_kept(c) > 0);
+}
+
 size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
                               const tkv_layer_shape *shape, int n_tokens, int n_batch)
 {
@@ -75,10 +90,12 @@ size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_typ
     int n_blocks = 0;
     bool has_coded = false;
     const size_t pages = blocks_bytes(&c, &n_blocks, &has_coded);
-    const size_t means =
-        (size_t)shape->n_kv_heads * (size_t)(c.layer.padded_k + c.layer.padded_v) * sizeof(float);
+    const size_t means = policy->centre_tokens
+                             ? (size_t)shape->n_kv_heads *
+                                   (size_t)(c.layer.padded_k + c.layer.padded_v) * sizeof(float)
+                             : 0;
     return sizeof c.layer + (size_t)tkv_table_capacity(n_blocks) * sizeof(tkv_block *) +
-           2 * sizeof(tkv_segment) + pages + (has_coded && policy->centre_tokens ? means : 0);
+           2 * sizeof(tkv_segment) + pages + (has_coded || is_frozen_early(&c) ? means : 0);
 }
 
 static bool is_shape(const tkv_layer_shape *shape)

@@ -235,6 +235,9 @@ void tkv_layer_cut(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens)
 
 void tkv_layer_thaw(const tkv_cache *cache, tkv_cache_layer *layer)
 {
+    if (tkv_layer_first_position(layer) > cache->n_sinks) {
+        return;
+    }
     for (int b = 0; b < layer->n_blocks; b++) {
         if (!layer->blocks[b]->is_exact) {
             return;

@@ -253,10 +253,9 @@ static void give_back_blocks(tkv_cache_layer *layer, int s, int n)
     }
 }
 
-/* Gives back the blocks that no query from `position` on sees. */
-static void give_back(const tkv_cache *cache, tkv_cache_layer *layer, int position)
+/* Gives back the blocks whose tokens are all before position `oldest`. */
+static void give_back(const tkv_cache *cache, tkv_cache_layer *layer, int oldest)
 {
-    const int oldest = tkv_oldest_kept(layer->window, position);
     bool is_changed = false;
     while (layer->n_segments && layer->segments[0].position < oldest) {
         tkv_segment *segment = &layer->segments[0];
@@ -299,7 +298,10 @@ void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int positi
     for (int s = 0; tkv_has_coded_type(layer) && s < layer->n_segments; s++) {
         settle_segment(cache, layer, s, position);
     }
-    if (layer->window) {
-        give_back(cache, layer, position);
+    const int64_t n_mean_tokens =
+        tkv_mean_tokens(tkv_has_coded_type(layer), cache->n_sinks, cache->centre_tokens);
+    const int oldest = tkv_oldest_kept(layer->window, n_mean_tokens, position);
+    if (oldest > 0 && (n_mean_tokens == 0 || can_code(cache, layer))) {
+        give_back(cache, layer, oldest);
     }
 }

@@ -61,12 +61,13 @@ static tkv_status check_shift(const tkv_cache *cache, int first, int n_drop, con
     return status;
 }
 
-/* Layers that do not know their rope yet learn it. */
+/* Layers that do not know their rope yet learn it; one of their own may be that keys do not turn.
+ */
 static tkv_status take_ropes(tkv_cache *cache, const tkv_rope *rope, tkv_error *error)
 {
     tkv_status status = TKV_OK;
     for (int i = 0; rope && i < cache->n_layers && status == TKV_OK; i++) {
-        if (!cache->layers[i].rope.frequencies) {
+        if (!cache->layers[i].rope.frequencies && !cache->layers[i].has_own_rope) {
             status = tkv_layer_take_rope(&cache->layers[i], rope, error);
         }
     }
@@ -137,8 +138,9 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
     }
     int n_made = 0;
     while (n_made < cache->n_layers && status == TKV_OK) {
-        status = tkv_layer_without(&cache->layers[n_made], first, n_drop, rope != NULL,
-                                   &views[n_made], error);
+        const bool is_turned = rope || cache->layers[n_made].has_own_rope;
+        status = tkv_layer_without(&cache->layers[n_made], first, n_drop, is_turned, &views[n_made],
+                                   error);
         n_made += status == TKV_OK;
     }
     if (status == TKV_OK && cache->context->device) {

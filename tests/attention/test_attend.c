@@ -194,13 +194,13 @@ static shape base_shape(void)
 
 static void types_and_head_dims(void **state)
 {
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
             shape s = base_shape();
             s.type_k = (tkv_type)type;
             s.type_v = (tkv_type)((type + d) % TKV_TYPE_COUNT);
-            s.dim_k = all_head_dims[d];
-            s.dim_v = d % 2 ? all_head_dims[d] : all_head_dims[(d + 2) % N_HEAD_DIMS];
+            s.dim_k = page_head_dims[d];
+            s.dim_v = d % 2 ? page_head_dims[d] : page_head_dims[(d + 2) % N_PAGE_HEAD_DIMS];
             s.n_tokens = 130;
             s.n_queries = 3;
             check(*state, &s, false);

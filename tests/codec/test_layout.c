@@ -24,10 +24,10 @@ static void slots_do_not_disturb_each_other(void **state)
 {
     (void)state;
     static tkv_row_codes rows[TKV_PAGE_TOKENS];
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
         for (int type = 1; type < TKV_TYPE_COUNT; type++) {
             for (int order = 0; order < 2; order++) {
-                const int head_dim = all_head_dims[d];
+                const int head_dim = page_head_dims[d];
                 uint64_t seed = (uint64_t)(100 * d + 10 * type + order);
                 uint8_t *page = allocate(tkv_page_bytes((tkv_type)type, head_dim));
                 for (int write = 0; write < 3 * TKV_PAGE_TOKENS; write++) {
@@ -53,9 +53,9 @@ static void slots_do_not_disturb_each_other(void **state)
 static void a_full_page_has_no_padding(void **state)
 {
     (void)state;
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
         for (int type = 1; type < TKV_TYPE_COUNT; type++) {
-            const int head_dim = all_head_dims[d];
+            const int head_dim = page_head_dims[d];
             tkv_row_codes row;
             memset(&row, 0xff, sizeof row);
             const size_t row_bytes = tkv_row_bytes((tkv_type)type, head_dim);
@@ -145,9 +145,9 @@ static void places_are_as_documented(void **state)
 static void pages_and_rows_decode_alike(void **state)
 {
     (void)state;
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
-            const int head_dim = all_head_dims[d];
+            const int head_dim = page_head_dims[d];
             const size_t n = 64 * (size_t)head_dim;
             uint64_t seed = 2;
             float *x = allocate(n * sizeof *x);

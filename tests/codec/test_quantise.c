@@ -27,30 +27,32 @@ static double round_trip(tkv_type type, int head_dim, size_t n_rows, const float
     return difference / norm;
 }
 
-/* Theory for long rows is D/(1-D); short rows are a few percent better, since their norm is known.
- */
+/* Theory for long rows is D/(1-D); short rows are better, since their norm is known: by a few
+ * percent, of 16 coordinates by a fifth. */
 static void error_on_gaussian_rows_is_what_theory_says(void **state)
 {
     (void)state;
     const double distortion[TKV_TYPE_COUNT] = {
         [TKV_TYPE_TURBO4] = 0.009501, [TKV_TYPE_TURBO3] = 0.034548, [TKV_TYPE_TURBO2] = 0.117482};
-    /* The fp16 scale of a trellis row has five bits less; a sketch is unbiased on average only. */
+    /* The fp16 scale of a trellis row has five bits less; a sketch is unbiased on average only:
+     * over fewer values less so. */
     const double slope_bound[TKV_TYPE_COUNT] = {1e-4, 2e-4, 2e-4, 2e-4, 2e-4,
                                                 1e-3, 1e-3, 2e-3, 4e-3};
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
-        const int head_dim = all_head_dims[d];
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
+        const int head_dim = page_head_dims[d];
         float *x = allocate(N_ROWS * (size_t)head_dim * sizeof *x);
         uint64_t seed = 7;
         fill_gauss(&seed, N_ROWS * (size_t)head_dim, x);
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
             double slope;
             const double nmse = round_trip((tkv_type)type, head_dim, N_ROWS, x, &slope);
-            if (!(fabs(slope - 1.0) < slope_bound[type])) {
+            if (!(fabs(slope - 1.0) < slope_bound[type] * (head_dim < 64 ? 2.0 : 1.0))) {
                 fail_msg("type %d, head_dim %d: slope %g", type, head_dim, slope);
             }
             if (distortion[type] > 0.0) {
                 const double limit = distortion[type] / (1.0 - distortion[type]);
-                assert_true(nmse < 1.01 * limit && nmse > 0.92 * limit);
+                const double lowest = head_dim < 32 ? 0.75 : 0.92;
+                assert_true(nmse < 1.01 * limit && nmse > lowest * limit);
             } else if (type <= TKV_TYPE_TURBO8) {
                 assert_true(nmse < (type == TKV_TYPE_F16 ? 1e-7 : 7e-5));
             }
@@ -69,7 +71,7 @@ static void scale_is_unbiased_for_every_row(void **state)
     (void)state;
     uint64_t seed = 11;
     for (int trial = 0; trial < 1000; trial++) {
-        const int head_dim = all_head_dims[trial % N_HEAD_DIMS];
+        const int head_dim = page_head_dims[trial % N_PAGE_HEAD_DIMS];
         const tkv_type type = (tkv_type)(1 + trial % 6);
         const bool is_trellis = type >= TKV_TYPE_TRELLIS3;
         float y[TKV_MAX_HEAD_DIM];
@@ -107,16 +109,18 @@ static double spiky_error(tkv_type type, int head_dim, int spikes)
     return nmse;
 }
 
-/* The rotation makes them look Gaussian, whatever the size. */
+/* The rotation makes them look Gaussian, whatever the size; 16 coordinates are too few for sums of
+ * a few signs to be Gaussian, and cost up to 1.6 times the error. */
 static void spiky_rows_are_coded_as_well_as_gaussian_ones(void **state)
 {
     (void)state;
-    for (int d = 0; d < N_HEAD_DIMS; d++) {
+    for (int d = 0; d < N_PAGE_HEAD_DIMS; d++) {
         for (int type = TKV_TYPE_TURBO4; type <= TKV_TYPE_TURBO2; type++) {
             for (int spikes = 1; spikes <= 16; spikes *= 2) {
-                const double nmse = spiky_error((tkv_type)type, all_head_dims[d], spikes);
-                if (!(nmse < 1.25 * tkv_type_get_info((tkv_type)type)->expected_nmse)) {
-                    fail_msg("type %d, head_dim %d, %d spikes: error %g", type, all_head_dims[d],
+                const double nmse = spiky_error((tkv_type)type, page_head_dims[d], spikes);
+                const double margin = page_head_dims[d] < 32 ? 1.7 : 1.3;
+                if (!(nmse < margin * tkv_type_get_info((tkv_type)type)->expected_nmse)) {
+                    fail_msg("type %d, head_dim %d, %d spikes: error %g", type, page_head_dims[d],
                              spikes, nmse);
                 }
             }
@@ -183,7 +187,7 @@ static void huge_rows_saturate(void **state)
     const float sizes[] = {1e9f, 0x1p40f, 0x1.000002p40f, 1e20f, 1e37f, 3.4028235e38f};
     for (int type = 1; type < TKV_TYPE_COUNT; type++) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-            for (int head_dim = 32; head_dim <= TKV_MAX_HEAD_DIM;
+            for (int head_dim = 16; head_dim <= TKV_MAX_HEAD_DIM;
                  head_dim += 16 + head_dim / 4 * 3) {
                 tkv_row_codes row;
                 float decoded[TKV_MAX_HEAD_DIM];

@@ -216,12 +216,12 @@ static void check_products(const tkv_kernels *kernels, const product_case *c, in
 static void products_are_within_bounds(const tkv_kernels *kernels)
 {
     const int tokens[] = {1, 15, 16, 33, 64};
-    for (int i = 0; i < 2 * TKV_TYPE_COUNT * N_HEAD_DIMS; i++) {
+    for (int i = 0; i < 2 * TKV_TYPE_COUNT * N_PAGE_HEAD_DIMS; i++) {
         const int type = i % TKV_TYPE_COUNT;
-        const int d = i / TKV_TYPE_COUNT % N_HEAD_DIMS;
-        const product_case c = {(tkv_type)type, all_head_dims[d], 1 + (3 * d + 5 * type) % 16,
+        const int d = i / TKV_TYPE_COUNT % N_PAGE_HEAD_DIMS;
+        const product_case c = {(tkv_type)type, page_head_dims[d], 1 + (3 * d + 5 * type) % 16,
                                 tokens[(d + type) % 5],
-                                i < TKV_TYPE_COUNT * N_HEAD_DIMS ? 1 : N_FINITE_KINDS};
+                                i < TKV_TYPE_COUNT * N_PAGE_HEAD_DIMS ? 1 : N_FINITE_KINDS};
         check_products(kernels, &c, i);
     }
 }
@@ -229,13 +229,13 @@ static void products_are_within_bounds(const tkv_kernels *kernels)
 /* Every number of query heads a group, every filling of a page, the smallest and largest heads. */
 static void products_of_all_shapes_are_within_bounds(const tkv_kernels *kernels)
 {
-    const int head_dims[] = {32, 48, 144, 1024};
+    const int head_dims[] = {16, 32, 48, 144, 1008, 1024};
     for (int i = 0; i < TKV_TYPE_COUNT * TKV_PAGE_TOKENS; i++) {
         const product_case c = {(tkv_type)(i % TKV_TYPE_COUNT), 64, 1 + i / TKV_TYPE_COUNT % 16,
                                 1 + i / TKV_TYPE_COUNT, 1};
         check_products(kernels, &c, i + 1000);
     }
-    for (int i = 0; i < TKV_TYPE_COUNT * 4; i++) {
+    for (int i = 0; i < TKV_TYPE_COUNT * 6; i++) {
         const product_case c = {(tkv_type)(i % TKV_TYPE_COUNT), head_dims[i / TKV_TYPE_COUNT],
                                 i % 2 ? 3 : 16, 64 - i % 3, i % 2 ? 1 : N_FINITE_KINDS};
         check_products(kernels, &c, i + 2000);

@@ -14,8 +14,8 @@
 
 const int fuzz_runs = 1200;
 
-/* head_dim in steps of 16 from 32, and few large ones: scalar code reads them slowly. */
-static const int head_dims[] = {32, 48, 64, 80, 112, 128, 144, 192, 256, 576};
+/* head_dim in steps of 16 from 16, and few large ones: scalar code reads them slowly. */
+static const int head_dims[] = {16, 32, 48, 64, 80, 112, 128, 144, 192, 256, 576};
 
 /* For every type bits of all kinds and floats, at one head_dim after the other. */
 size_t fuzz_seed(int index, uint8_t data[FUZZ_MAX_INPUT])

@@ -18,6 +18,10 @@
 static const int all_head_dims[] = {64, 80, 96, 112, 128, 192, 256, 576};
 enum { N_HEAD_DIMS = sizeof all_head_dims / sizeof *all_head_dims };
 
+/* The same, and others that padded rows may have. */
+static const int page_head_dims[] = {64, 80, 96, 112, 128, 192, 256, 576, 16, 48, 240};
+enum { N_PAGE_HEAD_DIMS = sizeof page_head_dims / sizeof *page_head_dims };
+
 /* SplitMix64. */
 static inline uint64_t random_bits(uint64_t *state)
 {
