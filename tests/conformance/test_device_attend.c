@@ -362,7 +362,7 @@ static attend_case base_case(int type_k, int type_v, int head_dim, uint64_t seed
  * ones, centred or not. */
 static void attention_of_all_types(device_under_test *dut)
 {
-    const int n_head_dims = dut->is_quick ? 4 : (int)N_CASE_HEAD_DIMS;
+    const int n_head_dims = dut->is_quick ? 5 : (int)N_CASE_HEAD_DIMS;
     for (int k = 0; k < TKV_TYPE_COUNT; k++) {
         for (int v = 0; v < TKV_TYPE_COUNT; v += dut->is_quick ? 4 : 1) {
             attend_case c = base_case(k, v, 128, (uint64_t)(9 * k + v));
