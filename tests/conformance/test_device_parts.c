@@ -100,7 +100,8 @@ static void rows_are_moved_to_the_bit(device_under_test *dut)
 
 /* ---- Joining ------------------------------------------------------------------------------- */
 
-/* Parts that see nothing hold NaN; part 0 sees something in every row. */
+/* Parts that see nothing hold NaN; part 0 sees something in every row. Every 17th sum is NaN, and
+ * with it what is joined of its row. */
 static void make_parts(const tkv_device_join *shape, uint64_t *seed, float *parts, float *log_sums)
 {
     const size_t n_rows = (size_t)shape->n_rows;
@@ -108,7 +109,9 @@ static void make_parts(const tkv_device_join *shape, uint64_t *seed, float *part
     fill_gauss(seed, n_rows * (size_t)shape->n_parts * width, parts);
     for (size_t i = 0; i < n_rows * (size_t)shape->n_parts; i++) {
         const bool is_nothing = i >= n_rows && random_below(seed, 3) == 0;
-        log_sums[i] = is_nothing ? -INFINITY : 4.0f * random_gauss(seed) + (i % 5 ? 0.0f : 200.0f);
+        log_sums[i] = is_nothing     ? -INFINITY
+                      : i % 17 == 16 ? NAN
+                                     : 4.0f * random_gauss(seed) + (i % 5 ? 0.0f : 200.0f);
         for (size_t j = 0; is_nothing && j < width; j++) {
             parts[i * width + j] = NAN;
         }
@@ -132,7 +135,7 @@ static double join_row(const tkv_device_join *shape, const float *parts, const f
         const double weight = exp((double)log_sums[p * n_rows + row] - maximum);
         const float *part = parts + (p * n_rows + row) * (size_t)shape->from_width;
         sum += weight;
-        for (int j = 0; weight > 0.0 && j < shape->to_width; j++) {
+        for (int j = 0; weight != 0.0 && j < shape->to_width; j++) {
             out[j] += weight * (double)part[j];
         }
     }
@@ -164,14 +167,19 @@ static void check_join(const device_under_test *dut, const tkv_device_join *shap
         double expected[TKV_MAX_HEAD_DIM];
         const double log_sum = join_row(&join, parts, log_sums, i, expected);
         for (size_t j = 0; j < to_width; j++) {
-            if (!(fabs((double)out[i * to_width + j] - expected[j]) <= 1e-5)) {
+            const double difference = fabs((double)out[i * to_width + j] - expected[j]);
+            if (isnan(expected[j]) ? !isnan(out[i * to_width + j]) : !(difference <= 1e-5)) {
                 fail_msg("row %zu of %zu of %d parts of width %d to %d, coordinate %zu: %g, "
                          "expected %g",
                          i, n_rows, join.n_parts, join.from_width, join.to_width, j,
                          (double)out[i * to_width + j], expected[j]);
             }
         }
-        assert_true(!sums || fabs((double)sums[i] - log_sum) <= 1e-6 * (1.0 + fabs(log_sum)));
+        if (sums && isnan(log_sum)) {
+            assert_true(isnan(sums[i]));
+        } else if (sums) {
+            assert_true(fabs((double)sums[i] - log_sum) <= 1e-6 * (1.0 + fabs(log_sum)));
+        }
     }
     dut->table->release(dut->device, join.parts);
     dut->table->release(dut->device, join.log_sums);

@@ -276,7 +276,7 @@ static void join_now(const tkv_device_join *join)
             for (size_t p = 0; p < (size_t)join->n_parts; p++) {
                 const double weight = exp((double)log_sums[p * join->n_rows + i] - maximum) / sum;
                 const size_t row = (p * join->n_rows + i) * (size_t)join->from_width;
-                value += weight > 0.0 ? weight * (double)parts[row + (size_t)j] : 0.0;
+                value += weight != 0.0 ? weight * (double)parts[row + (size_t)j] : 0.0;
             }
             out[i * (size_t)join->to_width + (size_t)j] = (float)value;
         }
