@@ -491,15 +491,16 @@ static void attention_to_parts(device_under_test *dut)
     for (int i = 0; i < 60; i += dut->is_quick ? 7 : 1) {
         attend_case c = base_case(types[i % 5][0], types[i % 5][1], i % 3 == 2 ? 64 : 128,
                                   (uint64_t)(2600 + i));
+        const bool is_far = i % 10 == 5;
         c.data.n_tokens[0] = 230;
         c.data.begin = begins[i % 6];
-        c.data.end = ends[i / 2 % 6] > c.data.begin ? ends[i / 2 % 6] : 0;
+        c.data.end = ends[i / 2 % 6] > c.data.begin ? ends[i / 2 % 6] : is_far ? 230 : 0;
         c.data.layer.n_sinks = i % 4 == 1 ? 80 : i % 4 == 2 ? 16 : 0;
         c.data.exact_share = i % 3;
         c.data.is_centred = i % 3 == 1;
         c.n_queries = i % 4 == 0 ? 1 : i % 4 == 3 ? 40 : 9;
-        c.first_position = i % 2 ? (i % 5 ? 190 : 1000) : -1;
-        c.max_tokens = i % 2 && i % 5 == 0 ? 1040 : 0;
+        c.first_position = is_far ? 1000 : i % 2 ? 190 : -1;
+        c.max_tokens = is_far ? 1040 : 0;
         c.window = i % 7 == 3 ? 40 : i % 7 == 5 ? 150 : 0;
         c.has_sinks = i % 5 == 4;
         c.has_log_sums = i % 8 != 7;
