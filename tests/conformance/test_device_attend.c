@@ -300,7 +300,7 @@ static void compare_attention(const attend_case *c, const case_memory *memory, s
         square += difference * difference;
         norm += (double)data->expected[i] * (double)data->expected[i];
     }
-    const double error = sqrt(square / norm);
+    const double error = square == 0.0 ? 0.0 : sqrt(square / norm);
     const double bound = attend_bound(memory->dut->table, &c->data);
     if (!(error <= bound)) {
         fail_attention(c, "attention", error, bound);
