@@ -15,7 +15,8 @@ set(parts
     backend/metal/attend.metal
     backend/metal/attend_decode.metal
     backend/metal/attend_prefill.metal
-    backend/metal/attend_merge.metal)
+    backend/metal/attend_merge.metal
+    backend/metal/parts.metal)
 
 set(text "#include <metal_stdlib>\nusing namespace metal;\n")
 foreach(part IN LISTS parts)

@@ -21,7 +21,7 @@ add_custom_command(
 target_sources(tkv_objects PRIVATE ${TKV_METAL_SOURCE} ${TKV_METAL_FOLDER}/metal.m
                ${TKV_METAL_FOLDER}/memory.m
                ${TKV_METAL_FOLDER}/pipelines.m ${TKV_METAL_FOLDER}/kernels.m
-               ${TKV_METAL_FOLDER}/attend.m)
+               ${TKV_METAL_FOLDER}/attend.m ${TKV_METAL_FOLDER}/parts.m)
 target_compile_definitions(tkv_options INTERFACE TKV_HAVE_METAL)
 if(TKV_FAKE_METAL) # has the flags of Objective-C, too
     set(TKV_METAL_LIBRARIES $<BUILD_INTERFACE:fake_metal>)

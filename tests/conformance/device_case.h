@@ -25,6 +25,8 @@ typedef struct device_case {
     tkv_device_layer layer;
     int n_sequences;
     int n_tokens[MAX_SEQUENCES];
+    int begin; /* positions before it, and from `end` on, hold no token; end 0: all others do */
+    int end;
     bool is_centred;
     int exact_share;   /* of 4 blocks after the sinks so many are exact, chosen at random */
     int n_kinds;       /* of rows: 1: all Gaussian */
@@ -142,7 +144,7 @@ static inline float case_value(int kind, float gauss, bool is_spike)
 static inline void case_rotated_run(uint64_t *seed, int head_dim, float *x)
 {
     const int length = 5 + random_below(seed, 12);
-    const int first = random_below(seed, head_dim - length);
+    const int first = random_below(seed, head_dim - length + 1);
     for (int j = 0; j < head_dim; j++) {
         const float size = j >= first && j < first + length ? 7.0f : 0.01f;
         x[j] = random_below(seed, 2) ? size : -size;
@@ -321,6 +323,11 @@ static inline void case_leave_rows(const case_memory *memory, const case_block *
     }
 }
 
+static inline bool case_holds(const device_case *c, int position)
+{
+    return position >= c->begin && (c->end == 0 || position < c->end);
+}
+
 /* Puts all tokens where they belong, on the host, among rows that do not count, and copies the
  * pages to the device. */
 static inline void case_fill(case_memory *memory)
@@ -334,7 +341,9 @@ static inline void case_fill(case_memory *memory)
             case_leave_rows(memory, &sequence->blocks[b], &seed);
         }
         for (int i = 0; i < sequence->entry.n_tokens * n_kv_heads * 2; i++) {
-            case_store_row(memory, s, i / 2 / n_kv_heads, i / 2 % n_kv_heads, i % 2);
+            if (case_holds(memory->params, i / 2 / n_kv_heads)) {
+                case_store_row(memory, s, i / 2 / n_kv_heads, i / 2 % n_kv_heads, i % 2);
+            }
         }
         for (int b = 0; b < sequence->entry.n_blocks; b++) {
             const case_block *block = &sequence->blocks[b];
@@ -372,10 +381,11 @@ static inline void describe(const device_case *c, char *text, size_t size)
 {
     snprintf(text, size,
              "types %d/%d, head_dim %d/%d, %d KV heads, %d sinks, effort %d, %d sequences of %d.. "
-             "tokens, centred %d, exact share %d, %d kinds of rows, seed %llu",
+             "tokens, begin %d, end %d, centred %d, exact share %d, %d kinds of rows, seed %llu",
              c->layer.type_k, c->layer.type_v, c->layer.head_dim_k, c->layer.head_dim_v,
              c->layer.n_kv_heads, c->layer.n_sinks, c->layer.effort, c->n_sequences, c->n_tokens[0],
-             c->is_centred, c->exact_share, c->n_kinds, (unsigned long long)c->seed);
+             c->begin, c->end, c->is_centred, c->exact_share, c->n_kinds,
+             (unsigned long long)c->seed);
 }
 
 static inline void fail_case(const device_case *c, const char *what)
@@ -386,8 +396,8 @@ static inline void fail_case(const device_case *c, const char *what)
 }
 
 /* The tuned ones first. */
-static const int case_head_dims[] = {128, 64,  256, 32,  80,  1024,   48,
-                                     96,  112, 192, 576, 512, 16 * 61};
+static const int case_head_dims[] = {128, 64, 256, 32,  16,  80,  1024,
+                                     48,  96, 112, 192, 576, 512, 16 * 61};
 enum { N_CASE_HEAD_DIMS = sizeof case_head_dims / sizeof *case_head_dims };
 
 typedef void (*device_test)(device_under_test *dut);

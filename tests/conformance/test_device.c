@@ -45,7 +45,7 @@ static void check_rotation(const device_under_test *dut, int head_dim, int n_row
 
 static void rotation_is_equal_to_the_bit(device_under_test *dut)
 {
-    for (int head_dim = 32; head_dim <= TKV_MAX_HEAD_DIM; head_dim += dut->is_quick ? 176 : 16) {
+    for (int head_dim = 16; head_dim <= TKV_MAX_HEAD_DIM; head_dim += dut->is_quick ? 144 : 16) {
         check_rotation(dut, head_dim, 1 + head_dim / 16 % 37, (uint64_t)head_dim);
     }
     check_rotation(dut, 128, dut->is_quick ? 130 : 5000, 3);
@@ -223,7 +223,7 @@ static void check_storing(const device_under_test *dut, const device_case *c)
 
 static void pages_are_equal_to_the_bit(device_under_test *dut)
 {
-    const int n_head_dims = dut->is_quick ? 5 : (int)N_CASE_HEAD_DIMS;
+    const int n_head_dims = dut->is_quick ? 6 : (int)N_CASE_HEAD_DIMS;
     for (int d = 0; d < n_head_dims; d++) {
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
             uint64_t seed = (uint64_t)(100 * d + type);

@@ -28,9 +28,22 @@ typedef struct attend_memory {
     float *q;
     float *sinks;
     float *out;
+    float *log_sums;
     tkv_attend_stats stats;
 } attend_memory;
 
+/* The first position of a sequence that holds a token, and the one after the last. */
+static int begin_of(const attend_case *c)
+{
+    return c->cache.begin;
+}
+
+static int end_of(const attend_case *c, int sequence)
+{
+    return c->cache.end ? c->cache.end : c->cache.n_tokens[sequence];
+}
+
+/* Positions without a token keep the random bits that case_create puts there. */
 static void fill_cache(const device_under_test *dut, const attend_case *c, attend_memory *m)
 {
     const tkv_device_layer *layer = &c->cache.layer;
@@ -46,8 +59,11 @@ static void fill_cache(const device_under_test *dut, const attend_case *c, atten
                            (size_t)case_head_dim(layer, order) * sizeof(float);
             x[order] = device_put(dut, m->cache.sequences[s].rows[order], bytes[order]);
         }
-        assert_ok(
-            dut->table->store(dut->device, layer, sequence, 1, 0, n_tokens, x[0], x[1], &error));
+        const uint64_t skipped = (uint64_t)(begin_of(c) * layer->n_kv_heads) * sizeof(float);
+        assert_ok(dut->table->store(dut->device, layer, sequence, 1, begin_of(c),
+                                    end_of(c, s) - begin_of(c),
+                                    x[0] + skipped * (uint64_t)layer->head_dim_k,
+                                    x[1] + skipped * (uint64_t)layer->head_dim_v, &error));
         assert_ok(dut->table->load(dut->device, layer, sequence, 0, n_tokens, x[0], x[1], &error));
         for (int order = 0; order < 2; order++) {
             *decoded[order] = allocate(bytes[order]);
@@ -80,7 +96,9 @@ static tkv_device_attend params_of(const attend_case *c, const attend_memory *m)
                                .scale = 1.0f / sqrtf((float)layer->head_dim_k),
                                .logit_softcap = c->softcap,
                                .sparse_v = c->sparse_v,
-                               .sequences = m->cache.address};
+                               .sequences = m->cache.address,
+                               .begin = c->cache.begin,
+                               .end = c->cache.end};
 }
 
 /* Runs the device's attention; out lies between guards. */
@@ -96,10 +114,12 @@ static void attend_on_device(const device_under_test *dut, const attend_case *c,
     m->q = allocate(q_floats * sizeof *m->q);
     m->sinks = allocate((size_t)params.n_heads * sizeof *m->sinks);
     m->out = allocate(out_floats * sizeof *m->out);
+    m->log_sums = allocate(rows * sizeof *m->log_sums);
     fill_gauss(&seed, q_floats, m->q);
     fill_gauss(&seed, (size_t)params.n_heads, m->sinks);
     params.q = device_put(dut, m->q, q_floats * sizeof *m->q);
     params.out = device_allocate(dut, out_floats * sizeof *m->out);
+    params.log_sums = device_allocate(dut, rows * sizeof *m->log_sums);
     params.sinks =
         c->has_sinks ? device_put(dut, m->sinks, (size_t)params.n_heads * sizeof *m->sinks) : 0;
     params.stats = c->sparse_v > 0.0f ? device_put(dut, &m->stats, sizeof m->stats) : 0;
@@ -108,13 +128,15 @@ static void attend_on_device(const device_under_test *dut, const attend_case *c,
     assert_ok(dut->table->attend(dut->device, &params, &error));
     assert_ok(
         dut->table->download(dut->device, m->out, params.out, out_floats * sizeof *m->out, &error));
+    assert_ok(dut->table->download(dut->device, m->log_sums, params.log_sums,
+                                   rows * sizeof *m->log_sums, &error));
     if (params.stats) {
         assert_ok(
             dut->table->download(dut->device, &m->stats, params.stats, sizeof m->stats, &error));
     }
-    const uint64_t addresses[] = {params.q, params.out, params.sinks, params.stats,
-                                  params.workspace};
-    for (int i = 0; i < 5; i++) {
+    const uint64_t addresses[] = {params.q,     params.out,       params.sinks,
+                                  params.stats, params.workspace, params.log_sums};
+    for (int i = 0; i < 6; i++) {
         dut->table->release(dut->device, addresses[i]);
     }
 }
@@ -130,9 +152,9 @@ static double logit_of(const attend_case *c, const float *q, const float *k)
     return c->softcap > 0.0f ? (double)c->softcap * tanh(sum / (double)c->softcap) : sum;
 }
 
-/* One query row over tokens first .. end - 1. */
-static void attend_row(const attend_case *c, const attend_memory *m, int s, int kv_head,
-                       const float *q, float sink, int first, int end, double *out)
+/* One query row over tokens first .. end - 1; returns the logarithm of its softmax's sum. */
+static double attend_row(const attend_case *c, const attend_memory *m, int s, int kv_head,
+                         const float *q, float sink, int first, int end, double *out)
 {
     const tkv_device_layer *layer = &c->cache.layer;
     const size_t dim_k = (size_t)layer->head_dim_k;
@@ -158,26 +180,28 @@ static void attend_row(const attend_case *c, const attend_memory *m, int s, int 
         out[j] /= total;
     }
     free(weights);
+    return total > 0.0 ? maximum + log(total) : -INFINITY;
 }
 
 static void describe_case(const attend_case *c, char *text, size_t size)
 {
     snprintf(text, size,
              "types %d/%d, head_dim %d/%d, %d KV heads, group %d, %d queries ending %d before the "
-             "end of %d tokens, %d sequences, %d sinks, window %d, softcap %g, sink logits %d, "
+             "end of %d tokens, those from %d to %d held, %d sequences, %d sinks, window %d, "
+             "softcap %g, sink logits %d, "
              "sparse V %g, centred %d, exact share %d",
              c->cache.layer.type_k, c->cache.layer.type_v, c->cache.layer.head_dim_k,
              c->cache.layer.head_dim_v, c->cache.layer.n_kv_heads, c->group, c->n_queries, c->back,
-             c->cache.n_tokens[0], c->cache.n_sequences, c->cache.layer.n_sinks, c->window,
-             (double)c->softcap, c->has_sinks, (double)c->sparse_v, c->cache.is_centred,
-             c->cache.exact_share);
+             c->cache.n_tokens[0], begin_of(c), end_of(c, 0), c->cache.n_sequences,
+             c->cache.layer.n_sinks, c->window, (double)c->softcap, c->has_sinks,
+             (double)c->sparse_v, c->cache.is_centred, c->cache.exact_share);
 }
 
 static float largest_value(const attend_case *c, const attend_memory *m, int s)
 {
     float largest = 0.0f;
-    const int n = c->cache.n_tokens[s] * c->cache.layer.n_kv_heads * c->cache.layer.head_dim_v;
-    for (int i = 0; i < n; i++) {
+    const int token = c->cache.layer.n_kv_heads * c->cache.layer.head_dim_v;
+    for (int i = begin_of(c) * token; i < end_of(c, s) * token; i++) {
         largest = fmaxf(largest, fabsf(m->v[s][i]));
     }
     return largest;
@@ -197,12 +221,18 @@ static int64_t compare_rows(const attend_case *c, const attend_memory *m)
         for (int i = 0; i < c->n_queries * n_heads; i++) {
             const size_t row = (size_t)(s * c->n_queries * n_heads + i);
             const int head = i % n_heads;
-            const int end = first_position + i / n_heads + 1;
-            const int first = c->window && end > c->window ? end - c->window : 0;
-            attend_row(c, m, s, head / c->group, m->q + row * (size_t)layer->head_dim_k,
-                       m->sinks[head], first, end, expected);
-            n_weights += end - first;
-            for (int j = 0; j < layer->head_dim_v; j++) {
+            const int next = first_position + i / n_heads + 1;
+            const int oldest = c->window && next > c->window ? next - c->window : 0;
+            const int first = oldest > begin_of(c) ? oldest : begin_of(c);
+            const int end = next < end_of(c, s) ? next : end_of(c, s);
+            const double log_sum =
+                attend_row(c, m, s, head / c->group, m->q + row * (size_t)layer->head_dim_k,
+                           m->sinks[head], first, end, expected);
+            const double difference = fabs((double)m->log_sums[row] - log_sum);
+            assert_true(isinf(log_sum) ? (double)m->log_sums[row] == log_sum
+                                       : difference <= TOLERANCE * (1.0 + fabs(log_sum)));
+            n_weights += end > first ? end - first : 0;
+            for (int j = 0; !isinf(log_sum) && j < layer->head_dim_v; j++) {
                 const double actual = (double)m->out[row * (size_t)layer->head_dim_v + (size_t)j];
                 if (!(fabs(actual - expected[j]) <= bound)) {
                     char text[400];
@@ -234,6 +264,7 @@ static void check_attention(const device_under_test *dut, const attend_case *c)
     free(m.q);
     free(m.sinks);
     free(m.out);
+    free(m.log_sums);
     case_free(&m.cache);
 }
 
@@ -289,10 +320,10 @@ static void every_type(void **state)
 static void every_head_dim(void **state)
 {
     (void)state;
-    const int types[][2] = {{3, 5}, {5, 3}, {1, 2}, {7, 6}, {2, 7}, {6, 8}, {4, 1}, {8, 0}};
+    const int types[][2] = {{3, 5}, {5, 3}, {1, 2}, {7, 6}, {2, 7}, {6, 8}, {4, 1}, {8, 0}, {7, 5}};
     const device_under_test dut = open_with("4mag");
-    for (int i = 0; i < N_HEAD_DIMS; i++) {
-        const int head_dim = all_head_dims[i];
+    for (int i = 0; i <= N_HEAD_DIMS; i++) {
+        const int head_dim = i < N_HEAD_DIMS ? all_head_dims[i] : 16;
         const attend_case decode = make_case(types[i][0], types[i][1], head_dim, 1, 3);
         const attend_case prefill = make_case(types[i][0], types[i][1], head_dim, 5, 2);
         check_attention(&dut, &decode);
@@ -343,6 +374,27 @@ static void every_length(void **state)
     dut.table->close(dut.device);
 }
 
+/* A part of a sequence: slots before its first token and behind its last are random bits. Some
+ * queries are behind it, and some of those see nothing of it through a window. */
+static void every_part(void **state)
+{
+    (void)state;
+    const int parts[][2] = {{3, 0}, {70, 150}, {0, 61}, {17, 64}, {64, 100}, {1, 2}};
+    const int types[][2] = {{0, 0}, {3, 0}, {5, 7}};
+    const device_under_test dut = open_with("4mag");
+    for (int i = 0; i < 12; i++) {
+        attend_case c = make_case(types[i % 3][0], types[i % 3][1], 64, i % 2 ? 1 : 20, 2);
+        c.cache.n_tokens[0] = 170;
+        c.cache.begin = parts[i / 2][0];
+        c.cache.end = parts[i / 2][1];
+        c.cache.exact_share = 2;
+        c.window = i % 4 == 2 ? 40 : 0;
+        c.has_sinks = i % 6 == 5;
+        check_attention(&dut, &c);
+    }
+    dut.table->close(dut.device);
+}
+
 /* Rows decoded to halves are the rows decoded to floats, rounded. */
 static void halves_are_rounded_floats(void **state)
 {
@@ -378,11 +430,9 @@ static void halves_are_rounded_floats(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_type),
-        cmocka_unit_test(every_head_dim),
-        cmocka_unit_test(every_option),
-        cmocka_unit_test(every_length),
-        cmocka_unit_test(halves_are_rounded_floats),
+        cmocka_unit_test(every_type),   cmocka_unit_test(every_head_dim),
+        cmocka_unit_test(every_option), cmocka_unit_test(every_length),
+        cmocka_unit_test(every_part),   cmocka_unit_test(halves_are_rounded_floats),
     };
     if (argc > 1) {
         cmocka_set_test_filter(argv[1]);

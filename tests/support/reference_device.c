@@ -276,7 +276,7 @@ static void join_now(const tkv_device_join *join)
             for (size_t p = 0; p < (size_t)join->n_parts; p++) {
                 const double weight = exp((double)log_sums[p * join->n_rows + i] - maximum) / sum;
                 const size_t row = (p * join->n_rows + i) * (size_t)join->from_width;
-                value += weight > 0.0 ? weight * (double)parts[row + (size_t)j] : 0.0;
+                value += weight != 0.0 ? weight * (double)parts[row + (size_t)j] : 0.0;
             }
             out[i * (size_t)join->to_width + (size_t)j] = (float)value;
         }
@@ -423,6 +423,28 @@ static size_t attend_workspace_bytes(const tkv_device *device, const tkv_device_
            (size_t)(params->max_tokens / TKV_PAGE_TOKENS + 1) * sizeof(float);
 }
 
+/* Zeroes the slots of a block that lie before a segment's first token: whatever they hold, a device
+ * does not look at them. */
+static void clear_slots(const tkv_cache_layer *layer, const tkv_segment *segment, int index)
+{
+    const float zeros[TKV_MAX_HEAD_DIM] = {0};
+    tkv_block *block = layer->blocks[index];
+    const int first = tkv_block_slots(segment, index).first;
+    for (int slot = 0; slot < first && slot < block->n_slots; slot++) {
+        for (int i = 0; i < 2 * layer->n_kv_heads; i++) {
+            const tkv_page_order order = i % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
+            const tkv_page_span span = {tkv_block_type(layer, block, order),
+                                        order,
+                                        tkv_layer_padded(layer, order),
+                                        slot,
+                                        1,
+                                        TKV_EFFORT_FAST};
+            tkv_kernels_scalar.encode(&span, zeros, (size_t)span.head_dim,
+                                      tkv_block_page(layer, block, i / 2, order));
+        }
+    }
+}
+
 /* A cache of the CPU with the pages of a sequence's first n_tokens positions from `begin` on, whose
  * first token there has position 0. */
 static tkv_cache *copy_cache(tkv_context *cpu, const tkv_device_attend *p,
@@ -464,6 +486,7 @@ static tkv_cache *copy_cache(tkv_context *cpu, const tkv_device_attend *p,
         memcpy((uint8_t *)copied->blocks[b] + TKV_BLOCK_HEADER, host(blocks[b].pages),
                tkv_block_bytes(copied, copied->blocks[b]) - TKV_BLOCK_HEADER);
         copied->n_blocks++;
+        clear_slots(copied, &copied->segments[0], b);
     }
     return cache;
 }

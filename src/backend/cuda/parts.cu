@@ -75,8 +75,8 @@ __global__ void __launch_bounds__(N_THREADS)
         for (int p = 0; p < join.n_parts; p++) {
             const float weight = expf(log_sums[p * join.n_rows] - maximum) / total;
             const uint64_t at = (p * join.n_rows + row) * join.from_width + j;
-            // What sees nothing of a part may hold anything.
-            sum += weight > 0.0f ? weight * reinterpret_cast<const float *>(join.parts)[at] : 0.0f;
+            // What sees nothing of a part may hold anything; a weight that is NaN is not hidden.
+            sum += weight != 0.0f ? weight * reinterpret_cast<const float *>(join.parts)[at] : 0.0f;
         }
         reinterpret_cast<float *>(join.out)[row * join.to_width + j] = sum;
     }

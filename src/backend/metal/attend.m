@@ -24,8 +24,8 @@
 #define WANTED_PREFILL_ITEMS 128
 #define MIN_SPLIT_PAGES 2
 
-_Static_assert(sizeof(tkv_device_attend) == 112, "shared with the kernels");
-_Static_assert(sizeof(tkv_metal_attend) == 192, "shared with the kernels");
+_Static_assert(sizeof(tkv_device_attend) == 128, "shared with the kernels");
+_Static_assert(sizeof(tkv_metal_attend) == 208, "shared with the kernels");
 
 typedef struct attend_plan {
     tkv_metal_attend params;

@@ -9,6 +9,7 @@
 // Below all logits, and finite, for no kernel relies on infinity.
 constant float no_logit = -3.0e38f;
 constant float logit_limit = 1267650600228229401496703205376.0f; // 2^100
+constant uint bits_of_minus_infinity = 0xff800000u;
 
 // The part of the work of one item.
 struct attend_work {
@@ -27,6 +28,12 @@ inline int position_of_row(constant tkv_metal_attend &p, thread const attend_wor
     return work.first_position + row / p.group;
 }
 
+// Positions from here on hold no token, or those of a later part of the sequence.
+inline int end_of_tokens(constant tkv_metal_attend &p)
+{
+    return p.attend.end > 0 ? p.attend.end : 0x7fffffff;
+}
+
 // Finds the blocks that a tile's rows see and the share of the split.
 inline attend_work work_of_item(constant tkv_metal_attend &p, int unit, int tile, int split)
 {
@@ -42,10 +49,10 @@ inline attend_work work_of_item(constant tkv_metal_attend &p, int unit, int tile
     work.item = (ulong(unit) * ulong(p.n_tiles) + ulong(tile)) * ulong(p.n_splits) * 2 +
                 ulong(split) * 2 + ulong(exact_blocks);
     const int last_row = min(work.first_row + p.tile_rows, p.n_rows) - 1;
-    const int first_seen = position_of_row(p, work, work.first_row);
-    const int last_seen = position_of_row(p, work, last_row);
-    const int oldest = p.attend.window > 0 ? first_seen + 1 - p.attend.window : 0;
-    const int first_block = block_of(n_sinks, max(oldest, 0));
+    const int first_query = position_of_row(p, work, work.first_row);
+    const int last_seen = min(position_of_row(p, work, last_row), end_of_tokens(p) - 1);
+    const int oldest = p.attend.window > 0 ? first_query + 1 - p.attend.window : 0;
+    const int first_block = block_of(n_sinks, max(oldest, p.attend.begin));
     const int end_block = min(block_of(n_sinks, last_seen) + 1, work.sequence->n_blocks);
     const int n_blocks = max(end_block - first_block, 0);
     work.begin = first_block + int(long(n_blocks) * split / p.n_splits);
@@ -53,36 +60,42 @@ inline attend_work work_of_item(constant tkv_metal_attend &p, int unit, int tile
     return work;
 }
 
-// Which slots of a block a row sees.
-struct seen_slots {
+// Slots first .. end-1 of a block; none if end is not larger.
+struct slot_range {
     int first;
     int end;
 };
 
-inline seen_slots slots_of_row(constant tkv_metal_attend &p, thread const attend_work &work,
-                               int row, int start, int n_slots)
+// The slots that may be read: those that hold tokens, up to the last that the tile's last row sees,
+// and in an exact block those that it has room for. The others hold what dropped tokens have left.
+inline slot_range readable_slots(constant tkv_metal_attend &p, thread const attend_work &work,
+                                 tkv_device_block block, int index)
 {
-    seen_slots seen;
+    const int start = block_start(p.attend.layer.n_sinks, index);
+    const int next = block_start(p.attend.layer.n_sinks, index + 1);
+    const int last_row = min(work.first_row + p.tile_rows, p.n_rows) - 1;
+    const int seen_end = position_of_row(p, work, last_row) + 1;
+    const int end = min(min(seen_end, end_of_tokens(p)), next) - start;
+    slot_range readable;
+    readable.first = max(p.attend.begin - start, 0);
+    readable.end = max(block.is_exact ? min(end, block.n_slots) : end, 0);
+    return readable;
+}
+
+// Which of the readable slots of a block a row sees.
+inline slot_range slots_of_row(constant tkv_metal_attend &p, thread const attend_work &work,
+                               int row, int start, slot_range readable)
+{
+    slot_range seen;
     seen.first = 0;
     seen.end = 0;
     if (row < p.n_rows) {
         const int end = position_of_row(p, work, row) + 1 - start;
-        seen.first = p.attend.window > 0 ? max(end - p.attend.window, 0) : 0;
-        seen.end = min(end, n_slots);
+        seen.first =
+            p.attend.window > 0 ? max(end - p.attend.window, readable.first) : readable.first;
+        seen.end = min(end, readable.end);
     }
     return seen;
-}
-
-// Slots of a block that may be read: those that the last row of the tile sees, and in an exact
-// block those that it has room for.
-inline int readable_slots(constant tkv_metal_attend &p, thread const attend_work &work,
-                          tkv_device_block block, int index)
-{
-    const int start = block_start(p.attend.layer.n_sinks, index);
-    const int n_slots = block_start(p.attend.layer.n_sinks, index + 1) - start;
-    const int last_row = min(work.first_row + p.tile_rows, p.n_rows) - 1;
-    const int seen = slots_of_row(p, work, last_row, start, n_slots).end;
-    return max(block.is_exact ? min(seen, block.n_slots) : seen, 0);
 }
 
 inline float to_logit(constant tkv_metal_attend &p, float score)
@@ -111,7 +124,7 @@ inline void begin_softmax(thread row_softmax &row)
 
 // One block: the lane's scores of slots `lane` and `lane + 32` become weights; returns what earlier
 // sums are to be multiplied by. Weights below the threshold of sparse V become zero.
-inline float advance_softmax(constant tkv_metal_attend &p, seen_slots seen, uint lane,
+inline float advance_softmax(constant tkv_metal_attend &p, slot_range seen, uint lane,
                              thread row_softmax &row, thread float *weights)
 {
     float maximum = row.maximum;

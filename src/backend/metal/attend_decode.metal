@@ -248,14 +248,15 @@ inline void accumulate_coded(device const uint *page, int n_tokens,
     }
 }
 
-inline void accumulate_halves(device const half *page, int n_tokens,
+// Slots without a token may hold values that are not finite: a weight of 0 does not hide them.
+inline void accumulate_halves(device const half *page, slot_range readable,
                               threadgroup const float *weights, uint lane, thread decode_sums &sums)
 {
     for (int i = 0; i < registers_of(value_dim); i++) {
         const int j = min(32 * i + int(lane), value_dim - 1);
         float values[max_tile_rows];
         begin_sums(values);
-        for (int slot = 0; slot < n_tokens; slot++) {
+        for (int slot = readable.first; slot < readable.end; slot++) {
             const float value = float(page[slot * value_dim + j]);
 #pragma unroll
             for (int r = 0; r < tile_rows; r++) {
@@ -326,7 +327,7 @@ inline void attend_block(constant tkv_metal_attend &p, thread const attend_work 
                          uint lane, thread row_softmax *softmax, thread decode_sums &sums)
 {
     const int start = block_start(p.attend.layer.n_sinks, index);
-    const int n_tokens = readable_slots(p, work, block, index);
+    const slot_range readable = readable_slots(p, work, block, index);
     const ulong keys = page_address(p.attend.layer, block, work.kv_head, 0);
     const ulong values = page_address(p.attend.layer, block, work.kv_head, order_value);
     float weights[max_tile_rows][2];
@@ -335,7 +336,7 @@ inline void attend_block(constant tkv_metal_attend &p, thread const attend_work 
         weights[r][1] = 0.0f;
     }
     if (key_type == type_f16) {
-        score_halves(at_address<const half>(keys), n_tokens, memory.queries, memory.weights, lane,
+        score_halves(at_address<const half>(keys), readable.end, memory.queries, memory.weights, lane,
                      weights);
     } else {
         score_coded(at_address<const uint>(keys), memory.queries, memory.sketched, lane, weights);
@@ -349,7 +350,7 @@ inline void attend_block(constant tkv_metal_attend &p, thread const attend_work 
                                : 0.0f;
         weights[r][0] += bias;
         weights[r][1] += bias;
-        const seen_slots seen = slots_of_row(p, work, row, start, n_tokens);
+        const slot_range seen = slots_of_row(p, work, row, start, readable);
         const float factor = advance_softmax(p, seen, lane, softmax[r], weights[r]);
         rescale_sums(r, factor, sums);
         largest = fmax(largest, fmax(weights[r][0], weights[r][1]));
@@ -360,9 +361,9 @@ inline void attend_block(constant tkv_metal_attend &p, thread const attend_work 
     share_weights(at_address<const uint>(values), lane, weights, memory.weights,
                   memory.sign_weights);
     if (value_type == type_f16) {
-        accumulate_halves(at_address<const half>(values), n_tokens, memory.weights, lane, sums);
+        accumulate_halves(at_address<const half>(values), readable, memory.weights, lane, sums);
     } else {
-        accumulate_coded(at_address<const uint>(values), n_tokens, memory.weights,
+        accumulate_coded(at_address<const uint>(values), readable.end, memory.weights,
                          memory.sign_weights, lane, sums);
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);

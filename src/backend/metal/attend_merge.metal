@@ -35,6 +35,12 @@ inline float merge_maximum(constant tkv_metal_attend &p, ulong first_item, int r
     return simd_max(maximum);
 }
 
+// The logarithm of a softmax's sum, which is relative to `maximum`; a row that sees nothing has none.
+inline float log_of_sum(float maximum, float sum)
+{
+    return sum == 0.0f ? as_type<float>(bits_of_minus_infinity) : maximum + log(sum);
+}
+
 [[max_total_threads_per_threadgroup(128)]] kernel void
 tkv_merge_rows(constant tkv_metal_attend &p [[buffer(0)]],
                uint threadgroup_index [[threadgroup_position_in_grid]],
@@ -83,9 +89,11 @@ tkv_merge_rows(constant tkv_metal_attend &p [[buffer(0)]],
         out[i] = (out[i] + part[i]) / total;
     }
     const ulong query = ulong(unit / n_kv_heads) * ulong(p.attend.n_queries) + ulong(row / p.group);
-    device float *to = at_address<float>(p.attend.out) +
-                       (query * ulong(p.attend.n_heads) + ulong(head)) * ulong(value_dim);
-    store_row(value_dim, to, out, lane);
+    const ulong out_row = query * ulong(p.attend.n_heads) + ulong(head);
+    store_row(value_dim, at_address<float>(p.attend.out) + out_row * ulong(value_dim), out, lane);
+    if (p.attend.log_sums != 0 && lane == 0) {
+        at_address<float>(p.attend.log_sums)[out_row] = log_of_sum(maximum, total);
+    }
 }
 
 // Adds the weights seen and skipped to the caller's counters; one simdgroup in all.

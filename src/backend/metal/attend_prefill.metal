@@ -127,7 +127,7 @@ inline void score_page(constant tkv_metal_attend &p, thread const attend_work &w
 
 // The softmax of every fourth row, which stays with its simdgroup.
 inline void weigh_page(constant tkv_metal_attend &p, thread const attend_work &work, int index,
-                       int n_tokens, thread const prefill_memory &memory, thread_place at,
+                       slot_range readable, thread const prefill_memory &memory, thread_place at,
                        thread row_softmax *softmax)
 {
     const int start = block_start(p.attend.layer.n_sinks, index);
@@ -140,7 +140,7 @@ inline void weigh_page(constant tkv_metal_attend &p, thread const attend_work &w
         const float bias = exact_blocks == 0 ? at_address<const float>(p.bias)[bias_index] : 0.0f;
         threadgroup float *scores = memory.scores + r * page_tokens;
         float weights[2] = {scores[at.lane] + bias, scores[at.lane + 32] + bias};
-        const seen_slots seen = slots_of_row(p, work, row, start, n_tokens);
+        const slot_range seen = slots_of_row(p, work, row, start, readable);
         const float factor = advance_softmax(p, seen, at.lane, softmax[k], weights);
         scores[at.lane] = weights[0];
         scores[at.lane + 32] = weights[1];
@@ -193,7 +193,7 @@ inline void rescale_tiles(threadgroup const float *rescale, thread_place at,
 
 // Values times scale, or signs times step, of 32 coordinates: [64][32], a lane a coordinate. A
 // simdgroup takes a half of a group of 32 tokens. `before`: path words of the coordinates before.
-inline void stage_coded_values(device const uint *page, int n_tokens, int chunk,
+inline void stage_coded_values(device const uint *page, slot_range readable, int chunk,
                                bool is_sketch_part, thread const prefill_memory &memory,
                                thread_place at, thread uint &before)
 {
@@ -213,19 +213,19 @@ inline void stage_coded_values(device const uint *page, int n_tokens, int chunk,
             is_sketch_part ? four_signs(value_type, group, n) : four_levels(value_type, group, n);
         for (int r = 0; r < 4; r++) {
             const int slot = 32 * b + 4 * n + r;
-            memory.stage[slot * 32 + int(at.lane)] =
-                slot < n_tokens ? values[r] * scales[slot] : 0.0f;
+            const bool is_readable = slot >= readable.first && slot < readable.end;
+            memory.stage[slot * 32 + int(at.lane)] = is_readable ? values[r] * scales[slot] : 0.0f;
         }
     }
 }
 
-inline void stage_half_values(device const half *page, int n_tokens, int chunk,
+inline void stage_half_values(device const half *page, slot_range readable, int chunk,
                               threadgroup float *stage, thread_place at)
 {
     const int j = min(32 * chunk + int(at.lane), value_dim - 1);
     for (int slot = int(at.simdgroup_index); slot < page_tokens; slot += TKV_METAL_SIMDGROUPS) {
-        stage[slot * 32 + int(at.lane)] =
-            slot < n_tokens ? float(page[slot * value_dim + j]) : 0.0f;
+        const bool is_readable = slot >= readable.first && slot < readable.end;
+        stage[slot * 32 + int(at.lane)] = is_readable ? float(page[slot * value_dim + j]) : 0.0f;
     }
 }
 
@@ -258,7 +258,7 @@ inline void stage_scales(device const uint *page, threadgroup float *scales, thr
 }
 
 // sums += weights times the values of a page, or the signs of its sketch.
-inline void accumulate_page(ulong page, int n_tokens, bool is_sketch_part,
+inline void accumulate_page(ulong page, slot_range readable, bool is_sketch_part,
                             thread const prefill_memory &memory, thread_place at,
                             thread simdgroup_float8x8 *sums)
 {
@@ -272,14 +272,14 @@ inline void accumulate_page(ulong page, int n_tokens, bool is_sketch_part,
     for (int chunk = 0; chunk < sum_columns(); chunk++) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (value_type == type_f16) {
-            stage_half_values(at_address<const half>(page), n_tokens, chunk, memory.stage, at);
+            stage_half_values(at_address<const half>(page), readable, chunk, memory.stage, at);
         } else {
-            stage_coded_values(at_address<const uint>(page), n_tokens, chunk, is_sketch_part,
+            stage_coded_values(at_address<const uint>(page), readable, chunk, is_sketch_part,
                                memory, at, before);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (has_columns(chunk, at)) {
-            multiply_values(n_tokens, chunk, memory, at, sums);
+            multiply_values(readable.end, chunk, memory, at, sums);
         }
     }
 }
@@ -311,13 +311,13 @@ inline void attend_page(constant tkv_metal_attend &p, thread const attend_work &
                         tkv_device_block block, int index, thread const prefill_memory &memory,
                         thread_place at, thread row_softmax *softmax, thread prefill_sums &sums)
 {
-    const int n_tokens = readable_slots(p, work, block, index);
+    const slot_range readable = readable_slots(p, work, block, index);
     const ulong values = page_address(p.attend.layer, block, work.kv_head, order_value);
-    score_page(p, work, page_address(p.attend.layer, block, work.kv_head, 0), n_tokens, memory, at);
+    score_page(p, work, page_address(p.attend.layer, block, work.kv_head, 0), readable.end, memory, at);
     if (value_type != type_f16) {
         stage_scales(at_address<const uint>(values), memory.scales, at);
     }
-    weigh_page(p, work, index, n_tokens, memory, at, softmax);
+    weigh_page(p, work, index, readable, memory, at, softmax);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (is_flagged(memory.flags)) {
         rescale_tiles(memory.rescale, at, sums.levels);
@@ -326,9 +326,9 @@ inline void attend_page(constant tkv_metal_attend &p, thread const attend_work &
         }
     }
     if (is_flagged(memory.flags + 4)) { // or sparse V has left no weight
-        accumulate_page(values, n_tokens, false, memory, at, sums.levels);
+        accumulate_page(values, readable, false, memory, at, sums.levels);
         if (is_sketch(value_type)) {
-            accumulate_page(values, n_tokens, true, memory, at, sums.signs);
+            accumulate_page(values, readable, true, memory, at, sums.signs);
         }
     }
 }

@@ -11,11 +11,13 @@
 static_assert(sizeof(tkv_device_block) == 16, "shared with the host");
 static_assert(sizeof(tkv_device_sequence) == 32, "shared with the host");
 static_assert(sizeof(tkv_device_layer) == 28, "shared with the host");
-static_assert(sizeof(tkv_device_attend) == 112, "shared with the host");
+static_assert(sizeof(tkv_device_attend) == 128, "shared with the host");
+static_assert(sizeof(tkv_device_rows) == 56, "shared with the host");
+static_assert(sizeof(tkv_device_join) == 56, "shared with the host");
 static_assert(sizeof(tkv_metal_copy_items) == 24, "shared with the host");
 static_assert(sizeof(tkv_metal_rotate) == 16, "shared with the host");
 static_assert(sizeof(tkv_metal_rows) == 80, "shared with the host");
-static_assert(sizeof(tkv_metal_attend) == 192, "shared with the host");
+static_assert(sizeof(tkv_metal_attend) == 208, "shared with the host");
 
 // Kernels that work on one side (keys or values) take its type and head_dim from the key's.
 constant int key_type [[function_constant(TKV_METAL_KEY_TYPE)]];

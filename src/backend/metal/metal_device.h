@@ -82,7 +82,7 @@ tkv_status tkv_metal_pipeline(tkv_metal_device *device, const tkv_metal_launch *
 tkv_status tkv_metal_dispatch(tkv_metal_device *device, const tkv_metal_launch *launch,
                               tkv_error *error);
 
-/* Kernels of the table (kernels.m, attend.m). */
+/* Kernels of the table (kernels.m, attend.m, parts.m). */
 tkv_status tkv_metal_rotate_rows(tkv_device *device, int head_dim, size_t n_rows, uint64_t x,
                                  bool is_inverse, tkv_error *error);
 tkv_status tkv_metal_copy(tkv_device *device, uint64_t to, uint64_t from, size_t bytes,
@@ -97,6 +97,9 @@ tkv_status tkv_metal_load_half(tkv_device *device, const tkv_device_layer *layer
 size_t tkv_metal_attend_workspace_bytes(const tkv_device *device, const tkv_device_attend *params);
 tkv_status tkv_metal_attend_layer(tkv_device *device, const tkv_device_attend *params,
                                   tkv_error *error);
+
+tkv_status tkv_metal_move_rows(tkv_device *device, const tkv_device_rows *rows, tkv_error *error);
+tkv_status tkv_metal_join(tkv_device *device, const tkv_device_join *join, tkv_error *error);
 
 /* Runs what has been encoded and waits for it (metal.m). */
 tkv_status tkv_metal_wait(tkv_device *device, tkv_error *error);

@@ -6,7 +6,7 @@ enum : int { sketch_round = 2 };
 
 inline int rotation_block(int dim)
 {
-    int block = 32;
+    int block = 16;
     while (2 * block <= dim) {
         block *= 2;
     }
@@ -23,11 +23,13 @@ inline float rotation_norm(int block)
     return block == 2 ? norm * 0.707106769f : norm;
 }
 
-// Walsh-Hadamard transform of n registers; `place` is the lane's place among 32 coordinates, which
-// differs from its number by exclusive or, so that partners are as far apart as coordinates.
-inline void transform(int n, thread float *x, uint place)
+// Walsh-Hadamard transform of `block` coordinates; `place` is the lane's place among 32 of them,
+// which differs from its number by exclusive or, so that partners are as far apart as coordinates.
+// Of a block of 16, the other half of the lanes hold zero.
+inline void transform(int block, thread float *x, uint place)
 {
-    for (ushort apart = 1; apart < 32; apart *= 2) {
+    const int n = registers_of(block);
+    for (ushort apart = 1; apart < min(block, 32); apart *= 2) {
 #pragma unroll
         for (int i = 0; i < n; i++) {
             const float other = simd_shuffle_xor(x[i], apart);
@@ -45,7 +47,7 @@ inline void transform(int n, thread float *x, uint place)
             }
         }
     }
-    const float norm = rotation_norm(32 * n);
+    const float norm = rotation_norm(block);
     for (int i = 0; i < n; i++) {
         x[i] *= norm;
     }
@@ -56,16 +58,16 @@ inline void transform(int n, thread float *x, uint place)
 inline void transform_from(int first, int block, thread float *x, uint lane)
 {
     const int begin = first / 32;
-    const int n = block / 32;
     if (first % 32 == 0) {
-        transform(n, x + begin, lane);
+        transform(block, x + begin, lane);
         return;
     }
+    const int n = block / 32;
     float shifted[max_registers / 2];
     for (int i = 0; i < n; i++) {
         shifted[i] = lane >= 16 ? x[begin + i] : x[begin + i + 1];
     }
-    transform(n, shifted, lane ^ 16u);
+    transform(block, shifted, lane ^ 16u);
     for (int i = 0; i < n; i++) {
         x[begin + i] = lane >= 16 ? shifted[i] : x[begin + i];
         x[begin + i + 1] = lane >= 16 ? x[begin + i + 1] : shifted[i];
