@@ -84,10 +84,9 @@ static tkv_status score(pass *p, tkv_error *error)
 
 static void measure_cache(pass *p)
 {
-    const tkv_model_config *config = tkv_model_get_config(p->loaded->model);
     p->result->kv_bytes = tkv_cache_bytes(tkv_session_cache(p->session));
     p->result->bits_per_value =
-        tkv_kv_bits(config, p->result->kv_bytes, tkv_session_length(p->session));
+        tkv_kv_bits(p->loaded->model, p->result->kv_bytes, tkv_session_length(p->session));
 }
 
 /* Appends a token's bytes to the answer. */

@@ -40,7 +40,7 @@ static bool show_progress(void *user, int64_t n_done, int64_t n_total)
 
 static double bits_per_value(const measurement *m, size_t kv_bytes, int n_tokens)
 {
-    return tkv_kv_bits(tkv_model_get_config(m->loaded->model), kv_bytes, n_tokens);
+    return tkv_kv_bits(m->loaded->model, kv_bytes, n_tokens);
 }
 
 /* ---- Divergence on text -------------------------------------------------------------------- */

@@ -168,15 +168,14 @@ static tkv_status decode(generator *g, tkv_error *error)
 
 static void measure_cache(generator *g)
 {
-    const tkv_model_config *config = tkv_model_get_config(g->loaded->model);
     generation *r = g->result;
     const tkv_attend_stats *stats = tkv_session_attend_stats(g->session);
     r->n_weights = stats->n_weights;
     r->n_skipped = stats->n_skipped;
     r->n_cached = tkv_session_length(g->session);
     r->kv_bytes = tkv_cache_bytes(tkv_session_cache(g->session));
-    r->kv_bytes_f16 = tkv_kv_bytes_f16(config, r->n_cached);
-    r->bits_per_value = tkv_kv_bits(config, r->kv_bytes, r->n_cached);
+    r->kv_bytes_f16 = tkv_kv_bytes_f16(g->loaded->model, r->n_cached);
+    r->bits_per_value = tkv_kv_bits(g->loaded->model, r->kv_bytes, r->n_cached);
 }
 
 static void warn_of_second_begin(const tkv_tokenizer *tokenizer, const tkv_tokens *tokens)

@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "eval/clock.h"
+#include "eval/footprint.h"
 #include "model/prompt.h"
 #include "model/session.h"
 
@@ -11,7 +12,7 @@
 
 struct tkv_model_work {
     int n_vocabulary;
-    double values_per_token; /* in all layers */
+    const tkv_model *model;
     tkv_session *session;
     float *logits;     /* [n_vocabulary] */
     tkv_tokens tokens; /* for all positions */
@@ -42,8 +43,7 @@ tkv_status tkv_model_work_create(const tkv_model *model, const tkv_tokenizer *to
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the benchmark");
     }
     created->n_vocabulary = config->vocabulary_size;
-    created->values_per_token =
-        (double)config->n_layers * config->n_kv_heads * (config->head_dim_k + config->head_dim_v);
+    created->model = model;
     tkv_status status = tkv_session_create(model, context, &params, &created->session, error);
     if (status == TKV_OK) {
         created->logits = malloc((size_t)created->n_vocabulary * sizeof *created->logits);
@@ -170,6 +170,5 @@ size_t tkv_model_work_bytes(const tkv_model_work *work)
 
 double tkv_model_work_bits(const tkv_model_work *work)
 {
-    const double values = work->values_per_token * tkv_session_length(work->session);
-    return values > 0.0 ? 8.0 * (double)tkv_model_work_bytes(work) / values : 0.0;
+    return tkv_kv_bits(work->model, tkv_model_work_bytes(work), tkv_session_length(work->session));
 }

@@ -73,11 +73,10 @@ static uint64_t rows_bytes(const tkv_policy *policy, tkv_type type, const tkv_ge
                            filling f)
 {
     const tkv_layer_shape shape = {1, rows->width, 0, 0, NULL};
-    return rows->width == 0
-               ? 0
-               : tkv_policy_layer_bytes(policy, type, type, &shape,
-                                        divide_up(f.n_tokens, rows->interval),
-                                        divide_up(f.n_batch, rows->interval));
+    return rows->width == 0 ? 0
+                            : tkv_policy_layer_bytes(policy, type, type, &shape,
+                                                     divide_up(f.n_tokens, rows->interval),
+                                                     divide_up(f.n_batch, rows->interval));
 }
 
 static uint64_t all_bytes(const tkv_plan_params *params, const tkv_policy *policy, tkv_type type_k,
