@@ -62,7 +62,8 @@ static void divergences_are_measured(void **state)
     (void)state;
     cJSON *json = run_json((const char *const[]){
         "eval", "-f", TEXT, "-c", "64", "--chunks", "2", "-t", "1", "--json", "-P",
-        "turbo8,turbo4/turbo3,k=turbo3 v=turbo2 sinks=4 recent=16 sparse-v=0.01", NULL});
+        "k=turbo8 v=turbo8,k=turbo4 v=turbo3,k=turbo3 v=turbo2 sinks=4 recent=16 sparse-v=0.01",
+        NULL});
     const cJSON *rows = cJSON_GetObjectItem(json, "policies");
     assert_int_equal(cJSON_GetArraySize(rows), 3);
     assert_true(number_of(cJSON_GetArrayItem(rows, 0), "mean_kl") <
@@ -298,7 +299,7 @@ static void the_report_has_tables_and_plots(void **state)
 {
     (void)state;
     const files f = make_files();
-    assert_outcome(evaluate("-P", "turbo4,k=turbo3 v=turbo2 sinks=4", "--needles",
+    assert_outcome(evaluate("-P", "k=turbo4 v=turbo4,k=turbo3 v=turbo2 sinks=4", "--needles",
                             "--needle-lengths", "160", "--needle-facts", "2", "--needle-prompts",
                             "1", "--report", f.report),
                    0, "turbo4", "");

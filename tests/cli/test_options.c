@@ -322,7 +322,7 @@ static void policies_fit_the_context_and_the_model(void **state)
                    "KV cache of");
     assert_outcome(run("run", "-p", "One two", "-c", "20", "--sinks", "21"), 1, "", "21 sinks");
     assert_outcome(run("run", "-p", "One", "--boundary", "9:turbo8"), 1, "",
-                   "first and last 9 layers: the model has 6");
+                   "first and last 9 layers: 6 keep keys");
     assert_outcome(run("run", "-p", "One", "-n", "2", "--boundary", "6:turbo8"), 0, "", "");
     assert_outcome(run("run", "-p", "One", "--layers", "3-9:turbo8"), 1, "", "layers 3-9");
 }

@@ -50,8 +50,8 @@ static void figures_are_those_of_a_run(void **state)
         {"-ctk", "turbo4"}, {"-ctk", "trellis3"}, {"--kv", "f16"}, {"--kv", "3bit"}};
     const char *const names[] = {"turbo4/f16", "trellis3/f16", "f16", "3bit"};
     for (int i = 0; i < 4; i++) {
-        cJSON *ran = run_json((const char *const[]){"run", "-f", TKV_SOURCE_DIR "/README.md", "-n",
-                                                    "3", "--temp", "0", policies[i][0],
+        cJSON *ran = run_json((const char *const[]){"run", "-f", TKV_SOURCE_DIR "/docs/FORMAT.md",
+                                                    "-n", "3", "--temp", "0", policies[i][0],
                                                     policies[i][1], "--json", NULL});
         char context[16];
         snprintf(context, sizeof context, "%.0f", number_of(ran, "cached_tokens"));

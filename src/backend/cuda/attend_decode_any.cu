@@ -84,7 +84,8 @@ attend_block(const row_shape<N> &keys, const row_shape<N> &values, const decode_
     read_side(key, keys.head_dim);
     read_side(value, values.head_dim);
     __syncthreads();
-    for (int base = threadIdx.x / 32 * 2; base < n_tokens; base += 2 * N_WARPS) {
+    const int first = first_of_block(work, block_start(job.params.layer, block));
+    for (int base = first + threadIdx.x / 32 * 2; base < n_tokens; base += 2 * N_WARPS) {
         const int at = base + threadIdx.x / half_warp % 2;
         const int read = min(at, n_tokens - 1);
         const int slot[1] = {at < n_tokens ? at : PAGE_TOKENS};

@@ -182,8 +182,15 @@ __device__ __forceinline__ void add_token(const row_shape<N> &shape, float weigh
 /* The pages of a KV head in an exact block. */
 struct exact_pages {
     const __half *keys, *values;
-    int n_tokens; /* that any row may see */
+    int first; /* slot that any row may see */
+    int end;
 };
+
+/* Slots of a block that any row may see: those before them hold no token, and whatever. */
+__device__ __forceinline__ int first_of_block(const decode_work &work, int start)
+{
+    return max(work.some_begin - start, 0);
+}
 
 __device__ __forceinline__ exact_pages find_exact_pages(const decode_job &job,
                                                         const decode_work &work, int block,
@@ -195,7 +202,7 @@ __device__ __forceinline__ exact_pages find_exact_pages(const decode_job &job,
     const __half *keys = (const __half *)entry.pages + work.kv_head * (key_size + value_size);
     const int start = block_start(layer, block);
     const int n_tokens = min(block_start(layer, block + 1), work.some_end) - start;
-    return {keys, keys + key_size, min(n_tokens, entry.n_slots)};
+    return {keys, keys + key_size, first_of_block(work, start), min(n_tokens, entry.n_slots)};
 }
 
 /* N halves of a row in runs, as they lie in memory. */
@@ -235,7 +242,8 @@ attend_exact_runs(const decode_job &job, const decode_work &work, const float *q
     const token_span span = span_of_lane(job, work, first_row, block);
     const int n_halves = blockDim.x / half_warp;
     /* Both halves of a warp stay in step; tokens beyond the last are read again and not seen. */
-    for (int base = threadIdx.x / 32 * 2; base < pages.n_tokens; base += Tokens * n_halves) {
+    for (int base = pages.first + threadIdx.x / 32 * 2; base < pages.end;
+         base += Tokens * n_halves) {
         half_run<N> k[Tokens];
         half_run<N> v[Tokens];
         int slot[Tokens];
@@ -244,12 +252,12 @@ attend_exact_runs(const decode_job &job, const decode_work &work, const float *q
 #pragma unroll
         for (int u = 0; u < Tokens; u++) {
             slot[u] = base + u * n_halves + threadIdx.x / half_warp % 2;
-            k[u].load(pages.keys, min(slot[u], pages.n_tokens - 1));
+            k[u].load(pages.keys, min(slot[u], pages.end - 1));
         }
 #pragma unroll
         for (int u = 0; u < Tokens; u++) {
-            v[u].load(pages.values, min(slot[u], pages.n_tokens - 1));
-            slot[u] = slot[u] < pages.n_tokens ? slot[u] : PAGE_TOKENS;
+            v[u].load(pages.values, min(slot[u], pages.end - 1));
+            slot[u] = slot[u] < pages.end ? slot[u] : PAGE_TOKENS;
         }
 #pragma unroll
         for (int u = 0; u < Tokens; u++) {
