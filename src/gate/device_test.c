@@ -1,5 +1,6 @@
 #include "gate/device_test.h"
 
+#include "cache/cache.h"
 #include "common/error.h"
 #include "common/half.h"
 #include "gate/device_layer.h"
@@ -20,6 +21,7 @@ enum {
     N_SINKS = 4,
     N_TOKENS = N_SINKS + 2 * TKV_PAGE_TOKENS + 19, /* sinks, two coded blocks, an exact one */
     N_QUERIES = 21,
+    SPLIT = N_SINKS + TKV_PAGE_TOKENS + 23, /* where attention is parted: within a coded block */
     MAX_ROWS = N_TOKENS * N_KV_HEADS
 };
 
@@ -113,6 +115,77 @@ static tkv_status test_rotation(bench *b, int head_dim, tkv_error *error)
             count(b, TKV_KERNEL_ROTATE, 0, head_dim, memcmp(b->found, expected, bytes) == 0,
                   inverse ? "back: other bits than the reference"
                           : "other bits than the reference");
+        }
+    }
+    return status;
+}
+
+/* Moves rows on the device, from `from` into b->found. */
+static tkv_status move_there(bench *b, tkv_device_rows *rows, const float *from, const float *turns,
+                             tkv_error *error)
+{
+    const size_t from_bytes = rows->n_rows * (size_t)rows->from_width * sizeof(float);
+    const size_t to_bytes = rows->n_rows * (size_t)rows->to_width * sizeof(float);
+    const size_t turn_bytes = 2 * (size_t)rows->n_pairs * sizeof(float);
+    uint64_t memory = 0;
+    tkv_status status =
+        b->table->allocate(b->device, turn_bytes + from_bytes + to_bytes, &memory, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    rows->turns = memory;
+    rows->from = memory + turn_bytes;
+    rows->to = rows->from + from_bytes;
+    status = b->table->upload(b->device, rows->turns, turns, turn_bytes, error);
+    if (status == TKV_OK) {
+        status = b->table->upload(b->device, rows->from, from, from_bytes, error);
+    }
+    if (status == TKV_OK) {
+        status = b->table->move_rows(b->device, rows, error);
+    }
+    if (status == TKV_OK) {
+        status = b->table->download(b->device, b->found, rows->to, to_bytes, error);
+    }
+    b->table->release(b->device, memory);
+    return status;
+}
+
+/* Keys of a segment behind a gap: padded and turned there, turned back and cut off. */
+static tkv_status test_turning(bench *b, int head_dim, tkv_error *error)
+{
+    const int own = head_dim - 6;
+    const tkv_rope rope = {head_dim == 80, own - own % 4, NULL};
+    const int n_pairs = rope.n_rotated / 2;
+    const size_t n_rows = 70;
+    float turns[MAX_DIM];
+    float *expected = b->decoded[0];
+    for (int i = 0; i < n_pairs; i++) {
+        turns[i] = cosf((float)i);
+        turns[n_pairs + i] = sinf((float)i);
+    }
+    tkv_status status = TKV_OK;
+    for (int back = 0; back < 2 && status == TKV_OK; back++) {
+        tkv_device_rows rows = {.n_rows = n_rows,
+                                .from_width = back ? head_dim : own,
+                                .to_width = back ? own : head_dim,
+                                .n_pairs = n_pairs,
+                                .is_interleaved = rope.is_interleaved,
+                                .is_back = back};
+        const size_t from_width = (size_t)rows.from_width;
+        const size_t to_width = (size_t)rows.to_width;
+        fill(b, n_rows * from_width, b->rows[0]);
+        for (size_t i = 0; i < n_rows; i++) {
+            float row[MAX_DIM] = {0};
+            memcpy(row, b->rows[0] + i * from_width, from_width * sizeof *row);
+            tkv_turn_key(&rope, turns, back, row);
+            memcpy(expected + i * to_width, row, to_width * sizeof *row);
+        }
+        status = move_there(b, &rows, b->rows[0], turns, error);
+        if (status == TKV_OK) {
+            count(b, TKV_KERNEL_ROTATE, 0, head_dim,
+                  memcmp(b->found, expected, n_rows * to_width * sizeof *expected) == 0,
+                  back ? "keys turned back: other bits than the reference"
+                       : "keys turned: other bits than the reference");
         }
     }
     return status;
@@ -272,8 +345,39 @@ static double attention_error(const bench *b, int head_dim, int n_queries, const
     return sqrt(difference / norm);
 }
 
+/* Attends to all tokens in one call, or to the parts before and from a position on, and joins. */
+static tkv_status run_attention(bench *b, tkv_device_attend *params, bool is_parted,
+                                tkv_error *error)
+{
+    const size_t n_rows = (size_t)(params->n_queries * params->n_heads);
+    const size_t n_out = n_rows * (size_t)params->layer.head_dim_v;
+    if (!is_parted) {
+        return b->table->attend(b->device, params, error);
+    }
+    tkv_device_join join = {.out = params->out,
+                            .n_rows = n_rows,
+                            .n_parts = 2,
+                            .from_width = params->layer.head_dim_v,
+                            .to_width = params->layer.head_dim_v};
+    tkv_status status =
+        tkv_device_layer_buffer(&b->layer, NULL, 2 * n_out * sizeof(float), &join.parts, error);
+    if (status == TKV_OK) {
+        status = tkv_device_layer_buffer(&b->layer, NULL, 2 * n_rows * sizeof(float),
+                                         &join.log_sums, error);
+    }
+    for (size_t i = 0; i < 2 && status == TKV_OK; i++) {
+        tkv_device_attend part = *params;
+        part.begin = i == 1 ? SPLIT : 0;
+        part.end = i == 0 ? SPLIT : 0;
+        part.out = join.parts + i * n_out * sizeof(float);
+        part.log_sums = join.log_sums + i * n_rows * sizeof(float);
+        status = b->table->attend(b->device, &part, error);
+    }
+    return status == TKV_OK ? b->table->join(b->device, &join, error) : status;
+}
+
 static tkv_status test_attention(bench *b, tkv_type type, int head_dim, int n_queries,
-                                 tkv_error *error)
+                                 bool is_parted, tkv_error *error)
 {
     const size_t n = (size_t)n_queries * N_HEADS * (size_t)head_dim;
     tkv_device_attend params = {.layer = b->layer.layer,
@@ -295,7 +399,7 @@ static tkv_status test_attention(bench *b, tkv_type type, int head_dim, int n_qu
         status = tkv_device_layer_buffer(&b->layer, NULL, workspace, &params.workspace, error);
     }
     if (status == TKV_OK) {
-        status = b->table->attend(b->device, &params, error);
+        status = run_attention(b, &params, is_parted, error);
     }
     if (status == TKV_OK) {
         status = b->table->download(b->device, b->found, params.out, n * sizeof(float), error);
@@ -304,8 +408,8 @@ static tkv_status test_attention(bench *b, tkv_type type, int head_dim, int n_qu
         char detail[64];
         const double error_found = attention_error(b, head_dim, n_queries, b->found);
         const double bound = attention_bound(b->table, type);
-        snprintf(detail, sizeof detail, "%d queries: error %.3g, expected %.3g", n_queries,
-                 error_found, bound);
+        snprintf(detail, sizeof detail, "%d queries%s: error %.3g, expected %.3g", n_queries,
+                 is_parted ? " to two parts" : "", error_found, bound);
         count(b, TKV_KERNEL_ATTENTION, type, head_dim, error_found <= bound, detail);
     }
     return status;
@@ -348,11 +452,8 @@ static tkv_status test_layer(bench *b, tkv_type type, int head_dim, bool is_cent
     if (status == TKV_OK) {
         status = test_half_loading(b, type, head_dim, rows, error);
     }
-    if (status == TKV_OK) {
-        status = test_attention(b, type, head_dim, 1, error);
-    }
-    if (status == TKV_OK) {
-        status = test_attention(b, type, head_dim, N_QUERIES, error);
+    for (int i = 0; i < 4 && status == TKV_OK; i++) {
+        status = test_attention(b, type, head_dim, i % 2 ? N_QUERIES : 1, i / 2, error);
     }
     tkv_device_layer_free(&b->layer);
     return status;
@@ -363,6 +464,9 @@ static tkv_status run_all(bench *b, int max_head_dim, tkv_error *error)
     tkv_status status = TKV_OK;
     for (int d = 0; d < N_HEAD_DIMS && head_dims[d] <= max_head_dim && status == TKV_OK; d++) {
         status = test_rotation(b, head_dims[d], error);
+        if (status == TKV_OK) {
+            status = test_turning(b, head_dims[d], error);
+        }
         for (int type = 0; type < TKV_TYPE_COUNT && status == TKV_OK; type++) {
             status = test_layer(b, (tkv_type)type, head_dims[d],
                                 type != TKV_TYPE_F16 && (d + type) % 2, error);
@@ -374,8 +478,8 @@ static tkv_status run_all(bench *b, int max_head_dim, tkv_error *error)
 static bool is_complete(const tkv_device_table *t)
 {
     return t->open && t->close && t->allocate && t->release && t->upload && t->download &&
-           t->copy && t->wait && t->rotate && t->store && t->load && t->attend_workspace_bytes &&
-           t->attend;
+           t->copy && t->wait && t->rotate && t->move_rows && t->join && t->store && t->load &&
+           t->attend_workspace_bytes && t->attend;
 }
 
 tkv_status tkv_device_test_run(const tkv_device_table *table, int index, int max_head_dim,

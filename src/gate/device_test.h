@@ -1,6 +1,7 @@
 /* The known-answer test, and the speed probe, of a back end with memory of its own, through the
- * operations of its table alone (backend/device.h): rotation, stored pages and loaded rows bit for
- * bit as the scalar reference has them, attention within the rounding that the table states. */
+ * operations of its table alone (backend/device.h): rotation, moved rows, stored pages and loaded
+ * rows bit for bit as the scalar reference has them, attention, to all tokens at once and to parts
+ * that are joined, within the rounding that the table states. */
 #ifndef TKV_GATE_DEVICE_TEST_H
 #define TKV_GATE_DEVICE_TEST_H
 

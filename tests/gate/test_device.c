@@ -23,7 +23,10 @@ typedef enum defect {
     WRONG_LOAD,
     WRONG_HALF,
     LOST_LAST_TOKEN,
-    WRONG_HEAD
+    WRONG_HEAD,
+    LOST_BACK,
+    LOST_BEGIN,
+    LOST_PART
 } defect;
 
 /* What the device does wrong. */
@@ -144,6 +147,7 @@ static tkv_status attend(tkv_device *device, const tkv_device_attend *params, tk
     if (planted == LOST_LAST_TOKEN) {
         used.first_position = params->max_tokens - params->n_queries - 1;
     }
+    used.begin = planted == LOST_BEGIN ? 0 : used.begin;
     const tkv_status status = RIGHT.attend(device, &used, failure);
     if (planted == WRONG_HEAD && params->layer.type_k == TKV_TYPE_TURBO2 && params->n_queries > 1) {
         for (int j = 0; j < params->layer.head_dim_v; j++) {
@@ -151,6 +155,20 @@ static tkv_status attend(tkv_device *device, const tkv_device_attend *params, tk
         }
     }
     return status;
+}
+
+static tkv_status move_rows(tkv_device *device, const tkv_device_rows *rows, tkv_error *failure)
+{
+    tkv_device_rows used = *rows;
+    used.is_back = planted == LOST_BACK ? 0 : used.is_back;
+    return RIGHT.move_rows(device, &used, failure);
+}
+
+static tkv_status join(tkv_device *device, const tkv_device_join *parts, tkv_error *failure)
+{
+    tkv_device_join used = *parts;
+    used.n_parts = planted == LOST_PART ? 1 : used.n_parts;
+    return RIGHT.join(device, &used, failure);
 }
 
 /* The reference device with these functions. */
@@ -165,6 +183,8 @@ static const tkv_device_table *strange_device(defect wrong)
     table.load = load;
     table.load_half = load_half;
     table.attend = attend;
+    table.move_rows = move_rows;
+    table.join = join;
     return &table;
 }
 
@@ -198,6 +218,9 @@ static void planted_defects_are_found(void **state)
         {WRONG_HALF, TKV_KERNEL_DECODE, TKV_TYPE_TURBO8, "decode of turbo8, head_dim 64: halves"},
         {LOST_LAST_TOKEN, TKV_KERNEL_ATTENTION, TKV_TYPE_F16, "1 queries: error"},
         {WRONG_HEAD, TKV_KERNEL_ATTENTION, TKV_TYPE_TURBO2, "21 queries: error"},
+        {LOST_BACK, TKV_KERNEL_ROTATE, 0, "rotate, head_dim 64: keys turned back"},
+        {LOST_BEGIN, TKV_KERNEL_ATTENTION, TKV_TYPE_TURBO3, "1 queries to two parts: error"},
+        {LOST_PART, TKV_KERNEL_ATTENTION, TKV_TYPE_F16, "1 queries to two parts: error"},
     };
     tkv_self_test *test = allocate(sizeof *test);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
