@@ -309,6 +309,10 @@ static inline int tkv_head_tokens(bool is_coded, int n_sinks, int centre_tokens)
  * has none. */
 void tkv_layer_trim(tkv_cache_layer *layer);
 
+/* Gives back rows of exact blocks that reach beyond their segment's last token; without memory to
+ * do so they stay. */
+void tkv_layer_shorten(const tkv_cache *cache, tkv_cache_layer *layer);
+
 /* Drops the tokens from position n_tokens on. */
 void tkv_layer_cut(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens);
 

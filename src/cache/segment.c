@@ -193,19 +193,16 @@ void tkv_layer_trim(tkv_cache_layer *layer)
     }
 }
 
-/* Gives back rows of the last block that is exact and longer than its tokens are; if there is no
- * memory to do so it stays. */
-static void shorten_last_block(const tkv_cache *cache, tkv_cache_layer *layer)
+void tkv_layer_shorten(const tkv_cache *cache, tkv_cache_layer *layer)
 {
-    const tkv_segment *segment = tkv_last_segment(layer);
-    if (!segment || cache->context->device) {
-        return;
-    }
-    const int at = segment->first_block + segment->n_blocks - 1;
-    const tkv_block *block = layer->blocks[at];
-    const int n_slots = exact_slots(cache, segment, segment->n_blocks - 1, segment->end);
-    if (block->is_exact && n_slots < block->n_slots && atomic_load(&block->n_owners) == 1) {
-        (void)replace_block(cache, layer, at, n_slots, NULL);
+    for (int s = 0; s < layer->n_segments && !cache->context->device; s++) {
+        const tkv_segment *segment = &layer->segments[s];
+        const int at = segment->first_block + segment->n_blocks - 1;
+        const tkv_block *block = layer->blocks[at];
+        const int n_slots = exact_slots(cache, segment, segment->n_blocks - 1, segment->end);
+        if (block->is_exact && n_slots < block->n_slots && atomic_load(&block->n_owners) == 1) {
+            (void)replace_block(cache, layer, at, n_slots, NULL);
+        }
     }
 }
 
@@ -226,7 +223,7 @@ void tkv_layer_cut(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens)
     }
     layer->n_tokens = n_tokens;
     layer->is_stale = true;
-    shorten_last_block(cache, layer);
+    tkv_layer_shorten(cache, layer);
     if (cache->context->device && layer->n_segments != n_segments) {
         layer->is_stale = tkv_layer_publish_segments(cache, layer, NULL) != TKV_OK;
     }

@@ -153,6 +153,7 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
         cache->generation++;
         for (int i = 0; i < cache->n_layers; i++) {
             tkv_layer_thaw(cache, &cache->layers[i]);
+            tkv_layer_shorten(cache, &cache->layers[i]);
         }
     }
     return status;
