@@ -234,7 +234,10 @@ static tkv_status run_parts(const attend_call *call, int n_parts, tkv_error *err
 tkv_status tkv_attend_on_device(const tkv_cache *cache, int layer, const tkv_attend_params *params,
                                 const float *q, float *out, tkv_error *error)
 {
-    const tkv_status status = check_reserved(cache, layer, params, params->first_position, error);
+    tkv_status status = check_reserved(cache, layer, params, params->first_position, error);
+    if (status == TKV_OK && cache->n_reserved == 0) {
+        status = tkv_layer_refresh(cache, &cache->layers[layer], error);
+    }
     if (status != TKV_OK) {
         return status;
     }

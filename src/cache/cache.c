@@ -200,10 +200,18 @@ tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int 
                             const float *k, const float *v, tkv_error *error)
 {
     const int first = layer->n_tokens;
+    const int n_segments = layer->n_segments;
     int first_changed = 0;
     tkv_status status = tkv_layer_add_blocks(cache, layer, n_tokens, &first_changed, error);
     if (status != TKV_OK) {
         return status;
+    }
+    if (cache->context->device && n_segments > 0 && layer->n_segments > n_segments) {
+        status = tkv_layer_publish_segments(cache, layer, error);
+        if (status != TKV_OK) {
+            tkv_layer_trim(layer);
+            return status;
+        }
     }
     status = store(cache, layer, n_tokens, first_changed, k, v, error);
     if (status != TKV_OK) {
@@ -377,7 +385,10 @@ tkv_status tkv_cache_read(const tkv_cache *cache, int index, int first, int n_to
             first, index, layer->window, held);
     }
     if (cache->context->device) {
-        return tkv_layer_load_on_device(cache, layer, first, n_tokens, k, v, error);
+        const tkv_status status = tkv_layer_refresh(cache, &cache->layers[index], error);
+        return status == TKV_OK
+                   ? tkv_layer_load_on_device(cache, layer, first, n_tokens, k, v, error)
+                   : status;
     }
     tkv_layer_read(cache, layer, first, n_tokens, k, v);
     return TKV_OK;

@@ -305,6 +305,10 @@ static inline int tkv_head_tokens(bool is_coded, int n_sinks, int centre_tokens)
     return !is_coded ? 0 : n < INT32_MAX / 64 ? (int)n * TKV_EXACT_ROWS : INT32_MAX / 4 + 1;
 }
 
+/* Gives the layer its own copy of a block of its table that others share. */
+tkv_status tkv_layer_own_block(const tkv_cache *cache, tkv_cache_layer *layer, int at,
+                               tkv_error *error);
+
 /* Releases blocks of the last segment beyond what its tokens take, and with them the segment if it
  * has none. */
 void tkv_layer_trim(tkv_cache_layer *layer);
@@ -436,6 +440,13 @@ tkv_status tkv_layer_download(const tkv_cache *cache, const tkv_cache_layer *lay
  * the device fails, stay exact. */
 void tkv_layer_code_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
                               const tkv_segment *segment, int first, int end);
+
+/* Codes the tokens of a segment's first block into another block, in the same slots. */
+tkv_status tkv_layer_fill_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
+                                    const tkv_segment *segment, tkv_block *coded);
+
+/* Writes a layer's tables and descriptor anew if they may not be what the layer is. */
+tkv_status tkv_layer_refresh(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error);
 
 /* Bytes of the device's memory beside the pages. */
 size_t tkv_layer_device_bytes(const tkv_cache_layer *layer);

@@ -254,6 +254,11 @@ tkv_status tkv_layer_publish_segments(const tkv_cache *cache, tkv_cache_layer *l
     return TKV_OK;
 }
 
+tkv_status tkv_layer_refresh(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error)
+{
+    return layer->is_stale ? tkv_layer_publish_segments(cache, layer, error) : TKV_OK;
+}
+
 tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv_error *error)
 {
     tkv_device *device = cache->context->device;

@@ -286,6 +286,18 @@ static void code_blocks(const tkv_cache *cache, tkv_cache_layer *layer, code_ste
     }
 }
 
+tkv_status tkv_layer_fill_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
+                                    const tkv_segment *segment, tkv_block *coded)
+{
+    const tkv_slots slots = tkv_block_slots(segment, 0);
+    const code_step step = {.segment = segment,
+                            .n_blocks = 1,
+                            .place = slots.first,
+                            .n_tokens = slots.end - slots.first,
+                            .coded = {coded}};
+    return fill_coded(cache, layer, &step);
+}
+
 void tkv_layer_code_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
                               const tkv_segment *segment, int first, int end)
 {

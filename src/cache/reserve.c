@@ -65,8 +65,12 @@ tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_length, tkv
         tkv_cache_layer *layer = &cache->layers[i];
         /* What the coming queries must find coded. */
         tkv_layer_settle(cache, layer, layer->n_tokens);
+        const int n_segments = layer->n_segments;
         int first_changed = 0;
         status = tkv_layer_add_blocks(cache, layer, n_tokens, &first_changed, error);
+        if (status == TKV_OK && n_segments > 0 && layer->n_segments > n_segments) {
+            status = tkv_layer_publish_segments(cache, layer, error);
+        }
         if (status == TKV_OK) {
             status = tkv_layer_publish_blocks(cache, layer, first_changed, layer->n_blocks, error);
         }

@@ -103,6 +103,15 @@ static tkv_status replace_block(const tkv_cache *cache, tkv_cache_layer *layer, 
     return TKV_OK;
 }
 
+tkv_status tkv_layer_own_block(const tkv_cache *cache, tkv_cache_layer *layer, int at,
+                               tkv_error *error)
+{
+    const tkv_block *block = layer->blocks[at];
+    return atomic_load(&block->n_owners) > 1
+               ? replace_block(cache, layer, at, block->n_slots, error)
+               : TKV_OK;
+}
+
 /* Makes the block that is written first the layer's own and long enough. */
 static tkv_status prepare_block(const tkv_cache *cache, tkv_cache_layer *layer,
                                 const tkv_segment *segment, int index, int end, bool *is_changed,
@@ -116,26 +125,61 @@ static tkv_status prepare_block(const tkv_cache *cache, tkv_cache_layer *layer,
     return *is_changed ? replace_block(cache, layer, at, n_slots, error) : TKV_OK;
 }
 
-/* The segment that new tokens go to. */
-static tkv_status open_segment(tkv_cache_layer *layer, tkv_segment **segment, tkv_error *error)
+/* Whether tokens that came now would be coded although they are recent: those before them in their
+ * block were coded, and ones behind them taken back. */
+static bool is_open_block_coded(const tkv_cache *cache, const tkv_cache_layer *layer)
 {
+    const tkv_segment *last = tkv_last_segment(layer);
+    const int index = tkv_block_of_place(last->head, last->end);
+    return cache->n_recent > 0 && index < last->n_blocks &&
+           !layer->blocks[last->first_block + index]->is_exact;
+}
+
+/* A segment that goes on in the middle of the last one's last block, in an exact block of its own
+ * until its tokens are coded into that one (settle.c). */
+static tkv_status go_on_exactly(tkv_cache_layer *layer, tkv_error *error)
+{
+    tkv_status status = tkv_layer_reserve_segments(layer, layer->n_segments + 1, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    const tkv_segment *last = tkv_last_segment(layer);
+    const int slot = last->end - tkv_block_place(last->head, last->n_blocks - 1);
+    tkv_segment next = {.position = layer->n_tokens,
+                        .begin = slot,
+                        .end = slot,
+                        .first_block = layer->n_blocks,
+                        .turn = last->turn};
+    if (last->turns && !(next.turns = tkv_make_turns(&layer->rope, last->turn))) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the angles of a segment");
+    }
+    layer->segments[layer->n_segments++] = next;
+    return TKV_OK;
+}
+
+/* The segment that new tokens go to. */
+static tkv_status open_segment(const tkv_cache *cache, tkv_cache_layer *layer,
+                               tkv_segment **segment, tkv_error *error)
+{
+    tkv_status status = TKV_OK;
     if (layer->n_segments == 0) {
-        const tkv_status status = tkv_layer_reserve_segments(layer, 1, error);
-        if (status != TKV_OK) {
-            return status;
+        status = tkv_layer_reserve_segments(layer, 1, error);
+        if (status == TKV_OK) {
+            layer->segments[layer->n_segments++] =
+                (tkv_segment){.position = layer->n_tokens, .head = layer->head};
         }
-        layer->segments[layer->n_segments++] =
-            (tkv_segment){.position = layer->n_tokens, .head = layer->head};
+    } else if (is_open_block_coded(cache, layer)) {
+        status = go_on_exactly(layer, error);
     }
     *segment = tkv_last_segment(layer);
-    return TKV_OK;
+    return status;
 }
 
 tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
                                 int *first_changed, tkv_error *error)
 {
     tkv_segment *segment = NULL;
-    tkv_status status = open_segment(layer, &segment, error);
+    tkv_status status = open_segment(cache, layer, &segment, error);
     if (status != TKV_OK) {
         return status;
     }

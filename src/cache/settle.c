@@ -230,6 +230,68 @@ static void settle_segment(const tkv_cache *cache, tkv_cache_layer *layer, int s
     segment->n_settled = index < settled ? index : settled;
 }
 
+/* Whether a segment goes on where the one before it ends, in the middle of a coded block, with
+ * tokens that are exact: segment.c has made it so. */
+static bool goes_on(const tkv_cache_layer *layer, int s)
+{
+    const tkv_segment *segment = &layer->segments[s];
+    if (s == 0 || segment->begin == 0 || segment->head > 0 ||
+        !layer->blocks[segment->first_block]->is_exact) {
+        return false;
+    }
+    const tkv_segment *before = segment - 1;
+    const int last = before->n_blocks - 1;
+    return before->turn == segment->turn && !layer->blocks[before->first_block + last]->is_exact &&
+           before->end - tkv_block_place(before->head, last) == segment->begin &&
+           before->position + tkv_segment_tokens(before) == segment->position;
+}
+
+/* The two as one, without the block that the second began with. */
+static void join_segments(tkv_cache_layer *layer, int s)
+{
+    tkv_segment *segment = &layer->segments[s];
+    tkv_segment *before = segment - 1;
+    tkv_block_release(layer->blocks[segment->first_block]);
+    for (int b = segment->first_block; b + 1 < layer->n_blocks; b++) {
+        layer->blocks[b] = layer->blocks[b + 1];
+    }
+    layer->n_blocks--;
+    before->end += tkv_segment_tokens(segment);
+    before->n_blocks += segment->n_blocks - 1;
+    free(segment->turns);
+    layer->n_segments--;
+    for (int t = s; t < layer->n_segments; t++) {
+        layer->segments[t] = layer->segments[t + 1];
+        layer->segments[t].first_block--;
+    }
+}
+
+/* Codes the tokens of a segment's first block into the block in which the one before it ends, and
+ * joins the two. Without memory, or if a device fails, they stay as they are. */
+static bool fill_block_before(const tkv_cache *cache, tkv_cache_layer *layer, int s)
+{
+    const tkv_segment *segment = &layer->segments[s];
+    const int at = segment->first_block - 1;
+    if (tkv_layer_own_block(cache, layer, at, NULL) != TKV_OK) {
+        return false;
+    }
+    if (cache->context->device) {
+        if (tkv_layer_fill_on_device(cache, layer, segment, layer->blocks[at]) != TKV_OK) {
+            return false;
+        }
+    } else {
+        code_job job = {cache, layer, layer->blocks[at + 1], layer->blocks[at],
+                        tkv_block_slots(segment, 0)};
+        tkv_threads_run(cache->context->threads, cache->context->n_threads,
+                        tkv_layer_orders(layer) * layer->n_kv_heads, code_page, &job);
+    }
+    join_segments(layer, s);
+    if (cache->context->device) {
+        layer->is_stale = tkv_layer_publish_segments(cache, layer, NULL) != TKV_OK;
+    }
+    return true;
+}
+
 /* Releases n blocks from the first one of a segment on. */
 static void give_back_blocks(tkv_cache_layer *layer, int s, int n)
 {
@@ -296,7 +358,13 @@ void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int positi
         can_code(cache, layer);
     }
     for (int s = 0; tkv_has_coded_type(layer) && s < layer->n_segments; s++) {
-        settle_segment(cache, layer, s, position);
+        const bool is_last = s + 1 == layer->n_segments;
+        if (!goes_on(layer, s)) {
+            settle_segment(cache, layer, s, position);
+        } else if (is_old(cache, &layer->segments[s], is_last, 0, position) &&
+                   can_code(cache, layer) && fill_block_before(cache, layer, s)) {
+            s -= 2; /* the one before it has more blocks to settle now */
+        }
     }
     const int64_t n_mean_tokens =
         tkv_mean_tokens(tkv_has_coded_type(layer), cache->n_sinks, cache->centre_tokens);

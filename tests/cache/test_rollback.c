@@ -1,5 +1,6 @@
 /* Tokens that are taken back leave no trace: a cache from which drafts, another text or a whole
  * fork were dropped equals, to the bit, one that never saw them. */
+#include "cache/cache.h"
 #include "support/support.h"
 
 enum { DIM = 64, N_KV_HEADS = 2, ROW = N_KV_HEADS * DIM, N_TOKENS = 900, MAX_JUNK = 32 };
@@ -119,13 +120,6 @@ static void drafts(void **state)
     free(step);
 }
 
-/* Whether a token that comes to a block that is coded already is coded as one that waited there in
- * f16: without means it is not rounded to f16 first. */
-static bool codes_alike(const policy *p)
-{
-    return p->recent == 0 || p->centre > 0 || p->type == TKV_TYPE_F16;
-}
-
 /* A prefix that stays and a text behind it that goes, in any steps, by truncation or by going on
  * with a fork of the prefix; then the text. Coded tokens stay coded, so the caches are compared
  * when these tokens are coded in both. */
@@ -136,7 +130,7 @@ static void another_text(void **state)
     const int steps[] = {1, 7, 64, 200};
     for (int i = 0; i < N_POLICIES; i++) {
         const policy p = policy_of(i);
-        for (int prefix = 0; codes_alike(&p) && prefix <= 180; prefix += prefix < 40 ? 20 : 47) {
+        for (int prefix = 0; prefix <= 180; prefix += prefix < 40 ? 20 : 47) {
             /* Behind a window only what was held may be gone back to. */
             const int n_junk = p.window ? MAX_JUNK : 250;
             const int step = steps[(i + prefix) % 4];
@@ -220,6 +214,31 @@ static void shifted_away(void **state)
     free(junk);
 }
 
+/* Tokens that come behind a truncation into a coded block are recent, and so exact, until they have
+ * left the window; the block is then one again. */
+static void what_comes_next_is_exact(void **state)
+{
+    float *text = rows_around(8, N_TOKENS, 1.0f);
+    float *found = allocate((size_t)(N_TOKENS * ROW) * sizeof *found);
+    const policy p = {.type = TKV_TYPE_TURBO3, .sinks = 4, .recent = 32, .centre = 60};
+    for (int left = 70; left < 128; left += 19) {
+        tkv_cache *cache = create(*state, &p);
+        append(cache, text, 200);
+        assert_ok(tkv_cache_truncate(cache, left, &error));
+        append(cache, text + left * ROW, 30);
+        assert_ok(tkv_cache_read(cache, 0, 0, left + 30, found, NULL, &error));
+        assert_true(relative_error(30 * ROW, found + left * ROW, text + left * ROW) < 1e-3);
+        assert_true(relative_error(ROW, found + (left - 1) * ROW, text + (left - 1) * ROW) > 1e-2);
+        assert_int_equal(cache->layers[0].n_segments, 2);
+        append(cache, text + (left + 30) * ROW, 100);
+        append(cache, text + (left + 130) * ROW, 1);
+        assert_int_equal(cache->layers[0].n_segments, 1);
+        tkv_cache_free(cache);
+    }
+    free(text);
+    free(found);
+}
+
 static int set_up(void **state)
 {
     const tkv_context_params params = {.n_threads = 1, .effort = TKV_EFFORT_FAST};
@@ -237,8 +256,8 @@ static int tear_down(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(drafts), cmocka_unit_test(another_text),
-                                       cmocka_unit_test(starting_again),
-                                       cmocka_unit_test(shifted_away)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(drafts), cmocka_unit_test(another_text), cmocka_unit_test(starting_again),
+        cmocka_unit_test(shifted_away), cmocka_unit_test(what_comes_next_is_exact)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
