@@ -223,7 +223,8 @@ static void what_comes_next_is_exact(void **state)
     const policy p = {.type = TKV_TYPE_TURBO3, .sinks = 4, .recent = 32, .centre = 60};
     for (int left = 70; left < 128; left += 19) {
         tkv_cache *cache = create(*state, &p);
-        append(cache, text, 200);
+        append(cache, text, 199);
+        append(cache, text + 199 * ROW, 1);
         assert_ok(tkv_cache_truncate(cache, left, &error));
         append(cache, text + left * ROW, 30);
         assert_ok(tkv_cache_read(cache, 0, 0, left + 30, found, NULL, &error));
