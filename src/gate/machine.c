@@ -153,22 +153,29 @@ tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int t
     if (!test) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a self-test");
     }
-    if (tkv_isolate(test_in_child, &s, test, sizeof *test, timeout_seconds, &reason) == TKV_OK) {
+    tkv_status status =
+        tkv_isolate(test_in_child, &s, test, sizeof *test, timeout_seconds, &reason);
+    if (status == TKV_OK) {
         summarise(test, backend);
     } else {
         backend->state = TKV_BACKEND_FAILED;
         snprintf(backend->reason, sizeof backend->reason, "the self-test: %.370s", reason.message);
     }
     free(test);
-    if (backend->state == TKV_BACKEND_PASSED &&
-        tkv_isolate(probe_in_child, &s, &backend->probe, sizeof backend->probe, timeout_seconds,
-                    &reason) != TKV_OK) {
-        backend->probe = (tkv_probe){.n_tokens = 0};
-        backend->state = TKV_BACKEND_FAILED;
-        snprintf(backend->reason, sizeof backend->reason, "the speed probe: %.370s",
-                 reason.message);
+    if (backend->state == TKV_BACKEND_PASSED) {
+        status = tkv_isolate(probe_in_child, &s, &backend->probe, sizeof backend->probe,
+                             timeout_seconds, &reason);
+        if (status != TKV_OK) {
+            backend->probe = (tkv_probe){.n_tokens = 0};
+            backend->state = TKV_BACKEND_FAILED;
+            snprintf(backend->reason, sizeof backend->reason, "the speed probe: %.370s",
+                     reason.message);
+        }
     }
-    return TKV_OK;
+    /* That there was no memory just now says nothing about kernels. */
+    return status == TKV_ERR_OUT_OF_MEMORY
+               ? tkv_fail(error, status, "testing %.40s: %.300s", backend->name, reason.message)
+               : TKV_OK;
 }
 
 static tkv_gate_backend *add_backend(tkv_gate *gate, const char *device, const char *name)
