@@ -7,10 +7,11 @@ target_compile_options(
     tkv_options
     INTERFACE $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes
               -Wmissing-prototypes -ffp-contract=off -fvisibility=hidden>)
-# The code that nvcc hands to the host's compiler is C++ without its library.
+# The code that nvcc hands to the host's compiler is C++ without its library: its stubs' statics, which
+# CUDA 13 has, are the same value whoever sets them.
 target_compile_options(
     tkv_options
-    INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fno-exceptions,-fno-rtti,-fvisibility=hidden
+    INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fvisibility=hidden
               -Xcompiler=-Wall,-Wextra,-Wshadow,-Wno-unknown-pragmas>)
 find_package(Threads REQUIRED)
 if(TKV_WERROR)

@@ -2,6 +2,8 @@
 // segment joined. Bound by memory, a read and a write a value.
 #include "backend/cuda/kernels_cuda.h"
 
+namespace tkv_cuda
+{
 namespace
 {
 
@@ -91,6 +93,9 @@ unsigned blocks_for(uint64_t n, int a_block)
 }
 
 } // namespace
+} // namespace tkv_cuda
+
+using namespace tkv_cuda;
 
 cudaError_t tkv_cuda_move_rows(const tkv_device_rows *rows, cudaStream_t stream)
 {
