@@ -61,7 +61,8 @@ test-minimal:
 	@scripts/install-dependencies minimal
 	scripts/test-minimal
 
-# The library built for ARM64, its tests run by qemu.
+# The library built for ARM64, its tests run by qemu: those of the kernels and what they meet; the long
+# ones of the cache's own rules are the same on every processor.
 test-arm64: dependencies
 	@scripts/install-dependencies arm64
 	scripts/fetch-arm64-cmocka "$(BUILD)-arm64/cmocka"
@@ -71,7 +72,7 @@ test-arm64: dependencies
 	    cmake -S . -B "$(BUILD)-arm64" -DTKV_COMMAND=OFF \
 	        -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake $(CMAKE_FLAGS)
 	cmake --build "$(BUILD)-arm64" --parallel $(JOBS)
-	cd "$(BUILD)-arm64" && $(RUN_TESTS)
+	cd "$(BUILD)-arm64" && $(RUN_TESTS) -E '^cache_(shapes|bytes|rollback)$$'
 
 # The Metal back end. On a Mac its tests run on the GPU; elsewhere on the executor of tests/metal, as
 # they are, under AddressSanitizer and under ThreadSanitizer.
