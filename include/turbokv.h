@@ -315,9 +315,9 @@ TKV_API tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cach
  * by n_drop positions, as if their keys had been made there (rope NULL: keys carry no positions; a
  * layer whose shape has a rope is turned by that, whatever is given here; the same rope in all
  * shifts of a cache). Nothing is coded again, however many shifts there are: queries and later keys
- * are turned instead. Pages are given back when all of their tokens are dropped. Tokens that a layer
- * with a window has given back do not return when they come to lie within windows again. On error the
- * cache is as it was. */
+ * are turned instead. Pages are given back when all of their tokens are dropped. Tokens that a
+ * layer with a window has given back do not return when they come to lie within windows again. On
+ * error the cache is as it was. */
 TKV_API tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_rope *rope,
                                    tkv_error *error);
 

@@ -18,9 +18,9 @@ typedef struct tkv_device_workspace {
 typedef enum tkv_workspace_use {
     TKV_WORKSPACE_ATTEND, /* of the table's attend, which may keep something there */
     TKV_WORKSPACE_ROWS,
-    TKV_WORKSPACE_PADDED,  /* rows of the caller, as wide as pages are, keys turned */
-    TKV_WORKSPACE_QUERIES, /* likewise, of all segments */
-    TKV_WORKSPACE_PARTS,   /* what attention makes of each segment */
+    TKV_WORKSPACE_PADDED,    /* rows of the caller, as wide as pages are, keys turned */
+    TKV_WORKSPACE_QUERIES,   /* likewise, of all segments */
+    TKV_WORKSPACE_PARTS,     /* what attention makes of each segment */
     TKV_WORKSPACE_SEQUENCES, /* descriptors of a batch, side by side */
     TKV_WORKSPACE_USES
 } tkv_workspace_use;

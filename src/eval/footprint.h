@@ -4,8 +4,8 @@
 
 #include "model/model.h"
 
-/* Bits a value of a cache of `bytes` with n_tokens tokens; 0 if it has none. In a layer with a window
- * the values count that are kept. */
+/* Bits a value of a cache of `bytes` with n_tokens tokens; 0 if it has none. In a layer with a
+ * window the values count that are kept. */
 double tkv_kv_bits(const tkv_model *model, size_t bytes, int n_tokens);
 
 /* Bytes of an f16 cache with n_tokens tokens: pages, page tables and all else that tkv_cache_bytes
