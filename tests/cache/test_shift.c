@@ -473,6 +473,52 @@ static void the_largest_arguments_are_refused(void **state)
     tkv_context_free(context);
 }
 
+/* A shift may drop all tokens that a layer with a window still holds, and a truncation those that
+ * were left: queries of tokens that are no longer there have nothing to see. */
+static void queries_of_tokens_that_are_gone_are_refused(void **state)
+{
+    (void)state;
+    enum { WINDOW = 16, N = 200, LEFT = 55 };
+    tkv_error refusal;
+    tkv_context *context = NULL;
+    assert_ok(tkv_context_create(NULL, &context, &error));
+    const tkv_type type = TKV_TYPE_TURBO4;
+    const tkv_layer_shape shape = {N_KV_HEADS, DIM, DIM, WINDOW, NULL};
+    const tkv_cache_params params = {.n_layers = 1,
+                                     .max_tokens = N_TOKENS,
+                                     .types_k = &type,
+                                     .types_v = &type,
+                                     .shapes = &shape};
+    uint64_t seed = 9;
+    float *x = allocate(N * N_KV_HEADS * DIM * sizeof *x);
+    float *out = allocate(N * N_KV_HEADS * DIM * sizeof *out);
+    fill_gauss(&seed, N * N_KV_HEADS * DIM, x);
+    for (int n_kept = 0; n_kept < 6; n_kept += 5) { /* of the tokens that are held */
+        tkv_cache *cache = NULL;
+        assert_ok(tkv_cache_create(context, &params, &cache, &error));
+        assert_ok(tkv_cache_append(cache, 0, N, x, x, &error));
+        assert_ok(tkv_cache_append(cache, 0, 5, x, x, &error)); /* so that pages are given back */
+        assert_ok(tkv_cache_shift(cache, LEFT - n_kept, N + 5 - LEFT, NULL, &error));
+        assert_int_equal(tkv_cache_length(cache, 0), LEFT);
+        const tkv_attend_params many = {
+            .n_queries = 20, .n_heads = N_KV_HEADS, .first_position = LEFT - 20};
+        assert_int_equal(tkv_attend(cache, 0, &many, x, out, &refusal), TKV_ERR_INVALID_ARGUMENT);
+        assert_ok(tkv_cache_truncate(cache, LEFT - 10, &error));
+        tkv_attend_params one = {
+            .n_queries = 1, .n_heads = N_KV_HEADS, .first_position = LEFT - 11};
+        assert_int_equal(tkv_attend(cache, 0, &one, x, out, &refusal), TKV_ERR_INVALID_ARGUMENT);
+        /* The next token sees itself. */
+        assert_ok(tkv_cache_append(cache, 0, 1, x, x, &error));
+        one.first_position++;
+        assert_ok(tkv_attend(cache, 0, &one, x, out, &error));
+        assert_true(isfinite(out[0]));
+        tkv_cache_free(cache);
+    }
+    free(x);
+    free(out);
+    tkv_context_free(context);
+}
+
 static void another_rope_is_refused(void **state)
 {
     (void)state;
@@ -515,12 +561,14 @@ static void wrong_shifts_are_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(shifting_equals_recomputing),
-                                       cmocka_unit_test(what_is_coded_stays_as_it_is),
-                                       cmocka_unit_test(ten_thousand_shifts_are_one_coding),
-                                       cmocka_unit_test(shifts_at_random_are_one_coding),
-                                       cmocka_unit_test(the_largest_arguments_are_refused),
-                                       cmocka_unit_test(another_rope_is_refused),
-                                       cmocka_unit_test(wrong_shifts_are_refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shifting_equals_recomputing),
+        cmocka_unit_test(what_is_coded_stays_as_it_is),
+        cmocka_unit_test(ten_thousand_shifts_are_one_coding),
+        cmocka_unit_test(shifts_at_random_are_one_coding),
+        cmocka_unit_test(the_largest_arguments_are_refused),
+        cmocka_unit_test(queries_of_tokens_that_are_gone_are_refused),
+        cmocka_unit_test(another_rope_is_refused),
+        cmocka_unit_test(wrong_shifts_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
