@@ -18,6 +18,13 @@ static tkv_status check_window(const tkv_cache_layer *layer, int index,
                         "has given back the tokens before position %d",
                         params->first_position, window, index, layer->window, first_held);
     }
+    /* After a shift some of a window may be missing, but not all of it. */
+    if (params->first_position < first_held) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "query at position %d: layer %d, with a window of %d, has given back the "
+                        "tokens before position %d, its own too",
+                        params->first_position, index, layer->window, first_held);
+    }
     return TKV_OK;
 }
 

@@ -61,7 +61,7 @@ void tkv_layer_clear(const tkv_cache *cache, tkv_cache_layer *layer)
 {
     tkv_layer_free_tables(layer);
     layer->n_tokens = 0;
-    layer->lost = 0;
+    layer->lost = layer->lost_until = 0;
     tkv_layer_thaw(cache, layer);
     if (cache->context->device) {
         tkv_layer_free_on_device(cache, layer);
@@ -250,9 +250,8 @@ static tkv_status check_truncate(const tkv_cache *cache, int n_tokens, tkv_error
     }
     for (int i = 0; n_tokens > 0 && i < cache->n_layers; i++) {
         const tkv_cache_layer *layer = &cache->layers[i];
-        const int held = tkv_layer_first_position(layer);
-        if (n_tokens < layer->n_tokens && held > layer->lost &&
-            n_tokens - layer->window + 1 < held) {
+        if (n_tokens < layer->n_tokens && !tkv_layer_can_end(layer, n_tokens)) {
+            const int held = tkv_layer_first_position(layer);
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                             "truncate to %d tokens: layer %d, with a window of %d, has given back "
                             "those before position %d: expected 0 or at least %d tokens",

@@ -61,6 +61,7 @@ typedef struct tkv_cache_layer {
     int window;     /* 0: none */
     int lost;       /* what was given back before this position is missed by nobody: a context shift
                        has moved it into windows again */
+    int lost_until; /* but only by queries from this position on, the length after that shift */
     int head;       /* tokens that stay exact, rounded up to TKV_EXACT_ROWS */
     bool has_own_rope;
     tkv_rope rope; /* of its keys, the frequencies its own; NULL: not known yet */
@@ -154,6 +155,10 @@ const tkv_segment *tkv_segment_of(const tkv_cache_layer *layer, int position);
 
 /* First position that the layer still holds: behind a window pages are given back. */
 int tkv_layer_first_position(const tkv_cache_layer *layer);
+
+/* Whether a sequence that goes on from n_tokens, fewer than the layer has, finds all that its
+ * window shows. */
+bool tkv_layer_can_end(const tkv_cache_layer *layer, int n_tokens);
 
 static inline bool tkv_has_coded_type(const tkv_cache_layer *layer)
 {

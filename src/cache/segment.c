@@ -20,6 +20,13 @@ int tkv_layer_first_position(const tkv_cache_layer *layer)
     return layer->n_segments ? layer->segments[0].position : layer->n_tokens;
 }
 
+bool tkv_layer_can_end(const tkv_cache_layer *layer, int n_tokens)
+{
+    const int held = tkv_layer_first_position(layer);
+    const bool is_missed = held > layer->lost || n_tokens < layer->lost_until;
+    return !is_missed || held == 0 || n_tokens - layer->window + 1 >= held;
+}
+
 const tkv_segment *tkv_segment_of(const tkv_cache_layer *layer, int position)
 {
     const tkv_segment *segment = tkv_last_segment(layer);
@@ -370,6 +377,7 @@ tkv_status tkv_layer_without(const tkv_cache_layer *layer, int first, int n_drop
     }
     view->n_tokens = layer->n_tokens - n_drop;
     view->lost = layer->window ? tkv_layer_first_position(view) : 0;
+    view->lost_until = layer->window ? view->n_tokens : 0;
     return TKV_OK;
 }
 

@@ -15,6 +15,7 @@ static tkv_status copy_shape(const tkv_cache_layer *layer, tkv_cache_layer *copy
                               .padded_v = layer->padded_v,
                               .window = layer->window,
                               .lost = layer->lost,
+                              .lost_until = layer->lost_until,
                               .head = layer->head,
                               .has_own_rope = layer->has_own_rope,
                               .type_k = layer->type_k,
@@ -84,14 +85,12 @@ static tkv_status check_fork(const tkv_cache *cache, int n_tokens, const tkv_cac
     }
     for (int i = 0; n_tokens > 0 && i < cache->n_layers; i++) {
         const tkv_cache_layer *layer = &cache->layers[i];
-        const int held = tkv_layer_first_position(layer);
-        if (n_tokens < layer->n_tokens && held > layer->lost &&
-            n_tokens - layer->window + 1 < held) {
+        if (n_tokens < layer->n_tokens && !tkv_layer_can_end(layer, n_tokens)) {
             return tkv_fail(
                 error, TKV_ERR_INVALID_ARGUMENT,
                 "fork at %d tokens: layer %d, with a window of %d, has given back those "
                 "before position %d",
-                n_tokens, i, layer->window, held);
+                n_tokens, i, layer->window, tkv_layer_first_position(layer));
         }
     }
     return TKV_OK;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -76,8 +77,13 @@ static tkv_status read_state(const char *path, cJSON **json, tkv_error *error)
 {
     char *text = NULL;
     size_t length = 0;
-    if (access(path, F_OK) != 0 && errno == ENOENT) {
+    struct stat file = {0};
+    if (stat(path, &file) != 0 && errno == ENOENT) {
         return TKV_OK;
+    }
+    if (S_ISCHR(file.st_mode)) { /* such as /dev/full, which has no end */
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "%s is a device: expected a file that steps can be kept in", path);
     }
     const tkv_status status = command_read_text(path, &text, &length, error);
     if (status != TKV_OK) {

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+/* Without memory it leaves an element without a table; its default is to end the process. */
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
 #define MAX_NAMES 512
@@ -104,6 +106,12 @@ static known_blob *find_blob(repository_walk *w, const git_oid *id)
         return NULL;
     }
     HASH_ADD(hh, w->blobs, id, sizeof known->id, known);
+    if (!known->hh.tbl) {
+        w->status = tkv_fail(w->error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of files");
+        tkv_source_report_free(&known->report);
+        free(known);
+        return NULL;
+    }
     return known;
 }
 

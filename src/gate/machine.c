@@ -144,6 +144,13 @@ static void summarise(const tkv_self_test *test, tkv_gate_backend *backend)
         tkv_self_test_passed(test, TKV_TYPE_COUNT) ? TKV_BACKEND_PASSED : TKV_BACKEND_FAILED;
 }
 
+/* Whether the machine had no memory or process to spare, which says nothing of CPU kernels. A
+ * device's own memory is another matter: its test needs little of it. */
+static bool was_not_tested(const tkv_gate_candidate *what, tkv_status status)
+{
+    return what->kernels && (status == TKV_ERR_OUT_OF_MEMORY || status == TKV_ERR_IO);
+}
+
 tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int timeout_seconds,
                             tkv_gate_backend *backend, tkv_error *error)
 {
@@ -153,29 +160,30 @@ tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int t
     if (!test) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a self-test");
     }
+    const char *part = "the self-test";
     tkv_status status =
         tkv_isolate(test_in_child, &s, test, sizeof *test, timeout_seconds, &reason);
     if (status == TKV_OK) {
         summarise(test, backend);
-    } else {
-        backend->state = TKV_BACKEND_FAILED;
-        snprintf(backend->reason, sizeof backend->reason, "the self-test: %.370s", reason.message);
     }
     free(test);
-    if (backend->state == TKV_BACKEND_PASSED) {
+    if (status == TKV_OK && backend->state == TKV_BACKEND_PASSED) {
+        part = "the speed probe";
         status = tkv_isolate(probe_in_child, &s, &backend->probe, sizeof backend->probe,
                              timeout_seconds, &reason);
-        if (status != TKV_OK) {
-            backend->probe = (tkv_probe){.n_tokens = 0};
-            backend->state = TKV_BACKEND_FAILED;
-            snprintf(backend->reason, sizeof backend->reason, "the speed probe: %.370s",
-                     reason.message);
-        }
     }
-    /* That there was no memory just now says nothing about kernels. */
-    return status == TKV_ERR_OUT_OF_MEMORY
-               ? tkv_fail(error, status, "testing %.40s: %.300s", backend->name, reason.message)
-               : TKV_OK;
+    if (was_not_tested(what, status)) {
+        return tkv_fail(error, status, "%s of '%s': %.250s", part, what->kernels->name,
+                        reason.message);
+    }
+    if (status != TKV_OK) {
+        /* A device whose memory others hold just now has not failed either. */
+        const bool is_busy = status == TKV_ERR_OUT_OF_MEMORY;
+        backend->probe = (tkv_probe){.n_tokens = 0};
+        backend->state = is_busy ? TKV_BACKEND_ABSENT : TKV_BACKEND_FAILED;
+        snprintf(backend->reason, sizeof backend->reason, "%s: %.350s", part, reason.message);
+    }
+    return TKV_OK;
 }
 
 static tkv_gate_backend *add_backend(tkv_gate *gate, const char *device, const char *name)

@@ -163,22 +163,27 @@ static tkv_status fill_entry(tkv_tokenizer *tokenizer, const tkv_tokenizer_param
 /* Makes a token of the stated kind findable by its bytes. SentencePiece pieces are found with
  * spaces as they are in the text; its user-defined tokens that have spaces, as Gemma's runs of
  * them, only as special tokens: they do not come from merging. The first of equal tokens wins. */
-static void index_entry(tkv_tokenizer *tokenizer, int32_t kind, tkv_token_entry *entry)
+static tkv_status index_entry(tkv_tokenizer *tokenizer, int32_t kind, tkv_token_entry *entry,
+                              tkv_error *error)
 {
     const bool is_text = kind == TKV_TOKEN_NORMAL || kind == TKV_TOKEN_USER_DEFINED;
     const bool has_spaces = tokenizer->is_sentencepiece && kind == TKV_TOKEN_USER_DEFINED &&
                             memchr(entry->bytes.data, ' ', entry->bytes.length);
     if (!is_text || has_spaces || entry->bytes.length == 0) {
-        return;
+        return TKV_OK;
     }
     tkv_token_entry *known;
     HASH_FIND(hh, tokenizer->by_bytes, entry->bytes.data, entry->bytes.length, known);
     if (!known) {
         HASH_ADD_KEYPTR(hh, tokenizer->by_bytes, entry->bytes.data, entry->bytes.length, entry);
+        if (!entry->hh.tbl) {
+            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of tokens");
+        }
         if (!tokenizer->is_sentencepiece && entry->bytes.length == 1) {
             tokenizer->byte_tokens[(unsigned char)entry->bytes.data[0]] = entry->id;
         }
     }
+    return TKV_OK;
 }
 
 static tkv_status fill_entries(tkv_tokenizer *tokenizer, const tkv_tokenizer_params *params,
@@ -203,7 +208,7 @@ static tkv_status fill_entries(tkv_tokenizer *tokenizer, const tkv_tokenizer_par
     for (int32_t i = 0; i < params->n_tokens && status == TKV_OK; i++) {
         status = fill_entry(tokenizer, params, i, byte_of, bytes, error);
         if (status == TKV_OK) {
-            index_entry(tokenizer, stated_kind(params, i), &tokenizer->entries[i]);
+            status = index_entry(tokenizer, stated_kind(params, i), &tokenizer->entries[i], error);
             bytes += params->tokens[i].length + 1;
         }
     }
@@ -245,6 +250,9 @@ static tkv_status fill_merge(tkv_tokenizer *tokenizer, tkv_gguf_text line, int32
     HASH_FIND(hh, tokenizer->by_pair, &merge->pair, sizeof merge->pair, known);
     if (!known) {
         HASH_ADD(hh, tokenizer->by_pair, pair, sizeof merge->pair, merge);
+        if (!merge->hh.tbl) {
+            return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of merges");
+        }
     }
     return TKV_OK;
 }

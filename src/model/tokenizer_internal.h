@@ -6,6 +6,8 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+/* Without memory it leaves an element without a table; its default is to end the process. */
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
 #define TKV_MAX_STAGES 4

@@ -473,6 +473,87 @@ static void the_largest_arguments_are_refused(void **state)
     tkv_context_free(context);
 }
 
+/* A layer with a window has given back what is behind it. */
+static tkv_cache *create_windowed(tkv_context *context, int window, const float *x, int n)
+{
+    const tkv_type type = TKV_TYPE_TURBO4;
+    const tkv_layer_shape shape = {N_KV_HEADS, DIM, DIM, window, NULL};
+    const tkv_cache_params params = {.n_layers = 1,
+                                     .max_tokens = N_TOKENS,
+                                     .types_k = &type,
+                                     .types_v = &type,
+                                     .shapes = &shape};
+    tkv_cache *cache = NULL;
+    assert_ok(tkv_cache_create(context, &params, &cache, &error));
+    for (int i = 0; i < n; i++) {
+        assert_ok(tkv_cache_append(cache, 0, 1, x, x, &error));
+    }
+    return cache;
+}
+
+/* A shift may drop all tokens that a layer with a window still holds: queries of tokens that are no
+ * longer there have nothing to see. */
+static void queries_of_tokens_that_are_gone_are_refused(void **state)
+{
+    (void)state;
+    enum { N = 205, LEFT = 55 };
+    tkv_context *context = NULL;
+    assert_ok(tkv_context_create(NULL, &context, &error));
+    uint64_t seed = 9;
+    float *x = allocate(20 * N_KV_HEADS * DIM * sizeof *x);
+    float *out = allocate(20 * N_KV_HEADS * DIM * sizeof *out);
+    fill_gauss(&seed, 20 * N_KV_HEADS * DIM, x);
+    for (int n_kept = 0; n_kept < 6; n_kept += 5) { /* of the tokens that are held */
+        tkv_error refusal;
+        tkv_cache *cache = create_windowed(context, 16, x, N);
+        assert_ok(tkv_cache_shift(cache, LEFT - n_kept, N - LEFT, NULL, &error));
+        assert_int_equal(tkv_cache_length(cache, 0), LEFT);
+        tkv_attend_params params = {
+            .n_queries = 20, .n_heads = N_KV_HEADS, .first_position = LEFT - 20};
+        assert_int_equal(tkv_attend(cache, 0, &params, x, out, &refusal), TKV_ERR_INVALID_ARGUMENT);
+        params.n_queries = 1;
+        params.first_position = LEFT - 1 - n_kept;
+        assert_int_equal(tkv_attend(cache, 0, &params, x, out, &refusal), TKV_ERR_INVALID_ARGUMENT);
+        /* The next token sees itself. */
+        assert_ok(tkv_cache_append(cache, 0, 1, x, x, &error));
+        params.first_position = LEFT;
+        assert_ok(tkv_attend(cache, 0, &params, x, out, &error));
+        assert_true(isfinite(out[0]));
+        tkv_cache_free(cache);
+    }
+    free(x);
+    free(out);
+    tkv_context_free(context);
+}
+
+/* What a window misses because of a shift is no licence to miss all of it. */
+static void a_shift_does_not_bring_back_what_a_window_lost(void **state)
+{
+    (void)state;
+    enum { N = 300 };
+    tkv_context *context = NULL;
+    assert_ok(tkv_context_create(NULL, &context, &error));
+    const float x[N_KV_HEADS * DIM] = {1.0f};
+    tkv_error refusal;
+    tkv_cache *fork = NULL;
+    tkv_cache *cache = create_windowed(context, 16, x, N);
+    assert_ok(tkv_cache_shift(cache, 4, 1, NULL, &error));
+    assert_int_equal(tkv_cache_truncate(cache, 100, &refusal), TKV_ERR_INVALID_ARGUMENT);
+    assert_int_equal(tkv_cache_fork(cache, 100, &fork, &refusal), TKV_ERR_INVALID_ARGUMENT);
+    assert_int_equal(tkv_cache_length(cache, 0), N - 1);
+    /* A token or two are no trouble, nor are drafts from after a shift that windows notice. */
+    assert_ok(tkv_cache_truncate(cache, N - 2, &error));
+    assert_ok(tkv_cache_shift(cache, 50, N - 2 - 55, NULL, &error));
+    for (int i = 0; i < 3; i++) {
+        assert_ok(tkv_cache_append(cache, 0, 1, x, x, &error));
+    }
+    assert_ok(tkv_cache_truncate(cache, 55, &error));
+    assert_int_equal(tkv_cache_truncate(cache, 54, &refusal), TKV_ERR_INVALID_ARGUMENT);
+    assert_ok(tkv_cache_truncate(cache, 0, &error));
+    tkv_cache_free(cache);
+    tkv_context_free(context);
+}
+
 static void another_rope_is_refused(void **state)
 {
     (void)state;
@@ -515,12 +596,15 @@ static void wrong_shifts_are_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(shifting_equals_recomputing),
-                                       cmocka_unit_test(what_is_coded_stays_as_it_is),
-                                       cmocka_unit_test(ten_thousand_shifts_are_one_coding),
-                                       cmocka_unit_test(shifts_at_random_are_one_coding),
-                                       cmocka_unit_test(the_largest_arguments_are_refused),
-                                       cmocka_unit_test(another_rope_is_refused),
-                                       cmocka_unit_test(wrong_shifts_are_refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shifting_equals_recomputing),
+        cmocka_unit_test(what_is_coded_stays_as_it_is),
+        cmocka_unit_test(ten_thousand_shifts_are_one_coding),
+        cmocka_unit_test(shifts_at_random_are_one_coding),
+        cmocka_unit_test(the_largest_arguments_are_refused),
+        cmocka_unit_test(queries_of_tokens_that_are_gone_are_refused),
+        cmocka_unit_test(a_shift_does_not_bring_back_what_a_window_lost),
+        cmocka_unit_test(another_rope_is_refused),
+        cmocka_unit_test(wrong_shifts_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
