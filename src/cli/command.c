@@ -17,6 +17,7 @@
 
 #define SHIPPED_MODEL "models/tiny-q8_0.gguf"
 #define MAX_PATH 4096
+#define MAX_TEXT_BYTES (1 << 30)
 
 int command_fail(const tkv_error *error)
 {
@@ -219,7 +220,15 @@ static tkv_status read_stream(FILE *file, const char *path, char **text, size_t 
     size_t used = 0;
     char *buffer = malloc(capacity);
     while (buffer) {
-        used += fread(buffer + used, 1, capacity - used - 1, file);
+        const size_t n = fread(buffer + used, 1, capacity - used - 1, file);
+        /* At once, for a device may have no end. */
+        if (memchr(buffer + used, '\0', n) || used + n > MAX_TEXT_BYTES) {
+            free(buffer);
+            return tkv_fail(error, TKV_ERR_FORMAT,
+                            "%s holds NUL bytes or more than %d MiB: expected a text", path,
+                            MAX_TEXT_BYTES >> 20);
+        }
+        used += n;
         if (used + 1 < capacity) {
             break;
         }
@@ -253,11 +262,6 @@ tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_
     tkv_status status = read_stream(file, path, text, length, error);
     if (!is_standard_input) {
         fclose(file);
-    }
-    if (status == TKV_OK && memchr(*text, '\0', *length)) {
-        free(*text);
-        *text = NULL;
-        status = tkv_fail(error, TKV_ERR_FORMAT, "%s holds NUL bytes: expected a text", path);
     }
     return status;
 }

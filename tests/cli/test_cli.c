@@ -40,6 +40,8 @@ static void unreadable_input_is_named(void **state)
                    "not a GGUF file");
     assert_outcome(run("run", "-f", "/no/prompt"), 1, "", "/no/prompt");
     assert_outcome(run("run", "-f", TKV_SOURCE_DIR "/models/tiny-q8_0.gguf"), 1, "", "NUL bytes");
+    assert_outcome(run("run", "-f", "/dev/zero"), 1, "", "/dev/zero holds NUL bytes");
+    assert_outcome(run("run", "-p", "x", "--policy", "/dev/zero"), 2, "", "NUL bytes");
     assert_outcome(run("run", "-p", ""), 1, "", "prompt is empty");
     assert_outcome(run("run", "-p", "a b c d e f g h", "-c", "3"), 1, "", "context 3");
 }
