@@ -71,13 +71,19 @@ static void estimate_head(void *argument, int head, int thread)
     }
 }
 
+/* The position of the first token that means are made of. */
+static int first_of_means(const tkv_cache *cache, const tkv_cache_layer *layer)
+{
+    const int held = tkv_layer_first_position(layer);
+    return held > cache->n_sinks ? held : cache->n_sinks;
+}
+
 /* Rows on a device come to the host, so that the means are the same to the bit. */
 static bool read_source(const mean_source *source)
 {
     const tkv_cache *cache = source->cache;
     const tkv_cache_layer *layer = source->layer;
-    const int held = tkv_layer_first_position(layer);
-    const int first = held > cache->n_sinks ? held : cache->n_sinks;
+    const int first = first_of_means(cache, layer);
     float *k = source->rows[TKV_ORDER_KEY];
     float *v = source->rows[TKV_ORDER_VALUE];
     if (cache->context->device) {
@@ -120,9 +126,8 @@ static bool can_code(const tkv_cache *cache, tkv_cache_layer *layer)
     if (cache->centre_tokens == 0 || layer->is_centred) {
         return true;
     }
-    const int held = tkv_layer_first_position(layer);
-    const int first = held > cache->n_sinks ? held : cache->n_sinks;
-    return layer->n_tokens - first >= cache->centre_tokens && freeze_means(cache, layer);
+    return layer->n_tokens - first_of_means(cache, layer) >= cache->centre_tokens &&
+           freeze_means(cache, layer);
 }
 
 /* A block of a layer that is coded. */
@@ -150,6 +155,15 @@ static void code_page(void *argument, int item, int thread)
     }
 }
 
+/* Codes slots of an exact block into those of a coded one. */
+static void code_slots(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *exact,
+                       tkv_block *coded, tkv_slots slots)
+{
+    code_job job = {cache, layer, exact, coded, slots};
+    tkv_threads_run(cache->context->threads, cache->context->n_threads,
+                    tkv_layer_orders(layer) * layer->n_kv_heads, code_page, &job);
+}
+
 static void code_block(const tkv_cache *cache, tkv_cache_layer *layer, const tkv_segment *segment,
                        int index)
 {
@@ -158,9 +172,7 @@ static void code_block(const tkv_cache *cache, tkv_cache_layer *layer, const tkv
     if (tkv_block_create(cache, layer, false, TKV_PAGE_TOKENS, &coded, NULL) != TKV_OK) {
         return;
     }
-    code_job job = {cache, layer, exact, coded, tkv_block_slots(segment, index)};
-    tkv_threads_run(cache->context->threads, cache->context->n_threads,
-                    tkv_layer_orders(layer) * layer->n_kv_heads, code_page, &job);
+    code_slots(cache, layer, exact, coded, tkv_block_slots(segment, index));
     layer->blocks[segment->first_block + index] = coded;
     tkv_block_release(exact);
 }
@@ -246,24 +258,40 @@ static bool goes_on(const tkv_cache_layer *layer, int s)
            before->position + tkv_segment_tokens(before) == segment->position;
 }
 
-/* The two as one, without the block that the second began with. */
-static void join_segments(tkv_cache_layer *layer, int s)
+/* Takes n blocks, of one segment, out of a layer's table from index `at` on. */
+static void remove_blocks(tkv_cache_layer *layer, int at, int n)
 {
-    tkv_segment *segment = &layer->segments[s];
-    tkv_segment *before = segment - 1;
-    tkv_block_release(layer->blocks[segment->first_block]);
-    for (int b = segment->first_block; b + 1 < layer->n_blocks; b++) {
-        layer->blocks[b] = layer->blocks[b + 1];
+    for (int b = at; b < at + n; b++) {
+        tkv_block_release(layer->blocks[b]);
     }
-    layer->n_blocks--;
-    before->end += tkv_segment_tokens(segment);
-    before->n_blocks += segment->n_blocks - 1;
-    free(segment->turns);
+    layer->n_blocks -= n;
+    for (int b = at; b < layer->n_blocks; b++) {
+        layer->blocks[b] = layer->blocks[b + n];
+    }
+    for (int s = 0; s < layer->n_segments; s++) {
+        layer->segments[s].first_block -= layer->segments[s].first_block > at ? n : 0;
+    }
+}
+
+/* Takes a segment out whose blocks are gone or another's. */
+static void remove_segment(tkv_cache_layer *layer, int s)
+{
+    free(layer->segments[s].turns);
     layer->n_segments--;
     for (int t = s; t < layer->n_segments; t++) {
         layer->segments[t] = layer->segments[t + 1];
-        layer->segments[t].first_block--;
     }
+}
+
+/* The two as one, without the block that the second began with. */
+static void join_segments(tkv_cache_layer *layer, int s)
+{
+    const tkv_segment *segment = &layer->segments[s];
+    tkv_segment *before = &layer->segments[s - 1];
+    remove_blocks(layer, segment->first_block, 1);
+    before->end += tkv_segment_tokens(segment);
+    before->n_blocks += segment->n_blocks - 1;
+    remove_segment(layer, s);
 }
 
 /* Codes the tokens of a segment's first block into the block in which the one before it ends, and
@@ -280,10 +308,8 @@ static bool fill_block_before(const tkv_cache *cache, tkv_cache_layer *layer, in
             return false;
         }
     } else {
-        code_job job = {cache, layer, layer->blocks[at + 1], layer->blocks[at],
-                        tkv_block_slots(segment, 0)};
-        tkv_threads_run(cache->context->threads, cache->context->n_threads,
-                        tkv_layer_orders(layer) * layer->n_kv_heads, code_page, &job);
+        code_slots(cache, layer, layer->blocks[at + 1], layer->blocks[at],
+                   tkv_block_slots(segment, 0));
     }
     join_segments(layer, s);
     if (cache->context->device) {
@@ -292,27 +318,17 @@ static bool fill_block_before(const tkv_cache *cache, tkv_cache_layer *layer, in
     return true;
 }
 
-/* Releases n blocks from the first one of a segment on. */
-static void give_back_blocks(tkv_cache_layer *layer, int s, int n)
+/* Gives back the first n blocks of a segment, of which others stay. */
+static void give_back_blocks(tkv_cache_layer *layer, tkv_segment *segment, int n)
 {
-    tkv_segment *segment = &layer->segments[s];
     const int start = tkv_block_place(segment->head, n);
-    for (int b = 0; b < n; b++) {
-        tkv_block_release(layer->blocks[segment->first_block + b]);
-    }
-    for (int b = segment->first_block; b + n < layer->n_blocks; b++) {
-        layer->blocks[b] = layer->blocks[b + n];
-    }
-    layer->n_blocks -= n;
+    remove_blocks(layer, segment->first_block, n);
     segment->n_blocks -= n;
     segment->n_settled = segment->n_settled > n ? segment->n_settled - n : 0;
     segment->position += start - segment->begin;
     segment->begin = 0;
     segment->end -= start;
     segment->head = segment->head > start ? segment->head - start : 0;
-    for (int t = s + 1; t < layer->n_segments; t++) {
-        layer->segments[t].first_block -= n;
-    }
 }
 
 /* Gives back the blocks whose tokens are all before position `oldest`. */
@@ -327,7 +343,7 @@ static void give_back(const tkv_cache *cache, tkv_cache_layer *layer, int oldest
             if (n == 0) {
                 break;
             }
-            give_back_blocks(layer, 0, n);
+            give_back_blocks(layer, segment, n);
             is_changed = true;
             break;
         }
@@ -335,14 +351,8 @@ static void give_back(const tkv_cache *cache, tkv_cache_layer *layer, int oldest
             break;
         }
         /* No token of this segment is seen. */
-        const int n = segment->n_blocks;
-        free(segment->turns);
-        segment->turns = NULL;
-        give_back_blocks(layer, 0, n);
-        layer->n_segments--;
-        for (int t = 0; t < layer->n_segments; t++) {
-            layer->segments[t] = layer->segments[t + 1];
-        }
+        remove_blocks(layer, segment->first_block, segment->n_blocks);
+        remove_segment(layer, 0);
         is_changed = true;
     }
     if (is_changed && cache->context->device) {
