@@ -2,21 +2,21 @@
 #   cmake -DSOURCE_DIR=src -DOUTPUT=kernels.c [-DMETAL_OUTPUT=kernels.metal] -P embed_metal.cmake
 # The string has no #include but metal_stdlib; #line tells the compiler where each part is from.
 set(parts
-    codec/constants.h
-    backend/device_layout.h
-    backend/metal/launch.h
-    backend/metal/common.metal
-    backend/metal/rotation.metal
-    backend/metal/format.metal
-    backend/metal/quantise.metal
-    backend/metal/trellis.metal
-    backend/metal/store.metal
-    backend/metal/load.metal
-    backend/metal/attend.metal
-    backend/metal/attend_decode.metal
-    backend/metal/attend_prefill.metal
-    backend/metal/attend_merge.metal
-    backend/metal/parts.metal)
+    format/constants.h
+    device/device_layout.h
+    device/metal/launch.h
+    device/metal/common.metal
+    device/metal/rotation.metal
+    device/metal/format.metal
+    device/metal/quantise.metal
+    device/metal/trellis.metal
+    device/metal/store.metal
+    device/metal/load.metal
+    device/metal/attend.metal
+    device/metal/attend_decode.metal
+    device/metal/attend_prefill.metal
+    device/metal/attend_merge.metal
+    device/metal/parts.metal)
 
 set(text "#include <metal_stdlib>\nusing namespace metal;\n")
 foreach(part IN LISTS parts)
@@ -33,6 +33,6 @@ if(OUTPUT)
     string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
     set(line "0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,")
     string(REGEX REPLACE "(${line})" "\\1\n" bytes "${bytes}")
-    file(WRITE "${OUTPUT}" "/* Made by cmake/embed_metal.cmake. */\n#include \"backend/metal/metal.h\"\n\n"
+    file(WRITE "${OUTPUT}" "/* Made by cmake/embed_metal.cmake. */\n#include \"device/metal/metal.h\"\n\n"
                            "const char tkv_metal_source[] = {\n${bytes}0};\n")
 endif()

@@ -4,7 +4,7 @@ if(NOT APPLE AND NOT TKV_FAKE_METAL)
     return()
 endif()
 
-set(TKV_METAL_FOLDER ${PROJECT_SOURCE_DIR}/src/backend/metal)
+set(TKV_METAL_FOLDER ${PROJECT_SOURCE_DIR}/src/device/metal)
 file(GLOB TKV_METAL_KERNELS CONFIGURE_DEPENDS ${TKV_METAL_FOLDER}/*.metal)
 set(TKV_METAL_SOURCE ${CMAKE_CURRENT_BINARY_DIR}/metal_source.c)
 add_custom_command(
@@ -13,8 +13,8 @@ add_custom_command(
             -DMETAL_OUTPUT=${CMAKE_CURRENT_BINARY_DIR}/kernels.metal
             -P ${PROJECT_SOURCE_DIR}/cmake/embed_metal.cmake
     DEPENDS ${TKV_METAL_KERNELS} ${TKV_METAL_FOLDER}/launch.h
-            ${PROJECT_SOURCE_DIR}/src/codec/constants.h
-            ${PROJECT_SOURCE_DIR}/src/backend/device_layout.h
+            ${PROJECT_SOURCE_DIR}/src/format/constants.h
+            ${PROJECT_SOURCE_DIR}/src/device/device_layout.h
             ${PROJECT_SOURCE_DIR}/cmake/embed_metal.cmake
     COMMENT "Embedding the Metal kernels")
 

@@ -2,10 +2,10 @@
  * context), each computed independently with an online softmax, then the splits are merged. A row
  * is one query head of one query token; the G rows of a group share every unpacked page. */
 #include "attention/attend_device.h"
-#include "backend/sums.h"
+#include "base/error.h"
 #include "cache/cache.h"
-#include "codec/codec.h"
-#include "common/error.h"
+#include "format/codec.h"
+#include "kernels/sums.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* Attention of several sequences. */
 #include "attention/attend_device.h"
-#include "common/error.h"
+#include "base/error.h"
 
 /* The parameters for one of the caches: its last tokens ask. n_queries is at least 1. */
 static tkv_attend_params params_of(const tkv_cache *cache, int layer,

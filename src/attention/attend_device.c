@@ -1,7 +1,7 @@
 /* Attention over caches in a device's memory: one call of its table for each segment, whose keys
  * have positions of their own, and the parts joined. */
 #include "attention/attend_device.h"
-#include "common/error.h"
+#include "base/error.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* What attention is asked for, checked before anything is done. */
 #include "attention/attend_device.h"
-#include "codec/codec.h"
-#include "common/error.h"
+#include "base/error.h"
+#include "format/codec.h"
 
 #include <math.h>
 

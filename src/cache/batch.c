@@ -1,6 +1,6 @@
 /* One layer of several sequences at a time. */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 #include "cache/cache.h"
-#include "codec/codec.h"
-#include "common/error.h"
+#include "base/error.h"
+#include "format/codec.h"
 
 #include <stdlib.h>
 

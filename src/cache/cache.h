@@ -18,8 +18,8 @@
 #ifndef TKV_CACHE_CACHE_H
 #define TKV_CACHE_CACHE_H
 
-#include "backend/context.h"
-#include "codec/codec.h"
+#include "device/context.h"
+#include "format/codec.h"
 
 #include <stdatomic.h>
 

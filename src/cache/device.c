@@ -1,7 +1,7 @@
 /* A cache whose pages are in a device's memory: what its kernels read is written there, and rows
  * move through the device's table. */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 #include <stdlib.h>
 

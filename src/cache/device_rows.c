@@ -1,7 +1,7 @@
 /* Rows of a cache in a device's memory: from the caller to the pages, back, and from exact pages to
  * coded ones. */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 #include <stdlib.h>
 

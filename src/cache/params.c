@@ -1,6 +1,6 @@
 /* What a cache is asked to be: checked, and brought into layers. */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>

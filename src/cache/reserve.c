@@ -1,7 +1,7 @@
 /* Steps that a graph can be captured from: what changes the cache's memory comes before, what
  * changes its bookkeeping after. */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 static tkv_status check_reserve(const tkv_cache *cache, int n_tokens, int max_length,
                                 tkv_error *error)

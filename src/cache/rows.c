@@ -1,7 +1,7 @@
 /* Rows on their way between the caller and the pages: there padded to whole steps, and keys turned
  * to the positions that their segment counts. */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 #include <math.h>
 #include <stdlib.h>

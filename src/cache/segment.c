@@ -1,7 +1,7 @@
 /* Segments of a layer and its table of blocks: where tokens are, room for more, and what is left
  * when some are dropped. */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>

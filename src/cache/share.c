@@ -1,6 +1,6 @@
 /* Two sequences with a common prefix: blocks are shared and copied when one of them is written. */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* Context shift: tokens in the middle are dropped and the later ones move down. Nothing is coded
  * again: what is behind the gap becomes a segment whose keys are ahead of the caller's positions.
  */
+#include "base/error.h"
 #include "cache/cache.h"
-#include "common/error.h"
 
 #include <math.h>
 #include <stdlib.h>

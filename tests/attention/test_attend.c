@@ -1,5 +1,5 @@
 /* Attention against a double-precision softmax over the decoded rows. */
-#include "backend/context.h"
+#include "device/context.h"
 #include "support/support.h"
 
 #include <limits.h>

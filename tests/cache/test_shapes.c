@@ -1,7 +1,7 @@
 /* Caches of every shape that models have: any even head_dim, keys only, and layers that differ in
  * shape, types and window. Attention is checked against double precision on the decoded rows. All
  * of it on the CPU, and on the device that TKV_TEST_DEVICE names or on the reference device. */
-#include "backend/context.h"
+#include "device/context.h"
 #include "support/reference_device.h"
 #include "support/support.h"
 

@@ -1,4 +1,4 @@
-#include "backend/context.h"
+#include "device/context.h"
 #include "support/support.h"
 
 #include <limits.h>

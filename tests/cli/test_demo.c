@@ -4,8 +4,8 @@
  * README.md says what comes of it. */
 #include "process.h"
 
-#include "backend/kernels.h"
 #include "cli/demo.h"
+#include "kernels/kernels.h"
 #include "support/fetched_model.h"
 
 #include <fcntl.h>

@@ -4,7 +4,7 @@
 #ifndef TKV_TESTS_CONFORMANCE_H
 #define TKV_TESTS_CONFORMANCE_H
 
-#include "backend/kernels.h"
+#include "kernels/kernels.h"
 #include "support/support.h"
 
 #define GUARD 64

@@ -2,10 +2,10 @@
 #ifndef TKV_TESTS_DEVICE_CASE_H
 #define TKV_TESTS_DEVICE_CASE_H
 
-#include "backend/device.h"
-#include "backend/kernels.h"
-#include "codec/codec.h"
-#include "common/half.h"
+#include "base/half.h"
+#include "device/device.h"
+#include "format/codec.h"
+#include "kernels/kernels.h"
 #include "support/reference_device.h"
 #include "support/support.h"
 

@@ -1,6 +1,6 @@
 /* Encoding, decoding, rotation and softmax of every table of kernels against the reference. */
-#include "codec/codec.h"
 #include "conformance/conformance.h"
+#include "format/codec.h"
 
 /* The format says that a row decodes to NaN, not to which. */
 static void unify_nan(size_t n, float *x)

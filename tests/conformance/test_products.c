@@ -1,9 +1,9 @@
 /* Scores and sums of every table of kernels against double precision on what the codes stand for.
  */
-#include "backend/sums.h"
-#include "codec/codec.h"
-#include "common/half.h"
+#include "base/half.h"
 #include "conformance/conformance.h"
+#include "format/codec.h"
+#include "kernels/sums.h"
 
 /* A call of `scores` or `accumulate`. */
 typedef struct product_case {

@@ -1,9 +1,9 @@
 /* Checks decode attention on random pages against float64 on the host, then times it: medians of
  * graph replays over buffers larger than the L2 cache. */
-#include "backend/cuda/kernels_cuda.h"
+#include "device/cuda/kernels_cuda.h"
 extern "C" {
-#include "codec/codec.h"
-#include "common/half.h"
+#include "base/half.h"
+#include "format/codec.h"
 }
 
 #include <algorithm>

@@ -1,6 +1,7 @@
-/* The levels that the CUDA kernels unpack from pages (src/backend/cuda/unpack.cuh), run on the host
- * with the same shifts, masks and look-ups, against the rows that the reference decodes. */
-#include "backend/cuda/unpack.cuh"
+/* The levels that the CUDA kernels unpack from pages (src/device/cuda/decode/unpack.cuh), run on
+ * the host with the same shifts, masks and look-ups, against the rows that the reference decodes.
+ */
+#include "device/cuda/decode/unpack.cuh"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,8 +9,8 @@
 #include <vector>
 
 extern "C" {
-#include "codec/codec.h"
-#include "common/half.h"
+#include "base/half.h"
+#include "format/codec.h"
 
 #include <cmocka.h>
 }

@@ -2,8 +2,8 @@
  * coded alike by all, and a row of finite ones stays finite. */
 #include "fuzz/fuzz.h"
 
-#include "backend/kernels.h"
-#include "common/half.h"
+#include "base/half.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 #include <stdlib.h>

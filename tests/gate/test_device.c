@@ -1,5 +1,5 @@
 /* The test of devices, on the reference device: it passes, and planted defects are found. */
-#include "common/half.h"
+#include "base/half.h"
 #include "gate/device_test.h"
 #include "gate/machine.h"
 #include "support/reference_device.h"

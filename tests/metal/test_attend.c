@@ -1,8 +1,8 @@
 /* The attention kernels of the Metal back end against attention in double precision over the rows
  * that the device itself decodes (tests/conformance holds those to the reference, to the bit). */
-#include "backend/metal/metal.h"
-#include "common/half.h"
+#include "base/half.h"
 #include "conformance/device_case.h"
+#include "device/metal/metal.h"
 
 #include <float.h>
 

@@ -1,6 +1,6 @@
 /* The host code of the Metal back end: memory, order of work, and what it says when Metal fails.
  * The failures are the fake Metal's; on a Mac these tests are left out. */
-#include "backend/metal/metal.h"
+#include "device/metal/metal.h"
 #include "support/support.h"
 
 #include <unistd.h>

@@ -1,9 +1,9 @@
 #include "support/reference_device.h"
 
-#include "backend/context.h"
+#include "base/error.h"
+#include "base/half.h"
 #include "cache/cache.h"
-#include "common/error.h"
-#include "common/half.h"
+#include "device/context.h"
 #include "support/support.h"
 
 #define ADDRESS_TAG ((uint64_t)1 << 63)

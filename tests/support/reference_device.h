@@ -4,7 +4,7 @@
 #ifndef TKV_TESTS_REFERENCE_DEVICE_H
 #define TKV_TESTS_REFERENCE_DEVICE_H
 
-#include "backend/device.h"
+#include "device/device.h"
 
 extern const tkv_device_table reference_device_table;
 

@@ -1,0 +1,82 @@
+#include "gate/probe.h"
+
+#include "device/context.h"
+#include "eval/attention_speed.h"
+#include "eval/clock.h"
+
+enum { MAX_TOKENS = 16384 };
+
+/* To fill the cache of one type, and to time it. */
+static const double FILL_SECONDS = 0.6;
+static const double TIME_SECONDS = 0.3;
+
+static const int MIN_CALLS = 3;
+
+static tkv_attention_shape shape_of(tkv_type type, int n_tokens)
+{
+    return (tkv_attention_shape){.type_k = type,
+                                 .type_v = type,
+                                 .head_dim = TKV_PROBE_HEAD_DIM,
+                                 .n_kv_heads = TKV_PROBE_KV_HEADS,
+                                 .group = TKV_PROBE_GROUP,
+                                 .n_tokens = n_tokens,
+                                 .n_queries = 1};
+}
+
+/* As many tokens as the type that is slowest to encode allows. */
+static tkv_status choose_length(tkv_context *context, int *n_tokens, tkv_error *error)
+{
+    double slowest = 0.0;
+    tkv_status status = TKV_OK;
+    for (int type = 0; type < TKV_TYPE_COUNT && status == TKV_OK; type++) {
+        const tkv_attention_shape shape = shape_of((tkv_type)type, TKV_PAGE_TOKENS);
+        tkv_attention_work *work = NULL;
+        const double start = tkv_clock();
+        status = tkv_attention_work_create(context, &shape, &work, error);
+        const double seconds = tkv_clock() - start;
+        slowest = seconds > slowest ? seconds : slowest;
+        tkv_attention_work_free(work);
+    }
+    const double n_pages = slowest > 0.0 ? FILL_SECONDS / slowest : MAX_TOKENS;
+    *n_tokens =
+        n_pages >= MAX_TOKENS / TKV_PAGE_TOKENS ? MAX_TOKENS : TKV_PAGE_TOKENS * (1 + (int)n_pages);
+    return status;
+}
+
+/* The fastest of as many calls as there is time for: others use the machine too. */
+static tkv_status time_calls(tkv_attention_work *work, double *microseconds, tkv_error *error)
+{
+    const double begin = tkv_clock();
+    double best = 1e9;
+    tkv_status status = TKV_OK;
+    for (int i = 0; status == TKV_OK && (i < MIN_CALLS || tkv_clock() - begin < TIME_SECONDS);
+         i++) {
+        double seconds;
+        status = tkv_attention_work_run(work, &seconds, error);
+        best = seconds < best ? seconds : best;
+    }
+    *microseconds = 1e6 * best;
+    return status;
+}
+
+tkv_status tkv_probe_run(const tkv_kernels *kernels, int n_threads, tkv_probe *probe,
+                         tkv_error *error)
+{
+    tkv_context context = {.kernels = kernels, .n_threads = n_threads, .effort = TKV_EFFORT_FAST};
+    *probe = (tkv_probe){.n_threads = n_threads};
+    tkv_status status = tkv_threads_create(n_threads, &context.threads, error);
+    if (status == TKV_OK) {
+        status = choose_length(&context, &probe->n_tokens, error);
+    }
+    for (int type = 0; type < TKV_TYPE_COUNT && status == TKV_OK; type++) {
+        const tkv_attention_shape shape = shape_of((tkv_type)type, probe->n_tokens);
+        tkv_attention_work *work = NULL;
+        status = tkv_attention_work_create(&context, &shape, &work, error);
+        if (status == TKV_OK) {
+            status = time_calls(work, &probe->microseconds[type], error);
+        }
+        tkv_attention_work_free(work);
+    }
+    tkv_threads_free(context.threads);
+    return status;
+}

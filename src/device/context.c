@@ -1,0 +1,183 @@
+#include "device/context.h"
+#include "base/error.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_THREADS 1024
+#define MIN_WORKSPACE ((size_t)1 << 20)
+
+static int machine_cores(void)
+{
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return cores < 1 ? 1 : cores > MAX_THREADS ? MAX_THREADS : (int)cores;
+}
+
+static tkv_status check_params(const tkv_context_params *params, tkv_error *error)
+{
+    if (params->n_threads < 0 || params->n_threads > MAX_THREADS) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "n_threads %d: expected 0 (all) to %d",
+                        params->n_threads, MAX_THREADS);
+    }
+    if ((unsigned)params->effort >= (unsigned)TKV_EFFORT_COUNT) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "effort %d: expected 0 to %d",
+                        (int)params->effort, TKV_EFFORT_COUNT - 1);
+    }
+    return TKV_OK;
+}
+
+static tkv_status open_device(const tkv_device_table *table, int index, void *stream,
+                              tkv_device **device, tkv_error *error)
+{
+    char reason[256] = "none was found";
+    const int n_devices = table->count(reason, sizeof reason);
+    if (n_devices < 1) {
+        return tkv_fail(error, TKV_ERR_UNSUPPORTED, "no %s device: %s", table->name, reason);
+    }
+    if (index >= n_devices) {
+        return tkv_fail(error, TKV_ERR_UNSUPPORTED, "device %s:%d: the last of this machine is %d",
+                        table->name, index, n_devices - 1);
+    }
+    return table->open(index, stream, device, error);
+}
+
+tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
+                                 const tkv_context_params *params, tkv_context **context,
+                                 tkv_error *error)
+{
+    const tkv_context_params none = {0};
+    params = params ? params : &none;
+    if (!context) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "result pointer is NULL");
+    }
+    tkv_status status = check_params(params, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    tkv_context *created = calloc(1, sizeof *created);
+    if (!created) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a context (%zu bytes)",
+                        sizeof *created);
+    }
+    created->effort = params->effort;
+    created->is_stopped = params->is_stopped;
+    created->stop_user = params->stop_user;
+    created->n_threads = params->n_threads ? params->n_threads : machine_cores();
+    status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
+    if (status == TKV_OK && table) {
+        status = open_device(table, index, params->stream, &created->device, error);
+    }
+    if (status == TKV_OK && created->n_threads > 1) {
+        status = tkv_threads_create(created->n_threads, &created->threads, error);
+    }
+    if (status != TKV_OK) {
+        tkv_context_free(created);
+        return status;
+    }
+    *context = created;
+    return TKV_OK;
+}
+
+/* The table and number of a device's name "NAME" or "NAME:NUMBER"; *table is NULL for the CPU. */
+static tkv_status find_device(const char *name, const tkv_device_table **table, int *index,
+                              tkv_error *error)
+{
+    const char *colon = strchr(name, ':');
+    const size_t length = colon ? (size_t)(colon - name) : strlen(name);
+    char available[64] = "cpu";
+    char *end = NULL;
+    const long number = colon ? strtol(colon + 1, &end, 10) : 0;
+    if (colon && (end == colon + 1 || *end || number < 0 || number > MAX_THREADS)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "device '%.40s': expected a name or NAME:NUMBER, for example cuda:1", name);
+    }
+    *index = (int)number;
+    *table = NULL;
+    if (length == 3 && strncmp(name, "cpu", length) == 0 && number == 0) {
+        return TKV_OK;
+    }
+    for (int i = 0; (*table = tkv_device_tables(i)); i++) {
+        if (strlen((*table)->name) == length && strncmp(name, (*table)->name, length) == 0) {
+            return TKV_OK;
+        }
+        const size_t used = strlen(available);
+        snprintf(available + used, sizeof available - used, ", %s", (*table)->name);
+    }
+    return tkv_fail(error, TKV_ERR_UNSUPPORTED, "device '%.40s': this build has %s", name,
+                    available);
+}
+
+tkv_status tkv_context_create(const tkv_context_params *params, tkv_context **context,
+                              tkv_error *error)
+{
+    const tkv_device_table *table = NULL;
+    int index = 0;
+    if (params && params->device) {
+        const tkv_status status = find_device(params->device, &table, &index, error);
+        if (status != TKV_OK) {
+            return status;
+        }
+    }
+    return tkv_context_create_on(table, index, params, context, error);
+}
+
+void tkv_context_free(tkv_context *context)
+{
+    if (!context) {
+        return;
+    }
+    if (context->device) {
+        for (int use = 0; use < TKV_WORKSPACE_USES; use++) {
+            for (int i = 0; i < context->workspaces[use].n; i++) {
+                context->device->table->release(context->device,
+                                                context->workspaces[use].addresses[i]);
+            }
+        }
+        context->device->table->close(context->device);
+    }
+    tkv_threads_free(context->threads);
+    free(context);
+}
+
+const char *tkv_context_kernels(const tkv_context *context)
+{
+    if (!context) {
+        return "none";
+    }
+    return context->device ? context->device->table->name : context->kernels->name;
+}
+
+const char *tkv_context_device(const tkv_context *context)
+{
+    if (!context) {
+        return "none";
+    }
+    return context->device ? context->device->table->description(context->device) : "cpu";
+}
+
+int tkv_context_threads(const tkv_context *context)
+{
+    return context ? context->n_threads : 0;
+}
+
+tkv_status tkv_context_workspace(tkv_context *context, tkv_workspace_use use, size_t bytes,
+                                 uint64_t *address, tkv_error *error)
+{
+    tkv_device_workspace *workspace = &context->workspaces[use];
+    if (workspace->n == 0 || bytes > workspace->bytes) {
+        const size_t doubled = workspace->n ? 2 * workspace->bytes : MIN_WORKSPACE;
+        const size_t wanted = bytes > doubled ? bytes : doubled;
+        uint64_t memory = 0;
+        const tkv_status status =
+            context->device->table->allocate(context->device, wanted, &memory, error);
+        if (status != TKV_OK) {
+            return status;
+        }
+        workspace->addresses[workspace->n++] = memory;
+        workspace->bytes = wanted;
+    }
+    *address = workspace->addresses[workspace->n - 1];
+    return TKV_OK;
+}

@@ -1,0 +1,278 @@
+// Storing rows of tokens into pages. One thread block owns the page of one KV head for the launch:
+// it encodes its rows into an image in shared memory and then writes what changed.
+#include "device/cuda/codec/encode_trellis.cuh"
+#include "device/cuda/codec/pack.cuh"
+#include "device/cuda/kernels_cuda.h"
+
+namespace tkv_cuda
+{
+namespace
+{
+
+constexpr int max_threads = 128;
+
+struct store_params {
+    tkv_device_layer layer;
+    const tkv_device_sequence *sequences;
+    int first;
+    int n_tokens;
+    const float *k;
+    const float *v;
+    int first_order; // of the thread blocks with blockIdx.y = 0
+    int n_orders;
+    int image_bytes; // of shared memory; after them each warp's search_scratch
+};
+
+// The rows that go into one page.
+struct page_rows {
+    int order;
+    int head_dim;
+    slot_range range;
+    const float *rows; // that of slot 0, were it there
+    size_t stride;
+    page_place place;
+    int effort;
+    int image_bytes;
+};
+
+template <int N>
+__device__ void load_row(const row_shape<N> &shape, const page_rows &job, int slot, bool is_used,
+                         float *v)
+{
+    const float *row = job.rows + (is_used ? slot : job.range.first) * (ptrdiff_t)job.stride;
+    const int lane = lane_of_row();
+#pragma unroll(row_shape <N>::unroll)
+    for (int i = 0; i < shape.n(); i++) {
+        v[i] = row[i * half_warp + lane];
+    }
+    if (job.place.mean) {
+        // As if the row had waited in an exact block.
+#pragma unroll(row_shape <N>::unroll)
+        for (int i = 0; i < shape.n(); i++) {
+            v[i] = from_half(to_finite_half(v[i])) - job.place.mean[i * half_warp + lane];
+        }
+    }
+}
+
+// The codes of a slot; its side fields go to `side`.
+template <int N, int TYPE>
+__device__ void encode_slot(const page_rows &job, int slot, bool is_used,
+                            const search_scratch &scratch, uint16_t *side, row_codes<N> *out)
+{
+    const row_shape<N> shape = {job.head_dim};
+    row_input<N> in;
+    load_row(shape, job, slot, is_used, in.y);
+    if constexpr (type_traits<TYPE>::is_trellis) {
+        encode_trellis_row<N, TYPE>(shape, job.effort, scratch, &in, out);
+    } else {
+        encode_row<N, TYPE>(shape, &in, out);
+    }
+    if (is_used && lane_of_row() == 0) {
+        side[slot] = (uint16_t)out->side[0];
+        if (type_traits<TYPE>::is_sketch) {
+            side[page_tokens + slot] = (uint16_t)out->side[1];
+        }
+    }
+}
+
+// The slots 4 n + r of a group: one half-warp, with another r in the other half of the warp.
+template <int N, int TYPE>
+__device__ void encode_unit(const page_rows &job, int group, int r, const search_scratch &scratch,
+                            uint32_t *image)
+{
+    const row_shape<N> shape = {job.head_dim};
+    const bool is_key = job.order == TKV_ORDER_KEY;
+    uint16_t *side = image_side<TYPE>(job.order, job.head_dim, image);
+    uint32_t sums[row_shape<N>::capacity];
+#pragma unroll(row_shape <N>::unroll)
+    for (int i = 0; i < shape.n(); i++) {
+        sums[i] = 0;
+    }
+#pragma unroll 1
+    for (int n = 0; n < slots_per_unit; n++) {
+        const int slot = group_tokens * group + 4 * n + r;
+        const bool is_used = job.range.holds(slot);
+        if (!__any_sync(full_warp, is_used)) {
+            continue;
+        }
+        row_codes<N> out;
+        encode_slot<N, TYPE>(job, slot, is_used, scratch, side, &out);
+        if (is_key) {
+            pack_key<N, TYPE>(shape, slot, is_used, out.codes, image);
+        } else {
+            add_value<N, TYPE>(shape, slot, n, is_used, out.codes, sums, image);
+        }
+    }
+    if (TYPE != TKV_TYPE_TURBO8 && !is_key) {
+        pack_values<N, TYPE>(shape, group, r, sums, image);
+    }
+}
+
+template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uint32_t *image)
+{
+    const uint32_t warp_offset =
+        job.image_bytes + threadIdx.x / 32 * (uint32_t)search_scratch_bytes(job.head_dim);
+    const search_scratch scratch = place_scratch(warp_offset, job.head_dim);
+    if (TYPE != TKV_TYPE_TURBO8 && job.order == TKV_ORDER_VALUE) {
+        const int n_words = image_words<TYPE>(job.order, job.head_dim);
+        for (int i = threadIdx.x; i < n_words; i += (int)blockDim.x) {
+            image[i] = 0;
+        }
+        __syncthreads();
+    }
+    for (int unit = threadIdx.x / half_warp; unit < page_tokens / slots_per_unit;
+         unit += (int)blockDim.x / half_warp) {
+        encode_unit<N, TYPE>(job, unit / 4, unit % 4, scratch, image);
+    }
+    __syncthreads();
+    write_image<TYPE>(job.order, job.head_dim, job.range, image, job.place.page);
+}
+
+__device__ void store_exact(const page_rows &job)
+{
+    const int pairs = job.head_dim / 2;
+    const int n_rows = job.range.end - job.range.first;
+    uint32_t *page = reinterpret_cast<uint32_t *>(job.place.page) + job.range.first * pairs;
+    for (int i = threadIdx.x; i < n_rows * pairs; i += (int)blockDim.x) {
+        const float *from =
+            job.rows + (job.range.first + i / pairs) * (ptrdiff_t)job.stride + 2 * (i % pairs);
+        page[i] = to_finite_half(from[0]) | to_finite_half(from[1]) << 16;
+    }
+}
+
+template <int N, bool WITH_TRELLIS>
+__global__ void __launch_bounds__(max_threads, N != 4 && N != 8 ? 1
+                                               : WITH_TRELLIS   ? 4
+                                                                : 5)
+    store_pages(const store_params params)
+{
+    uint32_t *image = in_shared<uint32_t>(0);
+    const tkv_device_layer &layer = params.layer;
+    const tkv_device_sequence sequence = params.sequences[blockIdx.z];
+    const int first = params.first >= 0 ? params.first : sequence.n_tokens - params.n_tokens;
+    const int block = block_of(layer, first) + (int)blockIdx.x;
+    const int start = block_start(layer, block);
+    const int end = min(block_end(layer, block), first + params.n_tokens);
+    if (start >= end) {
+        return;
+    }
+    const int order = params.first_order + (int)blockIdx.y % params.n_orders;
+    const int head = (int)blockIdx.y / params.n_orders;
+    page_rows job;
+    job.order = order;
+    job.head_dim = layer_head_dim(layer, order);
+    job.range.first = max(first - start, 0);
+    job.range.end = end - start;
+    job.stride = (size_t)layer.n_kv_heads * job.head_dim;
+    job.rows = (order == TKV_ORDER_KEY ? params.k : params.v) +
+               ((ptrdiff_t)blockIdx.z * params.n_tokens + start - first) * (ptrdiff_t)job.stride +
+               (ptrdiff_t)head * job.head_dim;
+    job.place = place_page(layer, sequence, block, head, order);
+    job.effort = layer.effort;
+    job.image_bytes = params.image_bytes;
+    // Beside a search the time of other types does not matter, but that of compiling does.
+    constexpr int M = WITH_TRELLIS ? 0 : N;
+    if constexpr (WITH_TRELLIS) {
+        switch (job.place.type) {
+        case TKV_TYPE_TRELLIS3: encode_page<N, TKV_TYPE_TRELLIS3>(job, image); return;
+        case TKV_TYPE_TRELLIS2: encode_page<N, TKV_TYPE_TRELLIS2>(job, image); return;
+        default: break;
+        }
+    }
+    switch (job.place.type) {
+    case TKV_TYPE_TURBO8: encode_page<M, TKV_TYPE_TURBO8>(job, image); break;
+    case TKV_TYPE_TURBO4: encode_page<M, TKV_TYPE_TURBO4>(job, image); break;
+    case TKV_TYPE_TURBO3: encode_page<M, TKV_TYPE_TURBO3>(job, image); break;
+    case TKV_TYPE_TURBO2: encode_page<M, TKV_TYPE_TURBO2>(job, image); break;
+    case TKV_TYPE_TURBO4Q: encode_page<M, TKV_TYPE_TURBO4Q>(job, image); break;
+    case TKV_TYPE_TURBO3Q: encode_page<M, TKV_TYPE_TURBO3Q>(job, image); break;
+    default: store_exact(job); break;
+    }
+}
+
+bool is_trellis(int type)
+{
+    return type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
+}
+
+// A launch with as many warps as there is shared memory for.
+template <int N, bool WITH_TRELLIS>
+cudaError_t launch_class(store_params params, int head_dim, int n_sequences, cudaStream_t stream)
+{
+    const tkv_device_layer &layer = params.layer;
+    const size_t warp_bytes = WITH_TRELLIS ? search_scratch_bytes(head_dim) : 0;
+    int n_warps = max_threads / 32;
+    if (WITH_TRELLIS) {
+        int device;
+        int most;
+        cudaError_t error = cudaGetDevice(&device);
+        if (error == cudaSuccess) {
+            error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+        }
+        if (error != cudaSuccess) {
+            return error;
+        }
+        while (n_warps > 1 && params.image_bytes + n_warps * warp_bytes > (size_t)most) {
+            n_warps /= 2;
+        }
+    }
+    const size_t bytes = params.image_bytes + n_warps * warp_bytes;
+    const cudaError_t error = allow_shared_memory(store_pages<N, WITH_TRELLIS>, bytes);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    const dim3 grid((unsigned)max_blocks(layer, params.n_tokens),
+                    (unsigned)(layer.n_kv_heads * params.n_orders), (unsigned)n_sequences);
+    store_pages<N, WITH_TRELLIS><<<grid, 32 * n_warps, bytes, stream>>>(params);
+    return cudaGetLastError();
+}
+
+template <int N>
+cudaError_t launch_types(const store_params &params, int head_dim, int n_sequences,
+                         cudaStream_t stream)
+{
+    bool has_trellis = false;
+    for (int i = 0; i < params.n_orders; i++) {
+        has_trellis = has_trellis || is_trellis(layer_type(params.layer, params.first_order + i));
+    }
+    return has_trellis ? launch_class<N, true>(params, head_dim, n_sequences, stream)
+                       : launch_class<N, false>(params, head_dim, n_sequences, stream);
+}
+
+// Of orders that share a head_dim.
+cudaError_t launch(store_params params, int n_sequences, cudaStream_t stream)
+{
+    const int head_dim = layer_head_dim(params.layer, params.first_order);
+    for (int order = params.first_order; order < params.first_order + params.n_orders; order++) {
+        const int bytes = (int)image_bytes(layer_type(params.layer, order), order, head_dim);
+        params.image_bytes = bytes > params.image_bytes ? bytes : params.image_bytes;
+    }
+    switch (head_dim) {
+    case 64: return launch_types<4>(params, head_dim, n_sequences, stream);
+    case 128: return launch_types<8>(params, head_dim, n_sequences, stream);
+    case 256: return launch_types<16>(params, head_dim, n_sequences, stream);
+    default: return launch_types<0>(params, head_dim, n_sequences, stream);
+    }
+}
+
+} // namespace
+} // namespace tkv_cuda
+
+extern "C" cudaError_t tkv_cuda_store(const tkv_device_layer *layer,
+                                      const tkv_device_sequence *sequences, int n_sequences,
+                                      int first, int n_tokens, const float *k, const float *v,
+                                      cudaStream_t stream)
+{
+    using namespace tkv_cuda;
+    if (n_tokens == 0 || n_sequences == 0) {
+        return cudaSuccess;
+    }
+    store_params params = {*layer, sequences, first, n_tokens, k, v, TKV_ORDER_KEY, 2, 0};
+    if (layer->head_dim_k == layer->head_dim_v) {
+        return launch(params, n_sequences, stream);
+    }
+    params.n_orders = 1;
+    cudaError_t error = launch(params, n_sequences, stream);
+    params.first_order = TKV_ORDER_VALUE;
+    return error == cudaSuccess ? launch(params, n_sequences, stream) : error;
+}

@@ -1,0 +1,115 @@
+/* Launches of decode attention: which kernel, how many splits, where the workspace lies. */
+#include "device/cuda/decode/attend_decode_launch.cuh"
+#include "device/cuda/decode/decode_merge.cuh"
+#include "device/cuda/kernels_cuda.h"
+
+namespace tkv_cuda
+{
+
+constexpr size_t ALIGNMENT = 256;
+/* Of a kernel, beside what it asks for at its launch: no more than this. */
+constexpr int STATIC_SHARED_BYTES = 1024;
+
+static size_t align_up(size_t bytes)
+{
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+/* Whether the device has the shared memory; sm_86 and its like have less than half of Hopper's. */
+static bool fits(const decode_kernel &kernel)
+{
+    int device = 0;
+    int bytes = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+               cudaSuccess &&
+           kernel.shared_bytes + STATIC_SHARED_BYTES <= bytes;
+}
+
+static decode_kernel find_kernel(const tkv_device_attend &params)
+{
+    const tkv_device_layer &layer = params.layer;
+    const int n_rows = params.n_queries * (params.n_heads / layer.n_kv_heads);
+    const decode_kernel kernel =
+        layer.type_k == layer.type_v ? find_paged_kernel(layer, n_rows) : find_mixed_kernel(layer);
+    return kernel.launch && fits(kernel) ? kernel : find_any_kernel(layer);
+}
+
+/* Hopper and newer can launch a kernel before the one before it has ended. Only code for them waits
+ * for that one (await_launch): they may be running Ampere's. */
+static bool has_early_launches()
+{
+    int version = 0;
+    return tkv_cuda_code_version(&version) == cudaSuccess && version >= 90;
+}
+
+/* Splits cost a beginning and an end each, worth some pages a warp; whole waves of CTAs count. */
+static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
+{
+    const int overhead = 3;
+    int best = 1;
+    double best_cost = 1e300;
+    for (int splits = 1;
+         splits <= MAX_SPLITS && (splits == 1 || splits * n_warps < n_blocks + n_warps); splits++) {
+        const double waves = ((double)n_units * splits + n_slots - 1) / n_slots;
+        const int pages = (n_blocks + splits * n_warps - 1) / (splits * n_warps);
+        const double cost = (double)(int)waves * (pages + overhead) + 0.02 * splits;
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = splits;
+        }
+    }
+    return best;
+}
+
+static decode_job plan_job(const tkv_device_attend &params, const decode_kernel &kernel,
+                           int n_multiprocessors, size_t *bytes)
+{
+    const tkv_device_layer &layer = params.layer;
+    const int group = params.n_heads / layer.n_kv_heads;
+    const int n_rows = params.n_queries * group;
+    decode_job job = {};
+    job.params = params;
+    if (params.scale == 0.0f) {
+        job.params.scale = 1.0f / sqrtf((float)layer.head_dim_k);
+    }
+    job.group = group;
+    job.n_tiles = (n_rows + kernel.n_rows - 1) / kernel.n_rows;
+    job.blocks_a_split = kernel.n_warps;
+    job.is_early = has_early_launches();
+    const int n_units = params.n_sequences * layer.n_kv_heads * job.n_tiles;
+    const int n_blocks = (params.max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS + 1;
+    job.n_splits =
+        choose_splits(n_units, n_blocks, kernel.n_warps, kernel.n_ctas * n_multiprocessors);
+    if ((size_t)n_units * sizeof(unit_counters) > TKV_CUDA_ATTEND_COUNTER_BYTES) {
+        job.n_splits = 1; /* so many units fill the device, and need no counters */
+    }
+    const size_t n_parts = (size_t)n_units * job.n_splits * kernel.n_rows;
+    const size_t sums_at = align_up(n_parts * sizeof(row_sums));
+    *bytes = sums_at + align_up(n_parts * layer.head_dim_v * sizeof(float));
+    job.stats = (float *)params.workspace;
+    job.sums = (float *)(params.workspace + sums_at);
+    return job;
+}
+
+} // namespace tkv_cuda
+
+size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_multiprocessors)
+{
+    size_t bytes;
+    tkv_cuda::plan_job(*params, tkv_cuda::find_kernel(*params), n_multiprocessors, &bytes);
+    return bytes;
+}
+
+cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
+                                   void *counters, cudaStream_t stream)
+{
+    size_t bytes;
+    const tkv_cuda::decode_kernel kernel = tkv_cuda::find_kernel(*params);
+    tkv_cuda::decode_job job = tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
+    job.counters = (tkv_cuda::unit_counters *)counters;
+    /* Neighbours among CTAs get the same share of the memory, some 20 % more or less than others:
+     * so they are of different units, and each unit has some of all. */
+    const dim3 grid(params->layer.n_kv_heads * job.n_tiles, job.n_splits, params->n_sequences);
+    return kernel.launch(job, grid, stream);
+}

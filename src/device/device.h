@@ -1,0 +1,95 @@
+/* The table of a back end whose pages live in memory of its own (a GPU). It works on whole layers
+ * where the table of kernels.h works on single pages; the bits in the pages are the same.
+ *
+ * Calls are enqueued on the device's stream and return at once unless they say that they wait; they
+ * may be captured in a graph unless they allocate or wait. Arguments have been checked by the
+ * caller; errors are those of the device (TKV_ERR_DEVICE, with the device's own text) and memory.
+ */
+#ifndef TKV_DEVICE_DEVICE_H
+#define TKV_DEVICE_DEVICE_H
+
+#include "device/device_layout.h"
+#include "turbokv.h"
+
+typedef struct tkv_device_table tkv_device_table;
+
+/* A back end's own struct begins with this. */
+typedef struct tkv_device {
+    const tkv_device_table *table;
+} tkv_device;
+
+struct tkv_device_table {
+    const char *name; /* "cuda", "metal" */
+
+    /* How many devices there are; none is no error. `reason` [size] receives why there is none. */
+    int (*count)(char *reason, size_t size);
+
+    /* Opens device `index`; `stream` is the caller's (CUDA: a cudaStream_t) or NULL for one of the
+     * device's own. */
+    tkv_status (*open)(int index, void *stream, tkv_device **device, tkv_error *error);
+    void (*close)(tkv_device *device);
+
+    /* For people: "NVIDIA H200, sm_90". Lives as long as the device. */
+    const char *(*description)(const tkv_device *device);
+
+    /* Memory: zeroed, aligned to 256 bytes. */
+    tkv_status (*allocate)(tkv_device *device, size_t bytes, uint64_t *address, tkv_error *error);
+    void (*release)(tkv_device *device, uint64_t address);
+    tkv_status (*upload)(tkv_device *device, uint64_t to, const void *from, size_t bytes,
+                         tkv_error *error); /* `from` may be reused at once */
+    tkv_status (*download)(tkv_device *device, void *to, uint64_t from, size_t bytes,
+                           tkv_error *error); /* waits */
+    tkv_status (*copy)(tkv_device *device, uint64_t to, uint64_t from, size_t bytes,
+                       tkv_error *error);
+    /* Copies 32 bytes (a tkv_device_sequence) from each of n addresses to `to` and on. NULL: the
+     * back end has only `copy`. */
+    tkv_status (*gather)(tkv_device *device, uint64_t to, const uint64_t *from, int n,
+                         tkv_error *error);
+    tkv_status (*wait)(tkv_device *device, tkv_error *error); /* until all calls are done */
+
+    /* tkv_rotate and tkv_unrotate on rows [n_rows][head_dim] in the device's memory. */
+    tkv_status (*rotate)(tkv_device *device, int head_dim, size_t n_rows, uint64_t x,
+                         bool is_inverse, tkv_error *error);
+
+    /* As tkv_device_rows says: every value is rounded as in x * cosine - y * sine, products first.
+     */
+    tkv_status (*move_rows)(tkv_device *device, const tkv_device_rows *rows, tkv_error *error);
+
+    /* As tkv_device_join says: a row of `out` is the sum of its parts weighed by the exponentials
+     * of their log_sums. */
+    tkv_status (*join)(tkv_device *device, const tkv_device_join *join, tkv_error *error);
+
+    /* Writes rows of tokens first .. first+n_tokens-1 of each sequence (first -1: its last
+     * n_tokens) into the blocks that its table names: exact ones as f16, coded ones less the means,
+     * encoded as the reference does, bit for bit. k
+     * [n_sequences][n_tokens][n_kv_heads][head_dim_k], v likewise. NaN and infinity as in
+     * tkv_encode_page, unreported. */
+    tkv_status (*store)(tkv_device *device, const tkv_device_layer *layer, uint64_t sequences,
+                        int n_sequences, int first, int n_tokens, uint64_t k, uint64_t v,
+                        tkv_error *error);
+
+    /* Decodes tokens of one sequence, means added: k [n_tokens][n_kv_heads][head_dim_k], v; either
+     * may be 0. */
+    tkv_status (*load)(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
+                       int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
+
+    /* The same as halves, rounded as f16 pages are. NULL: the back end has no such call. */
+    tkv_status (*load_half)(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
+                            int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
+
+    /* As tkv_attend; the error bounds are the table's. The workspace is zeroed when it is allocated
+     * and then used by attend alone. */
+    size_t (*attend_workspace_bytes)(const tkv_device *device, const tkv_device_attend *params);
+    tkv_status (*attend)(tkv_device *device, const tkv_device_attend *params, tkv_error *error);
+
+    /* As in tkv_kernels: how far weights times scales, and queries, are rounded on coded pages. */
+    float weight_rounding;
+    float query_rounding;
+    float query_rounding_turbo8;
+    float exact_rounding; /* of weights and queries on exact pages, each by itself */
+};
+
+/* Tables of this build by index from 0; NULL beyond the last. A table may find no device. */
+const tkv_device_table *tkv_device_tables(int index);
+
+#endif
