@@ -3,6 +3,7 @@
 # The string has no #include but metal_stdlib; #line tells the compiler where each part is from.
 set(parts
     format/constants.h
+    format/type_table.h
     device/device_layout.h
     device/metal/launch.h
     device/metal/common.metal

@@ -14,6 +14,7 @@ add_custom_command(
             -P ${PROJECT_SOURCE_DIR}/cmake/embed_metal.cmake
     DEPENDS ${TKV_METAL_KERNELS} ${TKV_METAL_FOLDER}/launch.h
             ${PROJECT_SOURCE_DIR}/src/format/constants.h
+            ${PROJECT_SOURCE_DIR}/src/format/type_table.h
             ${PROJECT_SOURCE_DIR}/src/device/device_layout.h
             ${PROJECT_SOURCE_DIR}/cmake/embed_metal.cmake
     COMMENT "Embedding the Metal kernels")

@@ -50,17 +50,18 @@ static double largest_square(int n)
 
 double tkv_codec_expected_error(tkv_type type, int head_dim)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
-    if (layout->kind == TKV_CODE_UNIFORM) {
+    const tkv_code_kind kind = tkv_type_kind(type);
+    const int level_bits = tkv_type_level_bits(type);
+    if (kind == TKV_CODE_UNIFORM) {
         const double levels = 127.0; /* from zero to the row's largest magnitude */
         return largest_square(head_dim) / (12.0 * levels * levels);
     }
-    if (layout->kind == TKV_CODE_CODEBOOK) {
-        const double d = distortion(tkv_codebook_get(layout->level_bits));
+    if (kind == TKV_CODE_CODEBOOK) {
+        const double d = distortion(tkv_codebook_get(level_bits));
         return d / (1.0 - d);
     }
-    if (layout->kind == TKV_CODE_SKETCH) {
-        return distortion(tkv_codebook_get(layout->level_bits)) * (PI / 2.0 - 1.0);
+    if (kind == TKV_CODE_SKETCH) {
+        return distortion(tkv_codebook_get(level_bits)) * (PI / 2.0 - 1.0);
     }
     return (double)NAN;
 }

@@ -89,7 +89,7 @@ static void add_rotations(cJSON *known, uint32_t *seed)
 /* Rows of a codebook type: what they are coded to, and what that decodes to. */
 static void add_coded_rows(cJSON *cases, tkv_type type, const float *x)
 {
-    const tkv_codebook *book = tkv_codebook_get(tkv_type_get_layout(type)->level_bits);
+    const tkv_codebook *book = tkv_codebook_get(tkv_type_level_bits(type));
     float decoded[N_ROWS * DIM];
     float scales[N_ROWS];
     float codes[N_ROWS * DIM];

@@ -2,17 +2,29 @@
 
 #include <stddef.h>
 
-static const int8_t levels2[] = TKV_CODEBOOK_LEVELS_2;
-static const float thresholds2[] = TKV_CODEBOOK_THRESHOLDS_2;
-static const int8_t levels3[] = TKV_CODEBOOK_LEVELS_3;
-static const float thresholds3[] = TKV_CODEBOOK_THRESHOLDS_3;
-static const int8_t levels4[] = TKV_CODEBOOK_LEVELS_4;
-static const float thresholds4[] = TKV_CODEBOOK_THRESHOLDS_4;
+#define CODEBOOK(bits)                                                                             \
+    static const int8_t levels##bits[] = TKV_CODEBOOK_LEVELS_##bits;                               \
+    static const float thresholds##bits[] = TKV_CODEBOOK_THRESHOLDS_##bits;                        \
+    static const tkv_codebook codebook##bits = {1 << bits, levels##bits, thresholds##bits};        \
+    _Static_assert(sizeof levels##bits == 1 << bits, "levels of so many bits");
 
-static const tkv_codebook codebooks[] = {
-    {4, levels2, thresholds2}, {8, levels3, thresholds3}, {16, levels4, thresholds4}};
+TKV_CODEBOOKS(CODEBOOK)
+
+/* There is one for each type that needs it. */
+#define BIT(bits) | 1 << bits
+#define CHECK_TYPE(id, name, number, kind, plane0, plane1, plane2, level_bits, ...)                \
+    _Static_assert((TKV_CODE_##kind != TKV_CODE_CODEBOOK && TKV_CODE_##kind != TKV_CODE_SKETCH) || \
+                       ((0 TKV_CODEBOOKS(BIT)) >> level_bits & 1),                                 \
+                   "the codebook of " name);
+TKV_TYPES(CHECK_TYPE)
+
+#define CASE(bits)                                                                                 \
+    case bits: return &codebook##bits;
 
 const tkv_codebook *tkv_codebook_get(int bits)
 {
-    return bits >= 2 && bits <= 4 ? &codebooks[bits - 2] : NULL;
+    switch (bits) {
+        TKV_CODEBOOKS(CASE)
+    }
+    return NULL;
 }

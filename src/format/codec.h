@@ -6,6 +6,7 @@
 
 #include "format/constants.h"
 #include "format/trellis.h"
+#include "format/type_table.h"
 #include "turbokv.h"
 
 /* Rows are padded with zeros to a multiple of this many coordinates. */
@@ -16,32 +17,8 @@ static inline int tkv_padded_dim(int head_dim)
     return (head_dim + TKV_DIM_STEP - 1) / TKV_DIM_STEP * TKV_DIM_STEP;
 }
 
-#define TKV_MAX_PLANES 3
-#define TKV_MAX_SIDE_FIELDS 2
-
-typedef enum tkv_code_kind {
-    TKV_CODE_HALF,     /* fp16 values */
-    TKV_CODE_UNIFORM,  /* 255 levels scaled to the row's largest value */
-    TKV_CODE_CODEBOOK, /* Lloyd-Max levels */
-    TKV_CODE_TRELLIS,  /* trellis.h */
-    TKV_CODE_SKETCH    /* Lloyd-Max levels and the signs of the residual's sketch */
-} tkv_code_kind;
-
-/* How the codes of a type are made and cut into bit planes. Plane 0 holds the lowest bits of a
- * code. */
-typedef struct tkv_type_layout {
-    tkv_code_kind kind;
-    int level_bits; /* of the codebook or trellis: log2 of its levels */
-    int n_planes;   /* 0 for f16, whose rows are plain arrays */
-    int plane_bits[TKV_MAX_PLANES];
-    int n_side_fields;
-} tkv_type_layout;
-
 /* As tkv_check_head_dim, for what works on rows as they are stored: a multiple of TKV_DIM_STEP. */
 tkv_status tkv_check_padded_dim(tkv_type type, int head_dim, tkv_error *error);
-
-/* `type` must be valid. */
-const tkv_type_layout *tkv_type_get_layout(tkv_type type);
 
 /* A scalar quantiser on unit-variance coordinates: code = number of thresholds below z. */
 typedef struct tkv_codebook {

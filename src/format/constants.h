@@ -4,7 +4,10 @@
 #define TKV_FORMAT_CONSTANTS_H
 
 /* Converged Lloyd-Max quantisers of N(0,1): thresholds are the midpoints of the centroids, levels
- * the centroids times 127 / outermost centroid, rounded. tests/codec derives them again. */
+ * the centroids times 127 / outermost centroid, rounded. tests/format derives them again.
+ * TKV_CODEBOOKS: X(level_bits) for each of them. */
+#define TKV_CODEBOOKS(X) X(2) X(3) X(4)
+
 #define TKV_CODEBOOK_LEVELS_2                                                                      \
     {                                                                                              \
         -127, -38, 38, 127                                                                         \
@@ -33,7 +36,10 @@
     }
 
 /* Trellis levels: trained on N(0,1) by Lloyd's iteration around the search, times 127 / outermost
- * level, rounded. The units are levels a standard deviation. */
+ * level, rounded. The units are levels a standard deviation.
+ * TKV_TRELLISES: X(level_bits, levels) for each of them. */
+#define TKV_TRELLISES(X) X(3, 8) X(4, 16)
+
 #define TKV_TRELLIS_LEVELS_8                                                                       \
     {                                                                                              \
         -127, -72, -39, -13, 13, 39, 72, 127                                                       \

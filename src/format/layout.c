@@ -66,11 +66,10 @@ static size_t plane_words(int bits, int head_dim)
 void tkv_pack_slot(tkv_type type, tkv_page_order order, int head_dim, int slot,
                    const tkv_row_codes *row, void *page)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
     uint32_t *words = page;
     int low_bit = 0;
-    for (int p = 0; p < layout->n_planes; p++) {
-        const int bits = layout->plane_bits[p];
+    for (int p = 0; p < tkv_type_n_planes(type); p++) {
+        const int bits = tkv_type_plane_bits(type, p);
         const uint32_t mask = (1u << bits) - 1;
         for (int j = 0; j < head_dim; j++) {
             const code_address at = page_address(order, bits, head_dim, slot, j);
@@ -81,7 +80,7 @@ void tkv_pack_slot(tkv_type type, tkv_page_order order, int head_dim, int slot,
         low_bit += bits;
     }
     uint16_t *fields = (uint16_t *)words;
-    for (int f = 0; f < layout->n_side_fields; f++) {
+    for (int f = 0; f < tkv_type_side_fields(type); f++) {
         fields[f * TKV_PAGE_TOKENS + slot] = row->side[f];
     }
 }
@@ -89,13 +88,12 @@ void tkv_pack_slot(tkv_type type, tkv_page_order order, int head_dim, int slot,
 void tkv_unpack_slot(tkv_type type, tkv_page_order order, int head_dim, int slot, const void *page,
                      tkv_row_codes *row)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
     const uint32_t *words = page;
     int low_bit = 0;
     memset(row->codes, 0, (size_t)head_dim);
     memset(row->side, 0, sizeof row->side);
-    for (int p = 0; p < layout->n_planes; p++) {
-        const int bits = layout->plane_bits[p];
+    for (int p = 0; p < tkv_type_n_planes(type); p++) {
+        const int bits = tkv_type_plane_bits(type, p);
         const uint32_t mask = (1u << bits) - 1;
         for (int j = 0; j < head_dim; j++) {
             const code_address at = page_address(order, bits, head_dim, slot, j);
@@ -105,7 +103,7 @@ void tkv_unpack_slot(tkv_type type, tkv_page_order order, int head_dim, int slot
         low_bit += bits;
     }
     const uint16_t *fields = (const uint16_t *)words;
-    for (int f = 0; f < layout->n_side_fields; f++) {
+    for (int f = 0; f < tkv_type_side_fields(type); f++) {
         row->side[f] = fields[f * TKV_PAGE_TOKENS + slot];
     }
 }
@@ -123,11 +121,10 @@ static size_t record_bit(int bits, int head_dim, int coordinate)
 
 void tkv_pack_row(tkv_type type, int head_dim, const tkv_row_codes *row, uint8_t *record)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
     memset(record, 0, tkv_row_bytes(type, head_dim));
     int low_bit = 0;
-    for (int p = 0; p < layout->n_planes; p++) {
-        const int bits = layout->plane_bits[p];
+    for (int p = 0; p < tkv_type_n_planes(type); p++) {
+        const int bits = tkv_type_plane_bits(type, p);
         const unsigned mask = (1u << bits) - 1;
         for (int j = 0; j < head_dim; j++) {
             const size_t bit = record_bit(bits, head_dim, j);
@@ -136,7 +133,7 @@ void tkv_pack_row(tkv_type type, int head_dim, const tkv_row_codes *row, uint8_t
         record += head_dim * bits / 8;
         low_bit += bits;
     }
-    for (int f = 0; f < layout->n_side_fields; f++) {
+    for (int f = 0; f < tkv_type_side_fields(type); f++) {
         record[2 * f] = (uint8_t)(row->side[f] & 0xff);
         record[2 * f + 1] = (uint8_t)(row->side[f] >> 8);
     }
@@ -144,12 +141,11 @@ void tkv_pack_row(tkv_type type, int head_dim, const tkv_row_codes *row, uint8_t
 
 void tkv_unpack_row(tkv_type type, int head_dim, const uint8_t *record, tkv_row_codes *row)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
     memset(row->codes, 0, (size_t)head_dim);
     memset(row->side, 0, sizeof row->side);
     int low_bit = 0;
-    for (int p = 0; p < layout->n_planes; p++) {
-        const int bits = layout->plane_bits[p];
+    for (int p = 0; p < tkv_type_n_planes(type); p++) {
+        const int bits = tkv_type_plane_bits(type, p);
         const unsigned mask = (1u << bits) - 1;
         for (int j = 0; j < head_dim; j++) {
             const size_t bit = record_bit(bits, head_dim, j);
@@ -158,7 +154,7 @@ void tkv_unpack_row(tkv_type type, int head_dim, const uint8_t *record, tkv_row_
         record += head_dim * bits / 8;
         low_bit += bits;
     }
-    for (int f = 0; f < layout->n_side_fields; f++) {
+    for (int f = 0; f < tkv_type_side_fields(type); f++) {
         row->side[f] = (uint16_t)(record[2 * f] | record[2 * f + 1] << 8);
     }
 }

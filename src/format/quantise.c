@@ -185,25 +185,26 @@ static void quantise_sketch(const tkv_codebook *codebook, const row_input *in, t
     row->side[1] = tkv_float_to_half(fminf(step, TKV_HALF_MAX));
 }
 
-static void quantise_input(tkv_trellis_search_function search, const tkv_type_layout *layout,
-                           tkv_effort effort, const row_input *in, tkv_row_codes *row)
+static void quantise_input(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
+                           const row_input *in, tkv_row_codes *row)
 {
-    switch (layout->kind) {
+    const int level_bits = tkv_type_level_bits(type);
+    switch (tkv_type_kind(type)) {
     case TKV_CODE_UNIFORM: quantise_uniform(in, row); break;
-    case TKV_CODE_CODEBOOK: quantise_codebook(tkv_codebook_get(layout->level_bits), in, row); break;
+    case TKV_CODE_CODEBOOK: quantise_codebook(tkv_codebook_get(level_bits), in, row); break;
     case TKV_CODE_TRELLIS:
-        quantise_trellis(search, tkv_trellis_get(layout->level_bits), effort, in, row);
+        quantise_trellis(search, tkv_trellis_get(level_bits), effort, in, row);
         break;
-    case TKV_CODE_SKETCH: quantise_sketch(tkv_codebook_get(layout->level_bits), in, row); break;
+    case TKV_CODE_SKETCH: quantise_sketch(tkv_codebook_get(level_bits), in, row); break;
     case TKV_CODE_HALF: break;
     }
 }
 
 /* A scale field at its largest; start bits stay, and the residual of a sketch is left out. */
-static void saturate_scale(const tkv_type_layout *layout, tkv_row_codes *row)
+static void saturate_scale(tkv_type type, tkv_row_codes *row)
 {
     const uint16_t largest = tkv_float_to_half(TKV_HALF_MAX);
-    row->side[0] = layout->kind == TKV_CODE_TRELLIS
+    row->side[0] = tkv_type_kind(type) == TKV_CODE_TRELLIS
                        ? trellis_field(TKV_HALF_MAX, tkv_trellis_start(row->side[0]))
                        : largest;
     row->side[1] = 0;
@@ -223,7 +224,7 @@ void tkv_quantise_row_with(tkv_trellis_search_function search, tkv_type type, tk
     for (int j = 0; j < head_dim; j++) {
         in.z[j] = y[j] * in.to_unit;
     }
-    quantise_input(search, tkv_type_get_layout(type), effort, &in, row);
+    quantise_input(search, type, effort, &in, row);
 }
 
 void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
@@ -249,7 +250,7 @@ void tkv_encode_row_with(tkv_trellis_search_function search, tkv_type type, tkv_
     tkv_rotate_row(head_dim, y);
     tkv_quantise_row_with(search, type, effort, head_dim, y, row);
     if (is_huge) {
-        saturate_scale(tkv_type_get_layout(type), row);
+        saturate_scale(type, row);
     }
 }
 
@@ -275,20 +276,21 @@ static void add_residual(const tkv_row_codes *row, int sign_shift, int head_dim,
 
 void tkv_dequantise_row(tkv_type type, int head_dim, const tkv_row_codes *row, float *y)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
-    const bool is_trellis = layout->kind == TKV_CODE_TRELLIS;
+    const tkv_code_kind kind = tkv_type_kind(type);
+    const int level_bits = tkv_type_level_bits(type);
+    const bool is_trellis = kind == TKV_CODE_TRELLIS;
     const float scale =
         tkv_half_to_float(is_trellis ? tkv_trellis_scale(row->side[0]) : row->side[0]) /
         TKV_LEVEL_UNIT;
-    if (layout->kind == TKV_CODE_UNIFORM) {
+    if (kind == TKV_CODE_UNIFORM) {
         for (int j = 0; j < head_dim; j++) {
             y[j] = (float)(int8_t)row->codes[j];
         }
     } else if (is_trellis) {
-        tkv_trellis_levels(tkv_trellis_get(layout->level_bits), head_dim, row->codes,
+        tkv_trellis_levels(tkv_trellis_get(level_bits), head_dim, row->codes,
                            tkv_trellis_start(row->side[0]), y);
     } else {
-        const tkv_codebook *codebook = tkv_codebook_get(layout->level_bits);
+        const tkv_codebook *codebook = tkv_codebook_get(level_bits);
         for (int j = 0; j < head_dim; j++) {
             y[j] = (float)codebook->levels[row->codes[j] & (codebook->n_levels - 1)];
         }
@@ -296,7 +298,7 @@ void tkv_dequantise_row(tkv_type type, int head_dim, const tkv_row_codes *row, f
     for (int j = 0; j < head_dim; j++) {
         y[j] *= scale;
     }
-    if (layout->kind == TKV_CODE_SKETCH) {
-        add_residual(row, layout->level_bits, head_dim, y);
+    if (kind == TKV_CODE_SKETCH) {
+        add_residual(row, level_bits, head_dim, y);
     }
 }

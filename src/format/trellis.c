@@ -1,17 +1,34 @@
 #include "format/trellis.h"
+#include "format/type_table.h"
 
 #include <math.h>
 #include <string.h>
 
-static const int8_t levels8[] = TKV_TRELLIS_LEVELS_8;
-static const int8_t levels16[] = TKV_TRELLIS_LEVELS_16;
+#define TRELLIS(level_bits, n_levels)                                                              \
+    static const int8_t levels##n_levels[n_levels] = TKV_TRELLIS_LEVELS_##n_levels;                \
+    static const tkv_trellis trellis##n_levels = {(level_bits)-2, TKV_TRELLIS_UNIT_##n_levels,     \
+                                                  levels##n_levels};                               \
+    _Static_assert(n_levels == 1 << level_bits, "levels of so many bits");
 
-static const tkv_trellis trellises[] = {{1, TKV_TRELLIS_UNIT_8, levels8},
-                                        {2, TKV_TRELLIS_UNIT_16, levels16}};
+TKV_TRELLISES(TRELLIS)
+
+/* There is one for each type that needs it. */
+#define BIT(level_bits, n_levels) | 1 << level_bits
+#define CHECK_TYPE(id, name, number, kind, plane0, plane1, plane2, level_bits, ...)                \
+    _Static_assert(TKV_CODE_##kind != TKV_CODE_TRELLIS ||                                          \
+                       ((0 TKV_TRELLISES(BIT)) >> level_bits & 1),                                 \
+                   "the trellis of " name);
+TKV_TYPES(CHECK_TYPE)
+
+#define CASE(level_bits, n_levels)                                                                 \
+    case level_bits: return &trellis##n_levels;
 
 const tkv_trellis *tkv_trellis_get(int level_bits)
 {
-    return level_bits == 3 || level_bits == 4 ? &trellises[level_bits - 3] : NULL;
+    switch (level_bits) {
+        TKV_TRELLISES(CASE)
+    }
+    return NULL;
 }
 
 /* Targets beyond this are clamped: metrics must fit 16 bits, and the outermost levels win anyway.

@@ -8,7 +8,7 @@
 
 static inline bool tkv_has_sketch(tkv_type type)
 {
-    return tkv_type_get_layout(type)->kind == TKV_CODE_SKETCH;
+    return tkv_type_kind(type) == TKV_CODE_SKETCH;
 }
 
 /* Floats of the sums of n_rows rows: [n_rows][head_dim], of a sketch type twice. */

@@ -237,24 +237,25 @@ static inline void quantise_trellis(tkv_trellis_search_function search, const tk
 static inline void encode_rotated(tkv_trellis_search_function search, const tkv_page_span *span,
                                   int slot, int n_rows, vfloat largest, lane_rows *rows, void *page)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(span->type);
+    const tkv_code_kind kind = tkv_type_kind(span->type);
+    const int level_bits = tkv_type_level_bits(span->type);
     const int head_dim = span->head_dim;
     lane_codes out;
     uint16_t fields[TKV_MAX_SIDE_FIELDS][V_LANES] = {{0}};
     const vfloat norm2 = squared_norm(head_dim, rows);
     const vfloat to_unit = v_sqrt(v_div(v_set((float)head_dim), norm2));
-    switch (layout->kind) {
+    switch (kind) {
     case TKV_CODE_UNIFORM: quantise_uniform(head_dim, largest, norm2, rows, &out); break;
     case TKV_CODE_CODEBOOK:
-        quantise_codebook(layout->level_bits, head_dim, norm2, to_unit, rows, &out);
+        quantise_codebook(level_bits, head_dim, norm2, to_unit, rows, &out);
         break;
-    case TKV_CODE_SKETCH: quantise_sketch(layout->level_bits, head_dim, to_unit, rows, &out); break;
+    case TKV_CODE_SKETCH: quantise_sketch(level_bits, head_dim, to_unit, rows, &out); break;
     case TKV_CODE_TRELLIS: quantise_trellis(search, span, n_rows, rows, &out, fields[0]); break;
     case TKV_CODE_HALF: return;
     }
-    for (int lane = 0; lane < V_LANES && layout->kind != TKV_CODE_TRELLIS; lane++) {
+    for (int lane = 0; lane < V_LANES && kind != TKV_CODE_TRELLIS; lane++) {
         fields[0][lane] = tkv_float_to_half(out.scale[lane]);
-        fields[1][lane] = layout->kind == TKV_CODE_SKETCH ? tkv_float_to_half(out.step[lane]) : 0;
+        fields[1][lane] = kind == TKV_CODE_SKETCH ? tkv_float_to_half(out.step[lane]) : 0;
     }
     pack_lanes(span->type, span->order, head_dim, slot, n_rows, out.codes, page);
     pack_fields(span->type, head_dim, slot, n_rows, fields, page);

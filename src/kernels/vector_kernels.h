@@ -96,7 +96,7 @@ static void token_factors(const page_view *view, int field, bool has_start_bits,
 static void level_scales(const tkv_page_read *read, const page_view *view,
                          float scales[TKV_PAGE_TOKENS])
 {
-    const bool is_trellis = tkv_type_get_layout(read->type)->kind == TKV_CODE_TRELLIS;
+    const bool is_trellis = tkv_type_kind(read->type) == TKV_CODE_TRELLIS;
     token_factors(view, 0, is_trellis, read->n_tokens, 1.0f / TKV_LEVEL_UNIT, scales);
 }
 

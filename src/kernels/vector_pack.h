@@ -113,11 +113,10 @@ static inline void pack_value_plane(int bits, int low_bit, int head_dim, int slo
 static inline void pack_lanes(tkv_type type, tkv_page_order order, int head_dim, int slot,
                               int n_rows, const uint32_t *codes, void *page)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
     uint32_t *plane = page;
     int low_bit = 0;
-    for (int p = 0; p < layout->n_planes; p++) {
-        const int bits = layout->plane_bits[p];
+    for (int p = 0; p < tkv_type_n_planes(type); p++) {
+        const int bits = tkv_type_plane_bits(type, p);
         if (order == TKV_ORDER_KEY) {
             pack_key_plane(bits, low_bit, head_dim, slot, n_rows, codes, plane);
         } else {
@@ -131,11 +130,10 @@ static inline void pack_lanes(tkv_type type, tkv_page_order order, int head_dim,
 static inline void pack_fields(tkv_type type, int head_dim, int slot, int n_rows,
                                uint16_t fields[TKV_MAX_SIDE_FIELDS][V_LANES], void *page)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
     const size_t field_bytes = TKV_PAGE_TOKENS * sizeof(uint16_t);
     uint16_t *to = (uint16_t *)(void *)((uint8_t *)page + tkv_page_bytes(type, head_dim) -
-                                        (size_t)layout->n_side_fields * field_bytes);
-    for (int f = 0; f < layout->n_side_fields; f++, to += TKV_PAGE_TOKENS) {
+                                        (size_t)tkv_type_side_fields(type) * field_bytes);
+    for (int f = 0; f < tkv_type_side_fields(type); f++, to += TKV_PAGE_TOKENS) {
         memcpy(to + slot, fields[f], (size_t)n_rows * sizeof *to);
     }
 }

@@ -51,7 +51,6 @@ static inline uintptr_t pages_ahead(const tkv_page_read *read)
 
 static inline page_view view_page(const tkv_page_read *read, tkv_page_order order)
 {
-    const tkv_type_layout *layout = tkv_type_get_layout(read->type);
     const int head_dim = read->head_dim;
     const bool is_key = order == TKV_ORDER_KEY;
     page_view view = {.order = order,
@@ -61,11 +60,12 @@ static inline page_view view_page(const tkv_page_read *read, tkv_page_order orde
                       .has_tail = is_key && head_dim % 32 != 0,
                       .ahead = pages_ahead(read)};
     const uint32_t *words = read->page;
-    for (int p = 0; p < layout->n_planes; p++) {
+    for (int p = 0; p < tkv_type_n_planes(read->type); p++) {
         view.planes[p] = words;
-        words += (size_t)head_dim * (size_t)layout->plane_bits[p] * TKV_PAGE_TOKENS / 32;
+        words +=
+            (size_t)head_dim * (size_t)tkv_type_plane_bits(read->type, p) * TKV_PAGE_TOKENS / 32;
     }
-    for (int f = 0; f < layout->n_side_fields; f++) {
+    for (int f = 0; f < tkv_type_side_fields(read->type); f++) {
         view.fields[f] = (const uint16_t *)words + f * TKV_PAGE_TOKENS;
     }
     return view;
@@ -226,13 +226,12 @@ static inline vbytes level_table(int n_levels, const int8_t *levels)
 static ALWAYS_INLINE void unpack_type(tkv_type type, const page_view *view, uint32_t *levels)
 {
     static const int8_t no_levels[1] = {0};
-    const tkv_type_layout *layout = tkv_type_get_layout(type);
+    const int level_bits = tkv_type_level_bits(type);
     const bool is_trellis = type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
-    const vbytes table =
-        level_table(layout->level_bits ? 1 << layout->level_bits : 1,
-                    is_trellis           ? tkv_trellis_get(layout->level_bits)->levels
-                    : layout->level_bits ? tkv_codebook_get(layout->level_bits)->levels
-                                         : no_levels);
+    const vbytes table = level_table(level_bits ? 1 << level_bits : 1,
+                                     is_trellis   ? tkv_trellis_get(level_bits)->levels
+                                     : level_bits ? tkv_codebook_get(level_bits)->levels
+                                                  : no_levels);
     trellis_start start;
     if (is_trellis) {
         start_words(view->fields[0], start.words);
@@ -277,7 +276,7 @@ static inline void unpack_signs(tkv_type type, const page_view *view, uint32_t *
     for (int group = 0; group < view->n_groups + view->has_tail; group++) {
         for (int lane = 0; lane < view->stride; lane += V_LANES) {
             vint word;
-            load_plane(view, tkv_type_get_layout(type)->n_planes - 1, 1, group, lane, &word);
+            load_plane(view, tkv_type_n_planes(type) - 1, 1, group, lane, &word);
             for (int i = 0; i < 8; i++) {
                 v_store_int(levels + (size_t)(8 * group + i) * stride + lane,
                             v_lookup_bytes(table, v_right(word, i)));

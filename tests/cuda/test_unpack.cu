@@ -37,10 +37,9 @@ struct page {
      */
     uint32_t word(int plane, int b, int w, int place) const
     {
-        const tkv_type_layout *layout = tkv_type_get_layout(type);
         const int n_places = order == TKV_ORDER_KEY ? slots : head_dim;
-        size_t at = plane == 0 ? 0 : (size_t)head_dim * layout->plane_bits[0] * slots / 32;
-        at += (size_t)(b * layout->plane_bits[plane] + w) * n_places + place;
+        size_t at = plane == 0 ? 0 : (size_t)head_dim * tkv_type_plane_bits(type, 0) * slots / 32;
+        at += (size_t)(b * tkv_type_plane_bits(type, plane) + w) * n_places + place;
         return words[at];
     }
 };
@@ -55,7 +54,7 @@ static page make_page(tkv_type type, tkv_page_order order, int head_dim, uint32_
     }
     uint16_t *fields = (uint16_t *)(p.words.data() + p.words.size() - slots / 2);
     for (int t = 0; t < slots; t++) {
-        const bool is_trellis = tkv_type_get_layout(type)->kind == TKV_CODE_TRELLIS;
+        const bool is_trellis = tkv_type_kind(type) == TKV_CODE_TRELLIS;
         fields[t] = is_trellis ? unit_scale | (fields[t] & 0x801f) : unit_scale;
         tkv_row_codes row;
         float *y = &p.rows[(size_t)t * head_dim];
