@@ -243,7 +243,7 @@ def zsh_value(option):
 
 def zsh_option(option):
     """One specification a spelling. Of what may be repeated none excludes another."""
-    repeats = option["kind"] in ("policy", "policy-file")
+    repeats = option["kind"] == "policy-list"
     group = "*" if repeats else "(" + ("- *" if option["kind"] == "help" else
                                        " ".join(names(option))) + ")"
     text = " ".join(option["help"].split()).replace("[", "\\[").replace("]", "\\]")

@@ -193,7 +193,9 @@ static option_result set_option(const option_value *v, const char *text)
     case OPTION_SEED: return set_seed(v, text);
     case OPTION_SIZE: return set_size(v, text);
     case OPTION_TYPE: return set_type(v, text);
-    case OPTION_POLICY: return set_policy(v, text);
+    case OPTION_POLICY:
+    case OPTION_POLICY_LIST:
+    case OPTION_PRESET: return set_policy(v, text);
     case OPTION_POLICY_FILE: return set_policy_file(v, text);
     case OPTION_CHOICE:
     case OPTION_EFFORT: return set_word(v, text);
@@ -289,11 +291,45 @@ static option_result unknown(const option_table *table, const char *word)
     return OPTIONS_WRONG;
 }
 
-/* The words that are left to read. */
+/* The words that are left to read, and which of the table's options were given. */
 typedef struct reader {
     int n;
     char **words;
+    bool is_given[OPTION_MAX_ENTRIES];
 } reader;
+
+static bool may_be_repeated(option_kind kind)
+{
+    return kind == OPTION_HELP || kind == OPTION_FLAG || kind == OPTION_POLICY_LIST;
+}
+
+/* Whether an option puts a whole policy in the place of the one that another has set or changed. */
+static bool replaces(const option_entry *e, const option_entry *earlier)
+{
+    return (e->kind == OPTION_PRESET || e->kind == OPTION_POLICY_FILE) &&
+           earlier->offset >= e->offset && earlier->offset < e->offset + sizeof(tkv_policy);
+}
+
+/* Notes that an option is given. What was given before must not be lost without a word. */
+static option_result note_given(const option_table *table, const option_value *v, reader *r)
+{
+    bool *is_given = &r->is_given[v->entry - table->entries];
+    if (*is_given && !may_be_repeated(v->entry->kind)) {
+        fprintf(stderr, "turbokv: %s is given twice: expected one %s\n", v->name,
+                v->entry->argument);
+        return OPTIONS_WRONG;
+    }
+    *is_given = true;
+    for (int i = 0; i < table->n_entries; i++) {
+        const option_entry *earlier = &table->entries[i];
+        if (r->is_given[i] && earlier != v->entry && replaces(v->entry, earlier)) {
+            fprintf(stderr, "turbokv: %s comes after --%s and would undo it: expected %s first\n",
+                    v->name, earlier->name, v->name);
+            return OPTIONS_WRONG;
+        }
+    }
+    return OPTIONS_OK;
+}
 
 /* A word that this command has no option for: llama.cpp may have one. */
 static option_result take_foreign(const option_table *table, const char *word, reader *rest)
@@ -318,15 +354,15 @@ static option_result take_foreign(const option_table *table, const char *word, r
     return OPTIONS_WRONG;
 }
 
-static option_result take_operand(const option_table *table, const char *word, char *options)
+static option_result take_operand(const option_table *table, const char *word, reader *rest,
+                                  char *options)
 {
     for (int i = 0; table->operand && i < table->n_entries; i++) {
         const option_entry *e = &table->entries[i];
         if (strcmp(e->name, table->operand) == 0) {
             const option_value value = {e, e->name, options + e->offset};
-            const char *given;
-            memcpy(&given, value.target, sizeof given);
-            if (!given) {
+            if (!rest->is_given[i]) {
+                rest->is_given[i] = true;
                 return set_option(&value, word);
             }
         }
@@ -357,14 +393,15 @@ static option_result take_option(const option_table *table, const char *word, re
         text = *rest->words++;
         rest->n--;
     }
-    return set_option(&value, text);
+    const option_result result = note_given(table, &value, rest);
+    return result == OPTIONS_OK ? set_option(&value, text) : result;
 }
 
 option_result options_parse(const option_table *table, int argc, char **argv, void *options)
 {
     option_result result = OPTIONS_OK;
     bool has_ended = false;
-    reader rest = {argc - 1, argv + 1};
+    reader rest = {.n = argc - 1, .words = argv + 1};
     memcpy(options, table->defaults, table->size);
     while (result == OPTIONS_OK && rest.n > 0) {
         const char *word = *rest.words++;
@@ -374,7 +411,7 @@ option_result options_parse(const option_table *table, int argc, char **argv, vo
         } else if (!has_ended && word[0] == '-' && word[1]) {
             result = take_option(table, word, &rest, options);
         } else {
-            result = take_operand(table, word, options);
+            result = take_operand(table, word, &rest, options);
         }
     }
     if (result == OPTIONS_HELP) {

@@ -22,7 +22,9 @@ typedef enum option_kind {
     OPTION_SIZE,        /* uint64_t of bytes, as 4096, 512M or 1.5G; 0: not given */
     OPTION_TYPE,        /* tkv_type by name */
     OPTION_POLICY,      /* tkv_policy, changed by "NAME VALUE" */
-    OPTION_POLICY_FILE, /* tkv_policy, as a file says */
+    OPTION_POLICY_LIST, /* likewise, each time by one more */
+    OPTION_PRESET,      /* tkv_policy, the preset of that name in its place */
+    OPTION_POLICY_FILE, /* tkv_policy, what a file says in its place */
     OPTION_EFFORT,      /* tkv_effort by name */
     OPTION_HELP         /* prints the help; has no value */
 } option_kind;
@@ -38,6 +40,9 @@ typedef struct option_entry {
     const char *argument; /* its name in the help; NULL for flags */
     const char *help;     /* without the default, which is added */
 } option_entry;
+
+/* The most rows that a table may have. */
+enum { OPTION_MAX_ENTRIES = 64 };
 
 #define OPTION_AT(options, member) offsetof(options, member)
 
@@ -66,7 +71,8 @@ typedef enum option_result {
 } option_result;
 
 /* Sets `options`, of table->size bytes, to the defaults, then to what argv[1] .. argv[argc-1] say.
- * Names count only in full. Prints to stdout (help) or one message to stderr (mistakes). */
+ * Names count only in full. A value is given once, but to OPTION_POLICY_LIST, and none to a policy
+ * that a later option replaces. Prints to stdout (help) or one message to stderr (mistakes). */
 option_result options_parse(const option_table *table, int argc, char **argv, void *options);
 
 void options_print_help(FILE *file, const option_table *table);

@@ -21,7 +21,7 @@ bool option_word(const option_entry *entry, int i, char word[32])
         found = info ? info->name : NULL;
     } else if (entry->kind == OPTION_EFFORT) {
         found = i < TKV_EFFORT_COUNT ? efforts[i] : NULL;
-    } else if (entry->kind == OPTION_POLICY && strcmp(entry->name, "kv") == 0) {
+    } else if (entry->kind == OPTION_PRESET) {
         found = tkv_policy_preset_name(i);
     } else if (entry->kind == OPTION_CHOICE) {
         found = entry->argument;
@@ -100,7 +100,9 @@ bool option_default(const option_table *table, const option_entry *entry, char *
         info = tkv_type_get_info(*(const tkv_type *)value);
         snprintf(text, size, "%s", info ? info->name : "");
         return info != NULL;
-    case OPTION_POLICY: return policy_default(value, entry->name, text, size);
+    case OPTION_POLICY:
+    case OPTION_POLICY_LIST:
+    case OPTION_PRESET: return policy_default(value, entry->name, text, size);
     case OPTION_EFFORT:
         for (int i = 0; option_word(entry, i, word); i++) {
             if (option_efforts[i] == *(const tkv_effort *)value) {
@@ -190,9 +192,9 @@ void options_print_names(FILE *file, const option_table *table)
 }
 
 /* In the order of option_kind. */
-static const char *const kind_names[] = {"flag",   "text",        "file",   "directory", "choice",
-                                         "int",    "real",        "seed",   "size",      "type",
-                                         "policy", "policy-file", "effort", "help"};
+static const char *const kind_names[] = {
+    "flag", "text", "file",   "directory",   "choice", "int",         "real",   "seed",
+    "size", "type", "policy", "policy-list", "preset", "policy-file", "effort", "help"};
 
 static cJSON *entry_to_json(const option_table *table, const option_entry *e)
 {

@@ -21,12 +21,11 @@ static void for_each_table(void (*check)(const option_table *table))
     assert_true(n_tables >= 9);
 }
 
-/* Parses words after a command's name in this process. The caller frees the options; *message is
- * what went to stderr. */
-static option_result parse(const option_table *table, const char *name, const char *value,
-                           void **options, char *message, size_t size)
+/* Parses a command's name and words after it in this process. The caller frees the options;
+ * *message is what went to stderr. */
+static option_result parse_words(const option_table *table, const char *const *words, int n_words,
+                                 void **options, char *message, size_t size)
 {
-    const char *const words[] = {table->command, name, value, NULL};
     char path[] = "/tmp/tkv_test_options_XXXXXX";
     const int file = mkstemp(path);
     assert_true(file >= 0);
@@ -34,8 +33,7 @@ static option_result parse(const option_table *table, const char *name, const ch
     const int before = dup(STDERR_FILENO);
     dup2(file, STDERR_FILENO);
     *options = allocate(table->size);
-    const option_result result =
-        options_parse(table, value ? 3 : 2, (char **)(uintptr_t)words, *options);
+    const option_result result = options_parse(table, n_words, (char **)(uintptr_t)words, *options);
     fflush(stderr);
     dup2(before, STDERR_FILENO);
     close(before);
@@ -44,6 +42,13 @@ static option_result parse(const option_table *table, const char *name, const ch
     close(file);
     unlink(path);
     return result;
+}
+
+static option_result parse(const option_table *table, const char *name, const char *value,
+                           void **options, char *message, size_t size)
+{
+    const char *const words[] = {table->command, name, value};
+    return parse_words(table, words, value ? 3 : 2, options, message, size);
 }
 
 static void check_names(const option_table *table)
@@ -77,6 +82,103 @@ static void names_count_in_full_and_once(void **state)
     assert_outcome(run("run", "-c3", "-p", "a b c d e f g h"), 1, "", "context 3");
     assert_outcome(run("run", "--ctx-size=3", "-p", "a b c d e f g h"), 1, "", "context 3");
     assert_outcome(run("types", "--", "--json"), 2, "", "unexpected argument '--json'");
+}
+
+/* What is said of words that are wrong; the caller frees it. */
+static char *refusal(const option_table *table, const char *const *words, int n_words)
+{
+    char *message = allocate(1024);
+    void *options;
+    assert_int_equal(parse_words(table, words, n_words, &options, message, 1024), OPTIONS_WRONG);
+    free(options);
+    return message;
+}
+
+/* Every option with a value, given by any two of its names; a value that is valid is its default or
+ * the first of its words. */
+static void check_twice(const option_table *table)
+{
+    assert_true(table->n_entries <= OPTION_MAX_ENTRIES);
+    for (int i = 0; i < table->n_entries; i++) {
+        const option_entry *e = &table->entries[i];
+        char name[64];
+        char letter[3] = {'-', e->letter, '\0'};
+        char text[512];
+        char word[32] = "64";
+        snprintf(name, sizeof name, "--%s", e->name);
+        if (!e->argument || e->kind == OPTION_POLICY_FILE || e->kind == OPTION_POLICY_LIST) {
+            continue;
+        }
+        if (strcmp(e->name, "boundary") == 0) {
+            snprintf(text, sizeof text, "2:turbo8");
+        } else if (!option_default(table, e, text, sizeof text)) {
+            (void)option_word(e, 0, word);
+            snprintf(text, sizeof text, "%s", word);
+        }
+        const char *const words[] = {table->command, e->letter ? letter : name, text, name, text};
+        char *message = refusal(table, words, 5);
+        char expected[160];
+        snprintf(expected, sizeof expected, "turbokv: %s is given twice: expected one %s\n", name,
+                 e->argument);
+        assert_string_equal(message, expected);
+        free(message);
+    }
+}
+
+static void a_value_is_given_once(void **state)
+{
+    (void)state;
+    for_each_table(check_twice);
+    assert_outcome(run("eval", "-f", "x", "-P", "turbo4", "-P", "turbo3"), 2, "",
+                   "-P is given twice: expected one LIST");
+    assert_outcome(run("run", "-p", "x", "-c3", "--ctx-size=4"), 2, "",
+                   "--ctx-size is given twice: expected one N");
+    assert_outcome(run("plan", "a.gguf", "-m", "b.gguf"), 2, "", "-m is given twice");
+    assert_outcome(run("plan", "-m", "a.gguf", "b.gguf"), 2, "", "unexpected argument 'b.gguf'");
+    assert_outcome(run("types", "--json", "--json"), 0, "\"types\"", "");
+    cJSON *json =
+        run_json((const char *const[]){"run", "-p", "Once", "-n", "1", "--layers", "1-2:turbo8",
+                                       "--layers", "4-4:turbo4", "--json", NULL});
+    assert_non_null(strstr(text_of(json, "policy"), "layers=1-2:turbo8"));
+    assert_non_null(strstr(text_of(json, "policy"), "layers=4-4:turbo4"));
+    cJSON_Delete(json);
+}
+
+/* A preset or a file takes the place of a whole policy: nothing that was said before is lost to it.
+ */
+static void no_policy_undoes_another(void **state)
+{
+    (void)state;
+    const char *const before[][2] = {{"-ctk", "turbo4"},     {"-ctv", "turbo4"},
+                                     {"--sinks", "4"},       {"--recent", "4"},
+                                     {"--centre", "0"},      {"--boundary", "2:turbo8"},
+                                     {"--sparse-v", "auto"}, {"--layers", "0-1:turbo8"}};
+    char path[] = "/tmp/tkv_test_policy_XXXXXX";
+    const int file = mkstemp(path);
+    assert_int_equal(write(file, "kv 3bit\n", 8), 8);
+    close(file);
+    const char *const whole[][2] = {{"--kv", "4bit"}, {"--policy", path}};
+    for (size_t i = 0; i < sizeof before / sizeof *before; i++) {
+        for (size_t k = 0; k < 2; k++) {
+            const char *const late[] = {"run", before[i][0], before[i][1], whole[k][0],
+                                        whole[k][1]};
+            char *message = refusal(&command_run_options, late, 5);
+            assert_non_null(strstr(message, "and would undo it: expected "));
+            assert_non_null(strstr(message, whole[k][0]));
+            free(message);
+            const char *const early[] = {"run", whole[k][0], whole[k][1], before[i][0],
+                                         before[i][1]};
+            char none[1024];
+            void *options;
+            assert_int_equal(
+                parse_words(&command_run_options, early, 5, &options, none, sizeof none),
+                OPTIONS_OK);
+            free(options);
+        }
+    }
+    assert_outcome(run("run", "-p", "x", "--policy", path, "--kv", "4bit"), 2, "",
+                   "--kv comes after --policy and would undo it: expected --kv first");
+    unlink(path);
 }
 
 /* What option_default tells is what parsing it gives. */
@@ -348,6 +450,8 @@ static void an_endless_text_is_announced(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(names_count_in_full_and_once),
+                                       cmocka_unit_test(a_value_is_given_once),
+                                       cmocka_unit_test(no_policy_undoes_another),
                                        cmocka_unit_test(help_and_errors_tell_values_in_force),
                                        cmocka_unit_test(coded_keys_are_centred),
                                        cmocka_unit_test(options_of_llama_cpp_are_named),
