@@ -5,6 +5,7 @@ set(parts
     format/constants.h
     format/type_table.h
     device/device_layout.h
+    device/geometry.h
     device/metal/launch.h
     device/metal/common.metal
     device/metal/rotation.metal
@@ -20,6 +21,13 @@ set(parts
     device/metal/parts.metal)
 
 set(text "#include <metal_stdlib>\nusing namespace metal;\n")
+
+# The limits of the public header, which Metal cannot read as a whole.
+file(STRINGS "${SOURCE_DIR}/../include/turbokv.h" limits
+     REGEX "^#define TKV_(PAGE_TOKENS|MAX_HEAD_DIM) ")
+foreach(limit IN LISTS limits)
+    string(APPEND text "${limit}\n")
+endforeach()
 foreach(part IN LISTS parts)
     file(READ "${SOURCE_DIR}/${part}" content)
     string(REGEX REPLACE "#include [^\n]*" "" content "${content}")

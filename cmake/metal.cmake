@@ -16,6 +16,8 @@ add_custom_command(
             ${PROJECT_SOURCE_DIR}/src/format/constants.h
             ${PROJECT_SOURCE_DIR}/src/format/type_table.h
             ${PROJECT_SOURCE_DIR}/src/device/device_layout.h
+            ${PROJECT_SOURCE_DIR}/src/device/geometry.h
+            ${PROJECT_SOURCE_DIR}/include/turbokv.h
             ${PROJECT_SOURCE_DIR}/cmake/embed_metal.cmake
     COMMENT "Embedding the Metal kernels")
 

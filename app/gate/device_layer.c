@@ -1,21 +1,13 @@
 #include "gate/device_layer.h"
 
 #include "base/error.h"
+#include "device/geometry.h"
 
 #include <string.h>
 
-/* Exact pages end after a multiple of this many rows (src/cache/block.c). */
-#define EXACT_ROW_GRANULE 16
-
-static int sink_blocks(const tkv_device_layer_fixture *f)
-{
-    return (f->layer.n_sinks + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
-}
-
 int tkv_device_layer_start(const tkv_device_layer_fixture *f, int block)
 {
-    const int n = sink_blocks(f);
-    return block < n ? block * TKV_PAGE_TOKENS : f->layer.n_sinks + (block - n) * TKV_PAGE_TOKENS;
+    return tkv_block_place(f->layer.n_sinks, block);
 }
 
 int tkv_device_layer_rows(const tkv_device_layer_fixture *f, int block)
@@ -30,7 +22,7 @@ size_t tkv_device_layer_page_bytes(const tkv_device_layer_fixture *f, int block,
     const bool is_key = order == TKV_ORDER_KEY;
     const int head_dim = is_key ? f->layer.head_dim_k : f->layer.head_dim_v;
     if (f->blocks[block].is_exact) {
-        return (size_t)f->blocks[block].n_slots * tkv_row_bytes(TKV_TYPE_F16, head_dim);
+        return tkv_exact_page_bytes(f->blocks[block].n_slots, head_dim);
     }
     return tkv_page_bytes((tkv_type)(is_key ? f->layer.type_k : f->layer.type_v), head_dim);
 }
@@ -58,11 +50,10 @@ static tkv_status add_block(tkv_device_layer_fixture *f, tkv_error *error)
     const int first = tkv_device_layer_start(f, block);
     const int n_room = tkv_device_layer_start(f, block + 1) - first;
     const bool is_f16 = f->layer.type_k == TKV_TYPE_F16 && f->layer.type_v == TKV_TYPE_F16;
-    const bool is_exact =
-        is_f16 || block < sink_blocks(f) || tkv_device_layer_rows(f, block) < n_room;
-    f->blocks[block] = (tkv_device_block){.is_exact = is_exact,
-                                          .n_slots = (n_room + EXACT_ROW_GRANULE - 1) /
-                                                     EXACT_ROW_GRANULE * EXACT_ROW_GRANULE};
+    const bool is_exact = is_f16 || block < tkv_head_blocks(f->layer.n_sinks) ||
+                          tkv_device_layer_rows(f, block) < n_room;
+    f->blocks[block] = (tkv_device_block){
+        .is_exact = is_exact, .n_slots = tkv_ceil_divide(n_room, TKV_EXACT_ROWS) * TKV_EXACT_ROWS};
     const size_t pair = tkv_device_layer_page_bytes(f, block, TKV_ORDER_KEY) +
                         tkv_device_layer_page_bytes(f, block, TKV_ORDER_VALUE);
     f->n_blocks++;

@@ -13,7 +13,7 @@ static size_t page_bytes(const tkv_cache_layer *layer, bool is_exact, int n_slot
 {
     const int padded = tkv_layer_padded(layer, order);
     if (is_exact) {
-        return (size_t)n_slots * tkv_row_bytes(TKV_TYPE_F16, padded);
+        return tkv_exact_page_bytes(n_slots, padded);
     }
     return tkv_page_bytes(order == TKV_ORDER_KEY ? layer->type_k : layer->type_v, padded);
 }
@@ -28,10 +28,10 @@ static size_t pair_bytes(const tkv_cache_layer *layer, bool is_exact, int n_slot
 uint8_t *tkv_block_page(const tkv_cache_layer *layer, tkv_block *block, int kv_head,
                         tkv_page_order order)
 {
-    const size_t keys = page_bytes(layer, block->is_exact, block->n_slots, TKV_ORDER_KEY);
     return (uint8_t *)block + TKV_BLOCK_HEADER +
-           (size_t)kv_head * pair_bytes(layer, block->is_exact, block->n_slots) +
-           (order == TKV_ORDER_VALUE ? keys : 0);
+           tkv_page_offset(kv_head, order == TKV_ORDER_VALUE,
+                           page_bytes(layer, block->is_exact, block->n_slots, TKV_ORDER_KEY),
+                           page_bytes(layer, block->is_exact, block->n_slots, TKV_ORDER_VALUE));
 }
 
 size_t tkv_block_bytes_of(const tkv_cache_layer *layer, bool is_exact, int n_slots)

@@ -160,16 +160,15 @@ static void store_page(void *argument, int item, int thread)
     const tkv_page_order order = item % n_orders ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
     const int index = job->first_block + item / n_orders / layer->n_kv_heads;
     const int kv_head = item / n_orders % layer->n_kv_heads;
-    const int start = tkv_block_place(segment->head, index);
-    const int next = tkv_block_place(segment->head, index + 1);
-    const int begin = segment->end > start ? segment->end : start;
-    const int end = segment->end + job->n_tokens < next ? segment->end + job->n_tokens : next;
+    const tkv_slots slots =
+        tkv_slots_of_places(segment->head, index, segment->end, segment->end + job->n_tokens);
+    const int begin = tkv_block_place(segment->head, index) + slots.first;
     const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
     const size_t stride = (size_t)layer->n_kv_heads * head_dim;
     const float *x = (order == TKV_ORDER_KEY ? job->k : job->v) +
                      (size_t)(begin - segment->end) * stride + (size_t)kv_head * head_dim;
     tkv_rows_store(job->cache, layer, segment, layer->blocks[segment->first_block + index], kv_head,
-                   order, begin - start, end - begin, x, stride);
+                   order, slots.first, slots.end - slots.first, x, stride);
 }
 
 static void store_on_cpu(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,

@@ -1,10 +1,5 @@
-/* The cache's inside, for attention.
- *
- *     layer     segment     segment ...     in the order of positions
- *     segment   block | block | ...         up to 64 tokens each; the first may begin with, and the
- *                                           last end in, slots of tokens that were dropped
- *     block     K page, V page of KV head 0, K page, V page of KV head 1, ...
- *               exact (f16 rows, 16 to 64 of them) or coded in the layer's types
+/* The cache's inside, for attention. device/geometry.h draws how a layer is made of segments,
+ * blocks, pages and rows.
  *
  * A segment is a run of tokens whose keys carry the rotation of positions that are equally far
  * ahead of those that the caller counts now. There is one, until a context shift drops tokens:
@@ -12,22 +7,20 @@
  * turned by its distance instead, and so are keys that are appended to it (Su et al., arXiv
  * 2104.09864: a score depends on the difference of positions alone).
  *
- * Within a segment tokens have places. Its head blocks hold places 0 .. head-1, the blocks after
- * them 64 places each. Blocks are reference-counted: sequences share a prefix, and two segments the
- * block that a gap runs through. A shared block is copied before it is written. */
+ * A block is exact (f16) or coded in the layer's types. Blocks are reference-counted: sequences
+ * share a prefix, and two segments the block that a gap runs through. A shared block is copied
+ * before it is written. */
 #ifndef TKV_CACHE_CACHE_H
 #define TKV_CACHE_CACHE_H
 
 #include "device/context.h"
+#include "device/geometry.h"
 #include "format/codec.h"
 
 #include <stdatomic.h>
 
 #define TKV_BLOCK_HEADER 64
 #define TKV_MAX_KV_HEADS 4096
-
-/* Exact pages are cut off after a multiple of this many rows. */
-#define TKV_EXACT_ROWS 16
 
 /* Tokens that a layer keeps behind its window, so that drafts can be taken back. */
 #define TKV_KEPT_BEHIND_WINDOW 32
@@ -105,44 +98,18 @@ struct tkv_cache {
     int64_t generation;      /* of what captured graphs hold by value, but for renewals */
 };
 
-/* ---- Geometry (segment.c) ---- */
-
-static inline int tkv_ceil_divide(int a, int b)
-{
-    return a / b + (a % b != 0);
-}
-
-/* Blocks that hold the head. */
-static inline int tkv_head_blocks(int head)
-{
-    return tkv_ceil_divide(head, TKV_PAGE_TOKENS);
-}
-
-/* Place of the first slot of a block, and the block that holds a place, both counted within a
- * segment. */
-static inline int tkv_block_place(int head, int block)
-{
-    const int n = tkv_head_blocks(head);
-    return block < n ? block * TKV_PAGE_TOKENS : head + (block - n) * TKV_PAGE_TOKENS;
-}
-
-static inline int tkv_block_of_place(int head, int place)
-{
-    return place < head ? place / TKV_PAGE_TOKENS
-                        : tkv_head_blocks(head) + (place - head) / TKV_PAGE_TOKENS;
-}
+/* ---- Segments (segment.c) ---- */
 
 static inline int tkv_segment_tokens(const tkv_segment *segment)
 {
     return segment->end - segment->begin;
 }
 
-/* The places of a segment that lie in its block `index`: slots first .. end-1. */
-typedef struct tkv_slots {
-    int first;
-    int end;
-} tkv_slots;
-tkv_slots tkv_block_slots(const tkv_segment *segment, int index);
+/* The slots of its block `index` that are a segment's. */
+static inline tkv_slots tkv_block_slots(const tkv_segment *segment, int index)
+{
+    return tkv_slots_of_places(segment->head, index, segment->begin, segment->end);
+}
 
 /* The last segment; NULL if the layer is empty. */
 static inline tkv_segment *tkv_last_segment(const tkv_cache_layer *layer)
@@ -293,13 +260,6 @@ static inline int tkv_table_capacity(int n_blocks)
         capacity *= 2;
     }
     return capacity;
-}
-
-/* Rows of an exact block that holds `filled` of at most `whole` tokens. */
-static inline int tkv_exact_slots(int filled, int whole)
-{
-    const int needed = tkv_ceil_divide(filled, TKV_EXACT_ROWS) * TKV_EXACT_ROWS;
-    return needed < whole ? needed : whole;
 }
 
 /* Tokens of a layer that stay exact. */

@@ -6,15 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-tkv_slots tkv_block_slots(const tkv_segment *segment, int index)
-{
-    const int start = tkv_block_place(segment->head, index);
-    const int next = tkv_block_place(segment->head, index + 1);
-    const int first = segment->begin > start ? segment->begin : start;
-    const int end = segment->end < next ? segment->end : next;
-    return (tkv_slots){first - start, (end > first ? end : first) - start};
-}
-
 int tkv_layer_first_position(const tkv_cache_layer *layer)
 {
     return layer->n_segments ? layer->segments[0].position : layer->n_tokens;

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-/* One entry of a sequence's page table: up to 64 consecutive tokens (src/cache/cache.h). `pages` is
+/* One entry of a sequence's page table: up to 64 consecutive tokens (geometry.h). `pages` is
  * a key page and a value page for each KV head in turn, either f16 pages of n_slots rows or coded
  * pages in the layer's types. Aligned to 64 bytes. */
 typedef struct tkv_device_block {

@@ -4,6 +4,7 @@
 
 #include "base/half.h"
 #include "device/device.h"
+#include "device/geometry.h"
 #include "format/codec.h"
 #include "kernels/kernels.h"
 #include "support/reference_device.h"
@@ -55,24 +56,6 @@ typedef struct case_memory {
     uint64_t address; /* tkv_device_sequence [n_sequences] */
 } case_memory;
 
-static inline int case_sink_blocks(const tkv_device_layer *layer)
-{
-    return (layer->n_sinks + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
-}
-
-static inline int case_block_start(const tkv_device_layer *layer, int block)
-{
-    const int n = case_sink_blocks(layer);
-    return block < n ? block * TKV_PAGE_TOKENS : layer->n_sinks + (block - n) * TKV_PAGE_TOKENS;
-}
-
-static inline int case_block_of(const tkv_device_layer *layer, int position)
-{
-    return position < layer->n_sinks
-               ? position / TKV_PAGE_TOKENS
-               : case_sink_blocks(layer) + (position - layer->n_sinks) / TKV_PAGE_TOKENS;
-}
-
 static inline int case_head_dim(const tkv_device_layer *layer, int order)
 {
     return order == TKV_ORDER_KEY ? layer->head_dim_k : layer->head_dim_v;
@@ -89,18 +72,17 @@ static inline size_t case_page_bytes(const tkv_device_layer *layer, const case_b
                                      int order)
 {
     const int head_dim = case_head_dim(layer, order);
-    return block->entry.is_exact
-               ? (size_t)block->entry.n_slots * tkv_row_bytes(TKV_TYPE_F16, head_dim)
-               : tkv_page_bytes(case_type(layer, block, order), head_dim);
+    return block->entry.is_exact ? tkv_exact_page_bytes(block->entry.n_slots, head_dim)
+                                 : tkv_page_bytes(case_type(layer, block, order), head_dim);
 }
 
 /* The page of a KV head on the host. */
 static inline uint8_t *case_page(const tkv_device_layer *layer, const case_block *block, int head,
                                  int order)
 {
-    const size_t key_bytes = case_page_bytes(layer, block, TKV_ORDER_KEY);
-    const size_t pair = key_bytes + case_page_bytes(layer, block, TKV_ORDER_VALUE);
-    return block->pages + (size_t)head * pair + (order == TKV_ORDER_VALUE ? key_bytes : 0);
+    return block->pages + tkv_page_offset(head, order == TKV_ORDER_VALUE,
+                                          case_page_bytes(layer, block, TKV_ORDER_KEY),
+                                          case_page_bytes(layer, block, TKV_ORDER_VALUE));
 }
 
 static inline uint64_t device_allocate(const device_under_test *dut, size_t bytes)
@@ -172,8 +154,9 @@ static inline void case_create_block(case_memory *memory, int index, uint64_t *s
                                      case_block *block)
 {
     const tkv_device_layer *layer = &memory->params->layer;
-    const int n_tokens = case_block_start(layer, index + 1) - case_block_start(layer, index);
-    const bool is_sink = index < case_sink_blocks(layer);
+    const int n_tokens =
+        tkv_block_place(layer->n_sinks, index + 1) - tkv_block_place(layer->n_sinks, index);
+    const bool is_sink = index < tkv_head_blocks(layer->n_sinks);
     const bool is_all_exact = layer->type_k == TKV_TYPE_F16 && layer->type_v == TKV_TYPE_F16;
     block->entry.is_exact =
         is_sink || is_all_exact || random_below(seed, 4) < memory->params->exact_share;
@@ -192,7 +175,7 @@ static inline void case_create_sequence(case_memory *memory, int n_tokens, uint6
                                         case_sequence *sequence)
 {
     const tkv_device_layer *layer = &memory->params->layer;
-    const int n_blocks = case_block_of(layer, n_tokens - 1) + 1;
+    const int n_blocks = tkv_block_of_place(layer->n_sinks, n_tokens - 1) + 1;
     tkv_device_block *table = allocate((size_t)n_blocks * sizeof *table);
     sequence->blocks = allocate((size_t)n_blocks * sizeof *sequence->blocks);
     for (int b = 0; b < n_blocks; b++) {
@@ -282,7 +265,7 @@ static inline void case_store_row(case_memory *memory, int sequence, int token, 
 {
     const tkv_device_layer *layer = &memory->params->layer;
     const case_sequence *s = &memory->sequences[sequence];
-    const int index = case_block_of(layer, token);
+    const int index = tkv_block_of_place(layer->n_sinks, token);
     const case_block *block = &s->blocks[index];
     const int head_dim = case_head_dim(layer, order);
     const float *mean = case_mean(memory, sequence, block, head, order);
@@ -292,7 +275,7 @@ static inline void case_store_row(case_memory *memory, int sequence, int token, 
     const tkv_page_span span = {case_type(layer, block, order),
                                 (tkv_page_order)order,
                                 head_dim,
-                                token - case_block_start(layer, index),
+                                token - tkv_block_place(layer->n_sinks, index),
                                 1,
                                 (tkv_effort)layer->effort};
     for (int j = 0; j < head_dim; j++) {
@@ -358,14 +341,14 @@ static inline void case_load_row(const case_memory *memory, int sequence, int to
                                  int order, float *x)
 {
     const tkv_device_layer *layer = &memory->params->layer;
-    const int index = case_block_of(layer, token);
+    const int index = tkv_block_of_place(layer->n_sinks, token);
     const case_block *block = &memory->sequences[sequence].blocks[index];
     const int head_dim = case_head_dim(layer, order);
     const float *mean = case_mean(memory, sequence, block, head, order);
     const tkv_page_span span = {case_type(layer, block, order),
                                 (tkv_page_order)order,
                                 head_dim,
-                                token - case_block_start(layer, index),
+                                token - tkv_block_place(layer->n_sinks, index),
                                 1,
                                 TKV_EFFORT_DEFAULT};
     case_kernels()->decode(&span, case_page(layer, block, head, order), x, (size_t)head_dim);

@@ -4,6 +4,7 @@
 #include "base/half.h"
 #include "cache/cache.h"
 #include "device/context.h"
+#include "device/geometry.h"
 #include "support/support.h"
 
 #define ADDRESS_TAG ((uint64_t)1 << 63)
@@ -306,7 +307,7 @@ typedef struct row_place {
 
 static size_t page_bytes(const tkv_device_block *block, tkv_type type, int head_dim)
 {
-    return block->is_exact ? (size_t)block->n_slots * tkv_row_bytes(TKV_TYPE_F16, head_dim)
+    return block->is_exact ? tkv_exact_page_bytes(block->n_slots, head_dim)
                            : tkv_page_bytes(type, head_dim);
 }
 
@@ -314,10 +315,8 @@ static row_place place_row(const tkv_device_layer *layer, const tkv_device_seque
                            int token, int head, tkv_page_order order)
 {
     const bool is_key = order == TKV_ORDER_KEY;
-    const int n_sink_blocks = (layer->n_sinks + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
-    const int past = token - layer->n_sinks;
-    const int index = past < 0 ? token / TKV_PAGE_TOKENS : n_sink_blocks + past / TKV_PAGE_TOKENS;
-    const int slot = (past < 0 ? token : past) % TKV_PAGE_TOKENS;
+    const int index = tkv_block_of_place(layer->n_sinks, token);
+    const int slot = token - tkv_block_place(layer->n_sinks, index);
     assert_true(token >= 0 && token < sequence->n_tokens && index < sequence->n_blocks);
     const tkv_device_block *block = (const tkv_device_block *)host(sequence->blocks) + index;
     const size_t k_bytes = page_bytes(block, (tkv_type)layer->type_k, layer->head_dim_k);
@@ -328,8 +327,8 @@ static row_place place_row(const tkv_device_layer *layer, const tkv_device_seque
     const uint64_t means = is_key ? sequence->mean_k : sequence->mean_v;
     const bool is_centred = means && type != TKV_TYPE_F16;
     return (row_place){{type, order, head_dim, slot, 1, (tkv_effort)layer->effort},
-                       (uint8_t *)host(block->pages) + (size_t)head * (k_bytes + v_bytes) +
-                           (is_key ? 0 : k_bytes),
+                       (uint8_t *)host(block->pages) +
+                           tkv_page_offset(head, !is_key, k_bytes, v_bytes),
                        is_centred ? (const float *)host(means) + head * head_dim : NULL};
 }
 

@@ -1,4 +1,5 @@
 /* Planning and launching attention. */
+#include "device/geometry.h"
 #include "device/metal/metal_device.h"
 
 #include <math.h>
@@ -34,11 +35,6 @@ typedef struct attend_plan {
     size_t workspace_bytes;
 } attend_plan;
 
-static int ceil_divide(int a, int b)
-{
-    return (a + b - 1) / b;
-}
-
 static bool is_sketch(int32_t type)
 {
     return type == TKV_TYPE_TURBO4Q || type == TKV_TYPE_TURBO3Q;
@@ -57,8 +53,8 @@ static size_t decode_memory_bytes(int32_t type_k, int32_t type_v, int head_dim_k
 static bool fits(const attend_plan *plan, int rows)
 {
     const tkv_device_layer *layer = &plan->params.attend.layer;
-    const int registers =
-        rows * ceil_divide(layer->head_dim_v, TKV_METAL_LANES) * (is_sketch(layer->type_v) ? 2 : 1);
+    const int registers = rows * tkv_ceil_divide(layer->head_dim_v, TKV_METAL_LANES) *
+                          (is_sketch(layer->type_v) ? 2 : 1);
     if (!plan->is_decode) {
         return rows <= MAX_PREFILL_ROWS && registers <= 8 * MAX_PREFILL_TILES;
     }
@@ -83,10 +79,10 @@ static int choose_splits(const attend_plan *plan)
     const int seen = attend->window > 0 && attend->window < attend->max_tokens - attend->n_queries
                          ? attend->window + attend->n_queries
                          : attend->max_tokens;
-    const int n_pages = ceil_divide(seen, TKV_PAGE_TOKENS);
+    const int n_pages = tkv_ceil_divide(seen, TKV_PAGE_TOKENS);
     const int n_items = plan->n_units * plan->params.n_tiles;
     const int wanted =
-        ceil_divide(plan->is_decode ? WANTED_DECODE_ITEMS : WANTED_PREFILL_ITEMS, n_items);
+        tkv_ceil_divide(plan->is_decode ? WANTED_DECODE_ITEMS : WANTED_PREFILL_ITEMS, n_items);
     const int possible = n_pages / MIN_SPLIT_PAGES;
     return possible < 1 ? 1 : wanted < possible ? wanted : possible;
 }
@@ -130,7 +126,7 @@ static attend_plan make_plan(const tkv_device_attend *attend)
     params->n_rows = params->group * attend->n_queries;
     plan.is_decode = params->n_rows <= MAX_DECODE_ROWS;
     params->tile_rows = choose_tile_rows(&plan);
-    params->n_tiles = ceil_divide(params->n_rows, params->tile_rows);
+    params->n_tiles = tkv_ceil_divide(params->n_rows, params->tile_rows);
     params->padded_rows = params->n_tiles * params->tile_rows;
     params->n_splits = choose_splits(&plan);
     params->sum_floats = layer->head_dim_v * (is_sketch(layer->type_v) ? 2 : 1);
@@ -163,8 +159,8 @@ static tkv_status launch_blocks(tkv_metal_device *device, const attend_plan *pla
                                 tkv_error *error)
 {
     const tkv_metal_attend *params = &plan->params;
-    const int splits =
-        plan->is_decode ? ceil_divide(params->n_splits, TKV_METAL_SIMDGROUPS) : params->n_splits;
+    const int splits = plan->is_decode ? tkv_ceil_divide(params->n_splits, TKV_METAL_SIMDGROUPS)
+                                       : params->n_splits;
     tkv_metal_launch launch = {
         .kernel = plan->is_decode ? "tkv_attend_decode" : "tkv_attend_prefill",
         .constants = constants_of(device, plan, is_exact),

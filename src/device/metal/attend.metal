@@ -52,8 +52,8 @@ inline attend_work work_of_item(constant tkv_metal_attend &p, int unit, int tile
     const int first_query = position_of_row(p, work, work.first_row);
     const int last_seen = min(position_of_row(p, work, last_row), end_of_tokens(p) - 1);
     const int oldest = p.attend.window > 0 ? first_query + 1 - p.attend.window : 0;
-    const int first_block = block_of(n_sinks, max(oldest, p.attend.begin));
-    const int end_block = min(block_of(n_sinks, last_seen) + 1, work.sequence->n_blocks);
+    const int first_block = tkv_block_of_place(n_sinks, max(oldest, p.attend.begin));
+    const int end_block = min(tkv_block_of_place(n_sinks, last_seen) + 1, work.sequence->n_blocks);
     const int n_blocks = max(end_block - first_block, 0);
     work.begin = first_block + int(long(n_blocks) * split / p.n_splits);
     work.end = first_block + int(long(n_blocks) * (split + 1) / p.n_splits);
@@ -71,8 +71,8 @@ struct slot_range {
 inline slot_range readable_slots(constant tkv_metal_attend &p, thread const attend_work &work,
                                  tkv_device_block block, int index)
 {
-    const int start = block_start(p.attend.layer.n_sinks, index);
-    const int next = block_start(p.attend.layer.n_sinks, index + 1);
+    const int start = tkv_block_place(p.attend.layer.n_sinks, index);
+    const int next = tkv_block_place(p.attend.layer.n_sinks, index + 1);
     const int last_row = min(work.first_row + p.tile_rows, p.n_rows) - 1;
     const int seen_end = position_of_row(p, work, last_row) + 1;
     const int end = min(min(seen_end, end_of_tokens(p)), next) - start;

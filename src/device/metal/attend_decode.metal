@@ -326,7 +326,7 @@ inline void attend_block(constant tkv_metal_attend &p, thread const attend_work 
                          tkv_device_block block, int index, thread const decode_memory &memory,
                          uint lane, thread row_softmax *softmax, thread decode_sums &sums)
 {
-    const int start = block_start(p.attend.layer.n_sinks, index);
+    const int start = tkv_block_place(p.attend.layer.n_sinks, index);
     const slot_range readable = readable_slots(p, work, block, index);
     const ulong keys = page_address(p.attend.layer, block, work.kv_head, 0);
     const ulong values = page_address(p.attend.layer, block, work.kv_head, order_value);

@@ -130,7 +130,7 @@ inline void weigh_page(constant tkv_metal_attend &p, thread const attend_work &w
                        slot_range readable, thread const prefill_memory &memory, thread_place at,
                        thread row_softmax *softmax)
 {
-    const int start = block_start(p.attend.layer.n_sinks, index);
+    const int start = tkv_block_place(p.attend.layer.n_sinks, index);
     uint is_rescaled = 0;
     uint is_any_left = 0;
     for (int k = 0; k < tile_rows / TKV_METAL_SIMDGROUPS; k++) {

@@ -31,8 +31,8 @@ constant int variant [[function_constant(TKV_METAL_VARIANT)]];       // said at 
 
 // Numbers that bound arrays and loops are enumerators: constants in every dialect.
 enum : int {
-    page_tokens = 64,
-    max_registers = 32, // of a row: head_dim up to 1024
+    page_tokens = TKV_PAGE_TOKENS,
+    max_registers = TKV_MAX_HEAD_DIM / TKV_METAL_LANES, // of a row
 };
 
 constant float half_max = 65504.0f;
@@ -41,11 +41,6 @@ constant float level_unit = TKV_LEVEL_UNIT;
 template <typename T> inline device T *at_address(ulong address)
 {
     return reinterpret_cast<device T *>(address);
-}
-
-inline int ceil_divide(int a, int b)
-{
-    return (a + b - 1) / b;
 }
 
 // IEEE binary16 <-> binary32 by integers: GPUs may flush float denormals.
@@ -93,7 +88,7 @@ inline uint float_to_finite_half(float value)
 
 inline int registers_of(int dim)
 {
-    return ceil_divide(dim, TKV_METAL_LANES);
+    return tkv_ceil_divide(dim, TKV_METAL_LANES);
 }
 
 // Sum of one value a coordinate in the order that the format prescribes: sixteen lanes add every
@@ -121,21 +116,6 @@ inline float dot16(int dim, thread const float *a, thread const float *b, uint l
         products[i] = a[i] * b[i];
     }
     return sum16(dim, products, lane);
-}
-
-// The blocks of a sequence (src/cache/cache.h).
-inline int block_start(int n_sinks, int block)
-{
-    const int n_sink_blocks = ceil_divide(n_sinks, page_tokens);
-    return block < n_sink_blocks ? block * page_tokens
-                                 : n_sinks + (block - n_sink_blocks) * page_tokens;
-}
-
-inline int block_of(int n_sinks, int position)
-{
-    return position < n_sinks
-               ? position / page_tokens
-               : ceil_divide(n_sinks, page_tokens) + (position - n_sinks) / page_tokens;
 }
 
 // Copies in the order of the other kernels. Variant: bytes of an item, 1 or 4.

@@ -28,12 +28,12 @@ inline row_place place_row(constant tkv_metal_rows &p, ulong row)
     }
     place.sequence = at_address<const tkv_device_sequence>(p.sequences) + token / ulong(p.n_tokens);
     const int position = first_token_of(p, place.sequence) + int(token % ulong(p.n_tokens));
-    const int index = block_of(p.layer.n_sinks, position);
+    const int index = tkv_block_of_place(p.layer.n_sinks, position);
     if (position < 0 || position >= place.sequence->n_tokens || index >= place.sequence->n_blocks) {
         return place;
     }
     place.block = load_block(place.sequence, index);
-    place.slot = position - block_start(p.layer.n_sinks, index);
+    place.slot = position - tkv_block_place(p.layer.n_sinks, index);
     if (place.block.pages != 0 && (!place.block.is_exact || place.slot < place.block.n_slots)) {
         place.head = int(row % n_heads);
     }
@@ -280,12 +280,12 @@ tkv_pack_words(constant tkv_metal_rows &p [[buffer(0)]], uint3 position [[thread
     device const tkv_device_sequence *sequence =
         at_address<const tkv_device_sequence>(p.sequences) + position.z;
     const int first = max(first_token_of(p, sequence), 0);
-    const int block_index = block_of(p.layer.n_sinks, first) + int(position.y) / p.layer.n_kv_heads;
+    const int block_index = tkv_block_of_place(p.layer.n_sinks, first) + int(position.y) / p.layer.n_kv_heads;
     if (block_index >= sequence->n_blocks) {
         return;
     }
     const tkv_device_block block = load_block(sequence, block_index);
-    const int start = block_start(p.layer.n_sinks, block_index);
+    const int start = tkv_block_place(p.layer.n_sinks, block_index);
     if (block.pages == 0 || block.is_exact || start >= first + p.n_tokens) {
         return;
     }
