@@ -1,9 +1,14 @@
 /* Which layers have a sliding window. */
 #include "model/geometry_reader.h"
 
+#include "base/error.h"
+
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+
+#define PATTERN "attention.sliding_window_pattern"
 
 /* Layers with a sliding window among others without, as llama.cpp has them where the file does not
  * say it. */
@@ -49,19 +54,32 @@ static int window_length(tkv_geometry_reader *r, const window_rule *rule, int la
     return window > 0 && rule && rule->fixed ? rule->fixed : window;
 }
 
+/* A pattern says it of each layer, if it is no period; only of layers that draft it may be silent.
+ */
+static bool is_complete(tkv_geometry_reader *r, const tkv_gguf_value *pattern)
+{
+    const uint64_t n_given = tkv_gguf_array_length(pattern);
+    if (n_given < (uint64_t)r->n_trunk) {
+        r->status = tkv_fail(r->error, TKV_ERR_FORMAT,
+                             "metadata key %s." PATTERN ": expected an array of %d elements, one "
+                             "for each layer, or a period, found an array of %" PRIu64,
+                             r->geometry->architecture, r->n_trunk, n_given);
+    }
+    return r->status == TKV_OK;
+}
+
 /* By the file's array or period, else the architecture's period. Where neither is there, the host
  * takes a window for all layers, and others for none: files carry windows that their models do not
  * use. */
 static bool is_local(tkv_geometry_reader *r, const window_rule *rule, int layer)
 {
-    const char *const name = "attention.sliding_window_pattern";
-    const tkv_gguf_value *given = tkv_geometry_find(r, name);
+    const tkv_gguf_value *given = tkv_geometry_find(r, PATTERN);
     const int block = layer % r->n_blocks;
     if (given && given->is_array) {
-        return (uint64_t)block < tkv_gguf_array_length(given) &&
-               tkv_geometry_count(r, name, layer, 0, INT_MAX) != 0;
+        return is_complete(r, given) && (uint64_t)block < tkv_gguf_array_length(given) &&
+               tkv_geometry_count(r, PATTERN, layer, 0, INT_MAX) != 0;
     }
-    const int period = tkv_geometry_count(r, name, layer, rule ? rule->period : 1, INT_MAX);
+    const int period = tkv_geometry_count(r, PATTERN, layer, rule ? rule->period : 1, INT_MAX);
     if (!given && !rule) {
         return r->geometry->is_hosted;
     }
@@ -80,7 +98,7 @@ tkv_geometry_window tkv_geometry_read_window(tkv_geometry_reader *r, int layer)
 void tkv_geometry_note_windows(tkv_geometry_reader *r)
 {
     tkv_geometry *g = r->geometry;
-    const tkv_gguf_value *pattern = tkv_geometry_find(r, "attention.sliding_window_pattern");
+    const tkv_gguf_value *pattern = tkv_geometry_find(r, PATTERN);
     const window_rule *rule = find_rule(r);
     const int window = window_length(r, rule, 0);
     if (rule || window == 0 || g->is_hosted || (pattern && pattern->is_array)) {
@@ -93,7 +111,7 @@ void tkv_geometry_note_windows(tkv_geometry_reader *r)
                  window);
         return;
     }
-    const int period = tkv_geometry_count(r, "attention.sliding_window_pattern", 0, 1, INT_MAX);
+    const int period = tkv_geometry_count(r, PATTERN, 0, 1, INT_MAX);
     if (period > 1) {
         snprintf(g->assumption, sizeof g->assumption,
                  "one of every %d layers has no window, the file does not say which: assumed the "

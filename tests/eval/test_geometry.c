@@ -115,9 +115,8 @@ static void a_stated_pattern_counts_first(void **state)
     const int32_t some[] = {0, 1, 1, 0, 1, 0, 0, 1};
     gguf_file_set_array(&file, "attention.sliding_window_pattern", TKV_GGUF_BOOL, 8, some);
     assert_layers(&file, 512, "FwwFwFFw");
-    /* Layers that an array leaves out have none. */
-    gguf_file_set_array(&file, "attention.sliding_window_pattern", TKV_GGUF_INT32, 3, some);
-    assert_layers(&file, 512, "FwwFFFFF");
+    gguf_file_set_array(&file, "attention.sliding_window_pattern", TKV_GGUF_INT32, 8, some);
+    assert_layers(&file, 512, "FwwFwFFw");
     begin(&file, "cohere2moe", 8);
     gguf_file_set(&file, "attention.sliding_window", 512);
     gguf_file_set(&file, "attention.sliding_window_pattern", 3);
@@ -127,6 +126,37 @@ static void a_stated_pattern_counts_first(void **state)
     gguf_file_set_array(&file, "attention.sliding_window_pattern", TKV_GGUF_BOOL, 8, some);
     assert_layers(&file, 512, "FwwFwFFw");
     assert_note(&file, NULL);
+}
+
+/* An array tells it of every layer; those that only draft it may leave out. */
+static void a_short_pattern_is_refused(void **state)
+{
+    (void)state;
+    const int32_t some[] = {0, 1, 1, 0, 1, 0, 0, 1};
+    const char *const architectures[] = {"gemma3", "gpt-oss", "llama", "unheard-of"};
+    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
+        for (int n = 0; n < 8; n++) {
+            char expected[128];
+            gguf_file file;
+            begin(&file, architectures[i], 8);
+            gguf_file_set(&file, "attention.sliding_window", 512);
+            gguf_file_set_array(&file, "attention.sliding_window_pattern",
+                                n % 2 ? TKV_GGUF_BOOL : TKV_GGUF_INT32, n, some);
+            snprintf(expected, sizeof expected,
+                     "%s.attention.sliding_window_pattern: expected an array of 8 elements, one "
+                     "for each layer, or a period, found an array of %d",
+                     architectures[i], n);
+            read_fails(&file, TKV_ERR_FORMAT, expected);
+        }
+    }
+    gguf_file file;
+    begin(&file, "step35", 8);
+    gguf_file_set(&file, "attention.sliding_window", 512);
+    gguf_file_set(&file, "nextn_predict_layers", 2);
+    gguf_file_set_array(&file, "attention.sliding_window_pattern", TKV_GGUF_BOOL, 6, some);
+    assert_layers(&file, 512, "FwwFwF--");
+    gguf_file_set_array(&file, "attention.sliding_window_pattern", TKV_GGUF_BOOL, 5, some);
+    read_fails(&file, TKV_ERR_FORMAT, "expected an array of 6 elements");
 }
 
 static void what_nobody_knows_of_windows_is_said(void **state)
@@ -472,6 +502,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(windows_by_architecture),
         cmocka_unit_test(a_stated_pattern_counts_first),
+        cmocka_unit_test(a_short_pattern_is_refused),
         cmocka_unit_test(what_nobody_knows_of_windows_is_said),
         cmocka_unit_test(recurrent_layers_by_several_keys),
         cmocka_unit_test(recurrent_layers_by_heads_and_lists),
