@@ -104,10 +104,23 @@ static void choose(tkv_gate *gate)
     }
 }
 
+/* Says at least that a failed back end has none: a record that others wrote may lack it. */
+static void complete_reasons(tkv_gate *gate)
+{
+    for (int i = 0; i < gate->n_backends; i++) {
+        tkv_gate_backend *backend = &gate->backends[i];
+        const bool is_blank = !backend->reason[strspn(backend->reason, " \t\r\n")];
+        if (backend->state == TKV_BACKEND_FAILED && is_blank) {
+            snprintf(backend->reason, sizeof backend->reason, "no reason is recorded");
+        }
+    }
+}
+
 void tkv_gate_decide(tkv_gate *gate)
 {
     gate->verdict = TKV_GATE_GO;
     gate->n_reasons = 0;
+    complete_reasons(gate);
     choose(gate);
     if (gate->chosen < 0) {
         gate->verdict = TKV_GATE_NO_GO;

@@ -85,7 +85,8 @@ tkv_status tkv_gate_list(const tkv_device_table *(*tables)(int index), int timeo
 tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int timeout_seconds,
                             tkv_gate_backend *backend, tkv_error *error);
 
-/* Fills verdict, chosen and reasons from the back ends. */
+/* Fills verdict, chosen and reasons from the back ends, and what these lack: a failed one has a
+ * reason. */
 void tkv_gate_decide(tkv_gate *gate);
 
 /* How many times as fast as on f16 attention on a type is; 0: unknown. */

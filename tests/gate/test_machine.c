@@ -282,6 +282,42 @@ static void write_text(const char *path, const char *text)
     fclose(file);
 }
 
+/* Of a failure whose record says nothing, nothing is put in brackets or after a colon. */
+static void a_failure_always_has_a_reason(void **state)
+{
+    (void)state;
+    const char *const blanks[] = {NULL, "", " \n"};
+    char directory[] = "/tmp/tkv-gate-XXXXXX";
+    char path[4096];
+    assert_non_null(mkdtemp(directory));
+    assert_int_equal(setenv("XDG_CACHE_HOME", directory, 1), 0);
+    for (size_t i = 0; i < sizeof blanks / sizeof *blanks; i++) {
+        tkv_gate gate = {.n_backends = 2};
+        tkv_gate_describe_machine(gate.machine);
+        gate.backends[0] = backend("scalar", TKV_BACKEND_PASSED, 0.75);
+        gate.backends[1] = backend("fast", TKV_BACKEND_FAILED, 0.0);
+        assert_ok(tkv_gate_save(&gate, path, sizeof path, &error));
+        cJSON *json = tkv_gate_to_json(&gate);
+        cJSON *failed = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "back_ends"), 1);
+        cJSON_DeleteItemFromObject(failed, "reason");
+        if (blanks[i]) {
+            cJSON_AddStringToObject(failed, "reason", blanks[i]);
+        }
+        char *text = cJSON_PrintUnformatted(json);
+        write_text(path, text);
+        free(text);
+        cJSON_Delete(json);
+        assert_ok(tkv_gate_load(&gate, &error));
+        assert_true(has_reason(&gate, "fast falls back to scalar: no reason is recorded"));
+        assert_fails(tkv_gate_check("fast", &error), TKV_ERR_DEVICE,
+                     "failed their self-test on this machine (no reason is recorded): set TKV_CPU");
+        assert_int_equal(unlink(path), 0);
+    }
+    *strrchr(path, '/') = '\0';
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rmdir(directory), 0);
+}
+
 static void results_are_kept(void **state)
 {
     (void)state;
@@ -364,6 +400,7 @@ int main(void)
                                        cmocka_unit_test(the_reference_is_tested_too),
                                        cmocka_unit_test(decisions_follow_from_tests),
                                        cmocka_unit_test(devices_are_chosen_first),
+                                       cmocka_unit_test(a_failure_always_has_a_reason),
                                        cmocka_unit_test(results_are_kept)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
