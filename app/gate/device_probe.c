@@ -21,13 +21,13 @@ static void fill(uint32_t *seed, size_t n, float *x)
 }
 
 /* Seconds of n calls and the wait for them. */
-static tkv_status time_batch(tkv_device *device, const tkv_device_attend *params, int n,
-                             double *seconds, tkv_error *error)
+static tkv_status time_batch(tkv_device *device, const tkv_attend_plan *plan, uint64_t workspace,
+                             int n, double *seconds, tkv_error *error)
 {
     const double start = tkv_clock();
     tkv_status status = TKV_OK;
     for (int i = 0; i < n && status == TKV_OK; i++) {
-        status = device->table->attend(device, params, error);
+        status = device->table->attend(device, plan, workspace, error);
     }
     if (status == TKV_OK) {
         status = device->table->wait(device, error);
@@ -38,20 +38,20 @@ static tkv_status time_batch(tkv_device *device, const tkv_device_attend *params
 
 /* The fastest of as many batches as there is time for, after one call to warm up; a batch is long
  * beside the wait at its end. */
-static tkv_status time_calls(tkv_device *device, const tkv_device_attend *params,
+static tkv_status time_calls(tkv_device *device, const tkv_attend_plan *plan, uint64_t workspace,
                              double *microseconds, tkv_error *error)
 {
     const double begin = tkv_clock();
     double best = INFINITY;
     double seconds = 0.0;
-    tkv_status status = time_batch(device, params, 1, &seconds, error);
+    tkv_status status = time_batch(device, plan, workspace, 1, &seconds, error);
     if (status == TKV_OK) {
-        status = time_batch(device, params, 1, &seconds, error);
+        status = time_batch(device, plan, workspace, 1, &seconds, error);
     }
     const double n_calls = seconds > 0.0 ? BATCH_SECONDS / seconds : MAX_CALLS;
     const int n = n_calls < 1.0 ? 1 : n_calls > MAX_CALLS ? MAX_CALLS : (int)n_calls;
     while (status == TKV_OK && (isinf(best) || tkv_clock() - begin < TIME_SECONDS)) {
-        status = time_batch(device, params, n, &seconds, error);
+        status = time_batch(device, plan, workspace, n, &seconds, error);
         best = fmin(best, seconds / n);
     }
     *microseconds = 1e6 * best;
@@ -93,11 +93,15 @@ static tkv_status probe_type(tkv_device *device, tkv_type type, int n_tokens, co
     if (status == TKV_OK) {
         status = tkv_device_layer_buffer(f, NULL, query_bytes, &params.out, error);
     }
-    const size_t workspace = device->table->attend_workspace_bytes(device, &params);
-    if (status == TKV_OK && workspace > 0) {
-        status = tkv_device_layer_buffer(f, NULL, workspace, &params.workspace, error);
+    tkv_attend_plan plan;
+    uint64_t workspace = 0;
+    if (status == TKV_OK) {
+        status = device->table->plan(device, &params, &plan, error);
     }
-    return status == TKV_OK ? time_calls(device, &params, microseconds, error) : status;
+    if (status == TKV_OK && plan.workspace_bytes > 0) {
+        status = tkv_device_layer_buffer(f, NULL, plan.workspace_bytes, &workspace, error);
+    }
+    return status == TKV_OK ? time_calls(device, &plan, workspace, microseconds, error) : status;
 }
 
 tkv_status tkv_device_probe_run(const tkv_device_table *table, int index, int n_tokens,

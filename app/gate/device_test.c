@@ -345,6 +345,18 @@ static double attention_error(const bench *b, int head_dim, int n_queries, const
     return sqrt(difference / norm);
 }
 
+/* Plans and attends, in a workspace of its own. */
+static tkv_status attend(bench *b, const tkv_device_attend *params, tkv_error *error)
+{
+    tkv_attend_plan plan;
+    uint64_t workspace = 0;
+    tkv_status status = b->table->plan(b->device, params, &plan, error);
+    if (status == TKV_OK && plan.workspace_bytes > 0) {
+        status = tkv_device_layer_buffer(&b->layer, NULL, plan.workspace_bytes, &workspace, error);
+    }
+    return status == TKV_OK ? b->table->attend(b->device, &plan, workspace, error) : status;
+}
+
 /* Attends to all tokens in one call, or to the parts before and from a position on, and joins. */
 static tkv_status run_attention(bench *b, tkv_device_attend *params, bool is_parted,
                                 tkv_error *error)
@@ -352,7 +364,7 @@ static tkv_status run_attention(bench *b, tkv_device_attend *params, bool is_par
     const size_t n_rows = (size_t)(params->n_queries * params->n_heads);
     const size_t n_out = n_rows * (size_t)params->layer.head_dim_v;
     if (!is_parted) {
-        return b->table->attend(b->device, params, error);
+        return attend(b, params, error);
     }
     tkv_device_join join = {.out = params->out,
                             .n_rows = n_rows,
@@ -371,7 +383,7 @@ static tkv_status run_attention(bench *b, tkv_device_attend *params, bool is_par
         part.end = i == 0 ? SPLIT : 0;
         part.out = join.parts + i * n_out * sizeof(float);
         part.log_sums = join.log_sums + i * n_rows * sizeof(float);
-        status = b->table->attend(b->device, &part, error);
+        status = attend(b, &part, error);
     }
     return status == TKV_OK ? b->table->join(b->device, &join, error) : status;
 }
@@ -393,10 +405,6 @@ static tkv_status test_attention(bench *b, tkv_type type, int head_dim, int n_qu
         tkv_device_layer_buffer(&b->layer, b->queries, n * sizeof(float), &params.q, error);
     if (status == TKV_OK) {
         status = tkv_device_layer_buffer(&b->layer, NULL, n * sizeof(float), &params.out, error);
-    }
-    const size_t workspace = b->table->attend_workspace_bytes(b->device, &params);
-    if (status == TKV_OK && workspace > 0) {
-        status = tkv_device_layer_buffer(&b->layer, NULL, workspace, &params.workspace, error);
     }
     if (status == TKV_OK) {
         status = run_attention(b, &params, is_parted, error);
@@ -479,7 +487,7 @@ static bool is_complete(const tkv_device_table *t)
 {
     return t->open && t->close && t->allocate && t->release && t->upload && t->download &&
            t->copy && t->wait && t->rotate && t->move_rows && t->join && t->store && t->load &&
-           t->attend_workspace_bytes && t->attend;
+           t->plan && t->attend;
 }
 
 tkv_status tkv_device_test_run(const tkv_device_table *table, int index, int max_head_dim,

@@ -75,13 +75,17 @@ static tkv_status check_reserved(const tkv_cache *cache, int layer, const tkv_at
     return TKV_OK;
 }
 
-static tkv_status run(tkv_context *context, tkv_device_attend *attend, tkv_error *error)
+static tkv_status run(tkv_context *context, const tkv_device_attend *attend, tkv_error *error)
 {
     tkv_device *device = context->device;
-    const size_t bytes = device->table->attend_workspace_bytes(device, attend);
-    const tkv_status status =
-        tkv_context_workspace(context, TKV_WORKSPACE_ATTEND, bytes, &attend->workspace, error);
-    return status == TKV_OK ? device->table->attend(device, attend, error) : status;
+    tkv_attend_plan plan;
+    uint64_t workspace = 0;
+    tkv_status status = device->table->plan(device, attend, &plan, error);
+    if (status == TKV_OK) {
+        status = tkv_context_workspace(context, TKV_WORKSPACE_ATTEND, plan.workspace_bytes,
+                                       &workspace, error);
+    }
+    return status == TKV_OK ? device->table->attend(device, &plan, workspace, error) : status;
 }
 
 /* Queries before a segment's first token. */

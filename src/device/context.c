@@ -28,8 +28,8 @@ static tkv_status check_params(const tkv_context_params *params, tkv_error *erro
     return TKV_OK;
 }
 
-static tkv_status open_device(const tkv_device_table *table, int index, void *stream,
-                              tkv_device **device, tkv_error *error)
+static tkv_status open_device(const tkv_device_table *table, int index,
+                              const tkv_device_setup *setup, tkv_device **device, tkv_error *error)
 {
     char reason[256] = "none was found";
     const int n_devices = table->count(reason, sizeof reason);
@@ -40,7 +40,7 @@ static tkv_status open_device(const tkv_device_table *table, int index, void *st
         return tkv_fail(error, TKV_ERR_UNSUPPORTED, "device %s:%d: the last of this machine is %d",
                         table->name, index, n_devices - 1);
     }
-    return table->open(index, stream, device, error);
+    return table->open(index, setup, device, error);
 }
 
 tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
@@ -67,7 +67,8 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
     created->n_threads = params->n_threads ? params->n_threads : machine_cores();
     status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
     if (status == TKV_OK && table) {
-        status = open_device(table, index, params->stream, &created->device, error);
+        const tkv_device_setup setup = {.stream = params->stream};
+        status = open_device(table, index, &setup, &created->device, error);
     }
     if (status == TKV_OK && created->n_threads > 1) {
         status = tkv_threads_create(created->n_threads, &created->threads, error);

@@ -18,15 +18,28 @@ typedef struct tkv_device {
     const tkv_device_table *table;
 } tkv_device;
 
+/* What a device is opened with. */
+typedef struct tkv_device_setup {
+    void *stream; /* the caller's (CUDA: a cudaStream_t), or NULL for one of the device's own */
+} tkv_device_setup;
+
+/* Attention that was planned once, to be run any number of times. */
+typedef struct tkv_attend_plan {
+    tkv_device_attend params; /* what was asked for; the addresses alone may change between runs */
+    size_t workspace_bytes;
+    int way;          /* the back end's: which of its ways it goes */
+    uint64_t own[48]; /* likewise, how */
+} tkv_attend_plan;
+
 struct tkv_device_table {
     const char *name; /* "cuda", "metal" */
 
     /* How many devices there are; none is no error. `reason` [size] receives why there is none. */
     int (*count)(char *reason, size_t size);
 
-    /* Opens device `index`; `stream` is the caller's (CUDA: a cudaStream_t) or NULL for one of the
-     * device's own. */
-    tkv_status (*open)(int index, void *stream, tkv_device **device, tkv_error *error);
+    /* Opens device `index`; setup NULL: all of it zero. */
+    tkv_status (*open)(int index, const tkv_device_setup *setup, tkv_device **device,
+                       tkv_error *error);
     void (*close)(tkv_device *device);
 
     /* For people: "NVIDIA H200, sm_90". Lives as long as the device. */
@@ -77,10 +90,13 @@ struct tkv_device_table {
     tkv_status (*load_half)(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
                             int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
 
-    /* As tkv_attend; the error bounds are the table's. The workspace is zeroed when it is allocated
-     * and then used by attend alone. */
-    size_t (*attend_workspace_bytes)(const tkv_device *device, const tkv_device_attend *params);
-    tkv_status (*attend)(tkv_device *device, const tkv_device_attend *params, tkv_error *error);
+    /* As tkv_attend, in two steps: how, which depends on shapes, options and max_tokens alone, and
+     * the doing, in a workspace of plan->workspace_bytes that may hold anything. The error bounds
+     * are the table's. */
+    tkv_status (*plan)(tkv_device *device, const tkv_device_attend *params, tkv_attend_plan *plan,
+                       tkv_error *error);
+    tkv_status (*attend)(tkv_device *device, const tkv_attend_plan *plan, uint64_t workspace,
+                         tkv_error *error);
 
     /* As in tkv_kernels: how far weights times scales, and queries, are rounded on coded pages. */
     float weight_rounding;

@@ -55,7 +55,8 @@ typedef struct tkv_device_attend {
     uint64_t out;           /* float [n_sequences][n_queries][n_heads][head_dim_v] */
     uint64_t sinks;         /* float [n_heads] logits, or 0 */
     uint64_t stats;         /* tkv_attend_stats to add to, or 0 */
-    uint64_t workspace;     /* attend_workspace_bytes of them */
+    int32_t n_value_dims;   /* of a layer of keys only: width of a row of out */
+    int32_t reserved;
     uint64_t log_sums; /* 0, or float [n_sequences][n_queries][n_heads] to write: the logarithm of
                           the softmax's sum, by which parts of a sequence are joined */
     int32_t begin;     /* positions before it hold no token */

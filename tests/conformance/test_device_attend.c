@@ -129,18 +129,19 @@ static void attend_by_definition(const attend_case *c, const case_memory *memory
     }
 }
 
-/* A workspace that earlier calls may have used. */
-static uint64_t take_workspace(device_under_test *dut, const tkv_device_attend *params)
+/* Plans and attends, in a workspace that earlier calls may have used. */
+static void attend_part(device_under_test *dut, const tkv_device_attend *params)
 {
-    const size_t bytes = dut->table->attend_workspace_bytes(dut->device, params);
-    if (bytes > dut->workspace_bytes) {
+    tkv_attend_plan plan;
+    assert_ok(dut->table->plan(dut->device, params, &plan, &error));
+    if (plan.workspace_bytes > dut->workspace_bytes) {
         if (dut->workspace) {
             dut->table->release(dut->device, dut->workspace);
         }
-        dut->workspace = device_allocate(dut, bytes);
-        dut->workspace_bytes = bytes;
+        dut->workspace = device_allocate(dut, plan.workspace_bytes);
+        dut->workspace_bytes = plan.workspace_bytes;
     }
-    return dut->workspace;
+    assert_ok(dut->table->attend(dut->device, &plan, dut->workspace, &error));
 }
 
 /* Runs the call, in one or in two parts. */
@@ -151,8 +152,7 @@ static void run_attention(device_under_test *dut, const attend_case *c,
     const size_t n_out = n_rows * (size_t)c->data.layer.head_dim_v;
     tkv_device_attend parts[2] = {*params, *params};
     if (c->split == 0) {
-        parts[0].workspace = take_workspace(dut, params);
-        assert_ok(table->attend(dut->device, &parts[0], &error));
+        attend_part(dut, params);
         return;
     }
     const uint64_t outs = device_allocate(dut, 2 * n_out * sizeof(float));
@@ -171,8 +171,7 @@ static void run_attention(device_under_test *dut, const attend_case *c,
     for (size_t i = 0; i < 2; i++) {
         parts[i].out = outs + i * n_out * sizeof(float);
         parts[i].log_sums = log_sums + i * n_rows * sizeof(float);
-        parts[i].workspace = take_workspace(dut, &parts[i]);
-        assert_ok(table->attend(dut->device, &parts[i], &error));
+        attend_part(dut, &parts[i]);
     }
     assert_ok(table->join(dut->device, &join, &error));
     assert_ok(table->wait(dut->device, &error));

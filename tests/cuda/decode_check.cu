@@ -94,7 +94,7 @@ struct problem {
     std::vector<tkv_device_sequence *> sequences; /* a set */
     std::vector<float> host_q, host_mean_k, host_mean_v, host_sinks;
     std::vector<uint8_t> host_pages;
-    tkv_device_attend params;
+    tkv_attend_plan plan;
     void *workspace;
     void *counters;
     size_t workspace_bytes;
@@ -226,27 +226,28 @@ static void make(problem &p, const shape &s, size_t rotate_bytes, int n_sm)
         }
         p.sinks = upload(p.host_sinks);
     }
-    p.params = {};
-    p.params.layer = {(int32_t)s.type_k, (int32_t)s.type_v, s.n_kv_heads, d, d, s.n_sinks, 0};
-    p.params.n_sequences = s.n_sequences;
-    p.params.max_tokens = s.n_tokens;
-    p.params.n_queries = s.n_queries;
-    p.params.n_heads = n_heads;
-    p.params.first_position = -1;
-    p.params.window = s.window;
-    p.params.scale = 1.0f / sqrtf((float)d) / 1.0f;
-    p.params.logit_softcap = s.softcap;
-    p.params.sparse_v = s.sparse;
-    p.params.sequences = (uint64_t)p.sequences[0];
-    p.params.q = (uint64_t)p.q;
-    p.params.out = (uint64_t)p.out;
-    p.params.sinks = s.sinks ? (uint64_t)p.sinks : 0;
-    p.workspace_bytes = tkv_cuda_attend_decode_workspace(&p.params, n_sm);
+    p.plan = {};
+    tkv_device_attend &params = p.plan.params;
+    params.layer = {(int32_t)s.type_k, (int32_t)s.type_v, s.n_kv_heads, d, d, s.n_sinks, 0};
+    params.n_sequences = s.n_sequences;
+    params.max_tokens = s.n_tokens;
+    params.n_queries = s.n_queries;
+    params.n_heads = n_heads;
+    params.first_position = -1;
+    params.window = s.window;
+    params.scale = 1.0f / sqrtf((float)d) / 1.0f;
+    params.logit_softcap = s.softcap;
+    params.sparse_v = s.sparse;
+    params.sequences = (uint64_t)p.sequences[0];
+    params.q = (uint64_t)p.q;
+    params.out = (uint64_t)p.out;
+    params.sinks = s.sinks ? (uint64_t)p.sinks : 0;
+    tkv_cuda_plan_decode(&p.plan, n_sm);
+    p.workspace_bytes = p.plan.workspace_bytes;
     CHECK(cudaMalloc(&p.workspace, p.workspace_bytes));
     CHECK(cudaMemset(p.workspace, 0xff, p.workspace_bytes));
     CHECK(cudaMalloc(&p.counters, TKV_CUDA_ATTEND_COUNTER_BYTES));
     CHECK(cudaMemset(p.counters, 0, TKV_CUDA_ATTEND_COUNTER_BYTES));
-    p.params.workspace = (uint64_t)p.workspace;
 }
 
 static void drop(problem &p)
@@ -336,7 +337,7 @@ static double compare(problem &p)
                 for (int j = 0; j < d; j++) {
                     sum += (double)x[j] * k[(size_t)t * d + j];
                 }
-                sum *= p.params.scale;
+                sum *= p.plan.params.scale;
                 logit[t] = s.softcap > 0 ? s.softcap * tanh(sum / s.softcap) : sum;
                 maximum = std::max(maximum, logit[t]);
             }
@@ -364,7 +365,7 @@ static double compare(problem &p)
     return sqrt(error / norm);
 }
 
-static double median_us(problem &p, int n_sm)
+static double median_us(problem &p)
 {
     cudaStream_t stream;
     cudaGraph_t graph;
@@ -373,9 +374,9 @@ static double median_us(problem &p, int n_sm)
     CHECK(cudaStreamCreate(&stream));
     CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
     for (int i = 0; i < inner; i++) {
-        tkv_device_attend params = p.params;
-        params.sequences = (uint64_t)p.sequences[i % p.n_sets];
-        CHECK(tkv_cuda_attend_decode(&params, n_sm, p.counters, stream));
+        tkv_attend_plan plan = p.plan;
+        plan.params.sequences = (uint64_t)p.sequences[i % p.n_sets];
+        CHECK(tkv_cuda_attend_decode(&plan, (uint64_t)p.workspace, p.counters, stream));
     }
     CHECK(cudaStreamEndCapture(stream, &graph));
     CHECK(cudaGraphInstantiate(&exec, graph, 0));
@@ -443,7 +444,7 @@ int main(int argc, char **argv)
         make(p, {t, t, 128, 8, 4, 1, atoi(argv[3]), 1, 0, 0, 0, false, false, 0}, (size_t)400 << 20,
              n_sm);
         for (int i = 0; i < 3; i++) {
-            CHECK(tkv_cuda_attend_decode(&p.params, n_sm, p.counters, 0));
+            CHECK(tkv_cuda_attend_decode(&p.plan, (uint64_t)p.workspace, p.counters, 0));
         }
         CHECK(cudaDeviceSynchronize());
         return 0;
@@ -484,7 +485,7 @@ int main(int argc, char **argv)
         double errors[2];
         for (double &found : errors) {
             CHECK(cudaMemset(p.out, 0xff, p.host_q.size() * 4));
-            CHECK(tkv_cuda_attend_decode(&p.params, n_sm, p.counters, 0));
+            CHECK(tkv_cuda_attend_decode(&p.plan, (uint64_t)p.workspace, p.counters, 0));
             CHECK(cudaDeviceSynchronize());
             found = compare(p);
         }
@@ -513,7 +514,7 @@ int main(int argc, char **argv)
         for (int n : lengths) {
             problem p = {};
             make(p, {t, t, 128, 8, 4, 1, n, 1, 0, 0, 0, false, false, 0}, (size_t)400 << 20, n_sm);
-            const double us = median_us(p, n_sm);
+            const double us = median_us(p);
             printf("%9.1f (%3.0f%%)", us, 100.0 * p.set_bytes / us / 1e3 / copy);
             drop(p);
         }
@@ -523,19 +524,19 @@ int main(int argc, char **argv)
     for (tkv_type t : {TKV_TYPE_TURBO3, TKV_TYPE_TRELLIS3}) {
         problem p = {};
         make(p, {t, t, 128, 8, 4, 16, 32768, 1, 0, 0, 0, false, false, 0}, (size_t)400 << 20, n_sm);
-        double us = median_us(p, n_sm);
+        double us = median_us(p);
         printf("%s batch 16 x 32768: %.1f us, %.0f%% of copy\n", tkv_type_get_info(t)->name, us,
                100.0 * p.set_bytes / us / 1e3 / copy);
         drop(p);
         p = {};
         make(p, {t, t, 256, 4, 4, 1, 32768, 1, 0, 0, 0, false, false, 0}, (size_t)400 << 20, n_sm);
-        us = median_us(p, n_sm);
+        us = median_us(p);
         printf("%s D=256 4 KV heads 32768: %.1f us, %.0f%% of copy\n", tkv_type_get_info(t)->name,
                us, 100.0 * p.set_bytes / us / 1e3 / copy);
         drop(p);
         p = {};
         make(p, {t, t, 128, 8, 8, 1, 32768, 1, 0, 0, 0, false, false, 0}, (size_t)400 << 20, n_sm);
-        us = median_us(p, n_sm);
+        us = median_us(p);
         printf("%s G=8 32768: %.1f us, %.0f%% of copy\n", tkv_type_get_info(t)->name, us,
                100.0 * p.set_bytes / us / 1e3 / copy);
         drop(p);

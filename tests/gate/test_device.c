@@ -141,14 +141,16 @@ static tkv_status load_half(tkv_device *device, const tkv_device_layer *layer, u
     return TKV_OK;
 }
 
-static tkv_status attend(tkv_device *device, const tkv_device_attend *params, tkv_error *failure)
+static tkv_status attend(tkv_device *device, const tkv_attend_plan *plan, uint64_t workspace,
+                         tkv_error *failure)
 {
-    tkv_device_attend used = *params;
+    const tkv_device_attend *params = &plan->params;
+    tkv_attend_plan used = *plan;
     if (planted == LOST_LAST_TOKEN) {
-        used.first_position = params->max_tokens - params->n_queries - 1;
+        used.params.first_position = params->max_tokens - params->n_queries - 1;
     }
-    used.begin = planted == LOST_BEGIN ? 0 : used.begin;
-    const tkv_status status = RIGHT.attend(device, &used, failure);
+    used.params.begin = planted == LOST_BEGIN ? 0 : params->begin;
+    const tkv_status status = RIGHT.attend(device, &used, workspace, failure);
     if (planted == WRONG_HEAD && params->layer.type_k == TKV_TYPE_TURBO2 && params->n_queries > 1) {
         for (int j = 0; j < params->layer.head_dim_v; j++) {
             flip_sign(device, params->out + (size_t)j * sizeof(float));
@@ -277,10 +279,11 @@ static int count_and_die(char *reason, size_t size)
     return 0;
 }
 
-static tkv_status open_and_die(int index, void *stream, tkv_device **device, tkv_error *failure)
+static tkv_status open_and_die(int index, const tkv_device_setup *setup, tkv_device **device,
+                               tkv_error *failure)
 {
     (void)index;
-    (void)stream;
+    (void)setup;
     (void)device;
     (void)failure;
     raise(SIGKILL);

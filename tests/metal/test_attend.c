@@ -123,9 +123,10 @@ static void attend_on_device(const device_under_test *dut, const attend_case *c,
     params.sinks =
         c->has_sinks ? device_put(dut, m->sinks, (size_t)params.n_heads * sizeof *m->sinks) : 0;
     params.stats = c->sparse_v > 0.0f ? device_put(dut, &m->stats, sizeof m->stats) : 0;
-    params.workspace =
-        device_allocate(dut, dut->table->attend_workspace_bytes(dut->device, &params));
-    assert_ok(dut->table->attend(dut->device, &params, &error));
+    tkv_attend_plan plan;
+    assert_ok(dut->table->plan(dut->device, &params, &plan, &error));
+    const uint64_t workspace = device_allocate(dut, plan.workspace_bytes);
+    assert_ok(dut->table->attend(dut->device, &plan, workspace, &error));
     assert_ok(
         dut->table->download(dut->device, m->out, params.out, out_floats * sizeof *m->out, &error));
     assert_ok(dut->table->download(dut->device, m->log_sums, params.log_sums,
@@ -134,8 +135,8 @@ static void attend_on_device(const device_under_test *dut, const attend_case *c,
         assert_ok(
             dut->table->download(dut->device, &m->stats, params.stats, sizeof m->stats, &error));
     }
-    const uint64_t addresses[] = {params.q,     params.out,       params.sinks,
-                                  params.stats, params.workspace, params.log_sums};
+    const uint64_t addresses[] = {params.q,     params.out, params.sinks,
+                                  params.stats, workspace,  params.log_sums};
     for (int i = 0; i < 6; i++) {
         dut->table->release(dut->device, addresses[i]);
     }

@@ -27,7 +27,8 @@ typedef enum captured_kind {
 typedef struct captured_call {
     tkv_device *device;
     captured_kind kind;
-    tkv_device_attend attend;
+    tkv_attend_plan plan;
+    uint64_t workspace;
     tkv_device_rows rows;
     tkv_device_join join;
     uint64_t to;
@@ -110,10 +111,11 @@ static int count(char *reason, size_t size)
     return 2;
 }
 
-static tkv_status open_device(int index, void *stream, tkv_device **device, tkv_error *error)
+static tkv_status open_device(int index, const tkv_device_setup *setup, tkv_device **device,
+                              tkv_error *error)
 {
     (void)index;
-    (void)stream;
+    (void)setup;
     const tkv_status status = fail_if_due("open", TKV_ERR_DEVICE, error);
     if (status != TKV_OK) {
         return status;
@@ -415,11 +417,16 @@ static tkv_status load(tkv_device *device, const tkv_device_layer *layer, uint64
 }
 
 /* Grows with what it may depend on, and no more. */
-static size_t attend_workspace_bytes(const tkv_device *device, const tkv_device_attend *params)
+static tkv_status plan_attend(tkv_device *device, const tkv_device_attend *params,
+                              tkv_attend_plan *plan, tkv_error *error)
 {
     (void)device;
-    return (size_t)params->n_sequences * (size_t)params->n_queries * (size_t)params->n_heads *
-           (size_t)(params->max_tokens / TKV_PAGE_TOKENS + 1) * sizeof(float);
+    (void)error;
+    *plan = (tkv_attend_plan){.params = *params};
+    plan->workspace_bytes = (size_t)params->n_sequences * (size_t)params->n_queries *
+                            (size_t)params->n_heads *
+                            (size_t)(params->max_tokens / TKV_PAGE_TOKENS + 1) * sizeof(float);
+    return TKV_OK;
 }
 
 /* Zeroes the slots of a block that lie before a segment's first token: whatever they hold, a device
@@ -490,10 +497,11 @@ static tkv_cache *copy_cache(tkv_context *cpu, const tkv_device_attend *p,
     return cache;
 }
 
-static void attend_now(tkv_device *device, const tkv_device_attend *p)
+static void attend_now(tkv_device *device, const tkv_attend_plan *plan, uint64_t workspace)
 {
+    const tkv_device_attend *p = &plan->params;
     const size_t n_rows = (size_t)p->n_queries * (size_t)p->n_heads;
-    memset(host(p->workspace), 0xff, attend_workspace_bytes(device, p));
+    memset(host(workspace), 0xff, plan->workspace_bytes);
     for (int s = 0; s < p->n_sequences; s++) {
         const tkv_device_sequence *sequence = (const tkv_device_sequence *)host(p->sequences) + s;
         const int first =
@@ -522,13 +530,15 @@ static void attend_now(tkv_device *device, const tkv_device_attend *p)
     }
 }
 
-static tkv_status attend(tkv_device *device, const tkv_device_attend *params, tkv_error *error)
+static tkv_status attend(tkv_device *device, const tkv_attend_plan *plan, uint64_t workspace,
+                         tkv_error *error)
 {
     const tkv_status status = fail_if_due("attend", TKV_ERR_DEVICE, error);
     if (status == TKV_OK && is_capturing) {
-        record(&(captured_call){.device = device, .kind = CAPTURED_ATTEND, .attend = *params});
+        record(&(captured_call){
+            .device = device, .kind = CAPTURED_ATTEND, .plan = *plan, .workspace = workspace});
     } else if (status == TKV_OK) {
-        attend_now(device, params);
+        attend_now(device, plan, workspace);
     }
     return status;
 }
@@ -539,7 +549,7 @@ void reference_device_replay(void)
         const captured_call *call = &captured[i];
         switch (call->kind) {
         case CAPTURED_STORE: store_now(call); break;
-        case CAPTURED_ATTEND: attend_now(call->device, &call->attend); break;
+        case CAPTURED_ATTEND: attend_now(call->device, &call->plan, call->workspace); break;
         case CAPTURED_COPY: memcpy(host(call->to), host(call->from), call->bytes); break;
         case CAPTURED_ROWS: move_now(&call->rows); break;
         case CAPTURED_JOIN: join_now(&call->join); break;
@@ -564,7 +574,7 @@ const tkv_device_table reference_device_table = {
     .join = join_parts,
     .store = store,
     .load = load,
-    .attend_workspace_bytes = attend_workspace_bytes,
+    .plan = plan_attend,
     .attend = attend,
 };
 

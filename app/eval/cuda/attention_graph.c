@@ -149,10 +149,14 @@ static tkv_status attend(tkv_attention_graph *g, int copy, tkv_error *error)
                                     (uint64_t)(copy * g->n_sequences) * sizeof(tkv_device_sequence),
                                 .q = address_of(g->queries),
                                 .out = address_of(g->output)};
-    const tkv_status status = tkv_context_workspace(
-        g->context, TKV_WORKSPACE_ATTEND, device->table->attend_workspace_bytes(device, &params),
-        &params.workspace, error);
-    return status == TKV_OK ? device->table->attend(device, &params, error) : status;
+    tkv_attend_plan plan;
+    uint64_t workspace = 0;
+    tkv_status status = device->table->plan(device, &params, &plan, error);
+    if (status == TKV_OK) {
+        status = tkv_context_workspace(g->context, TKV_WORKSPACE_ATTEND, plan.workspace_bytes,
+                                       &workspace, error);
+    }
+    return status == TKV_OK ? device->table->attend(device, &plan, workspace, error) : status;
 }
 
 static tkv_status capture(tkv_attention_graph *g, tkv_error *error)

@@ -160,8 +160,10 @@ static void close_device(tkv_device *base)
     free(device);
 }
 
-static tkv_status open_device(int index, void *stream, tkv_device **device, tkv_error *error)
+static tkv_status open_device(int index, const tkv_device_setup *setup, tkv_device **device,
+                              tkv_error *error)
 {
+    void *stream = setup ? setup->stream : NULL;
     cuda_device *created = calloc(1, sizeof *created);
     if (!created) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a device (%zu bytes)",
@@ -368,23 +370,35 @@ static bool prefills(const cuda_device *device, const tkv_device_attend *params)
     return n_rows >= MIN_PREFILL_ROWS && tkv_cuda_can_prefill(params, device->compute_major);
 }
 
-static size_t attend_workspace_bytes(const tkv_device *base, const tkv_device_attend *params)
+/* The ways of a plan. */
+enum { WAY_DECODE, WAY_PREFILL };
+
+static tkv_status plan_attention(tkv_device *base, const tkv_device_attend *params,
+                                 tkv_attend_plan *plan, tkv_error *error)
 {
+    (void)error;
     const cuda_device *device = (const cuda_device *)base;
-    return prefills(device, params)
-               ? tkv_cuda_attend_prefill_workspace(params, device->n_multiprocessors)
-               : tkv_cuda_attend_decode_workspace(params, device->n_multiprocessors);
+    const tkv_cuda_current current = tkv_cuda_enter(base);
+    plan->params = *params;
+    plan->way = prefills(device, params) ? WAY_PREFILL : WAY_DECODE;
+    if (plan->way == WAY_PREFILL) {
+        tkv_cuda_plan_prefill(plan, device->n_multiprocessors);
+    } else {
+        tkv_cuda_plan_decode(plan, device->n_multiprocessors);
+    }
+    tkv_cuda_leave(current);
+    return TKV_OK;
 }
 
-static tkv_status attend(tkv_device *base, const tkv_device_attend *params, tkv_error *error)
+static tkv_status attend(tkv_device *base, const tkv_attend_plan *plan, uint64_t workspace,
+                         tkv_error *error)
 {
     const cuda_device *device = (cuda_device *)base;
     const tkv_cuda_current current = tkv_cuda_enter(base);
     const cudaError_t result =
-        prefills(device, params)
-            ? tkv_cuda_attend_prefill(params, device->n_multiprocessors, device->stream)
-            : tkv_cuda_attend_decode(params, device->n_multiprocessors, device->counters,
-                                     device->stream);
+        plan->way == WAY_PREFILL
+            ? tkv_cuda_attend_prefill(plan, workspace, device->stream)
+            : tkv_cuda_attend_decode(plan, workspace, device->counters, device->stream);
     return finish(current, result, "attending", error);
 }
 
@@ -407,7 +421,7 @@ const tkv_device_table tkv_device_table_cuda = {
     .store = store,
     .load = load,
     .load_half = load_half,
-    .attend_workspace_bytes = attend_workspace_bytes,
+    .plan = plan_attention,
     .attend = attend,
     .weight_rounding = TKV_CUDA_WEIGHT_ROUNDING,
     .query_rounding = TKV_CUDA_QUERY_ROUNDING,

@@ -5,7 +5,7 @@
 #ifndef TKV_DEVICE_CUDA_KERNELS_CUDA_H
 #define TKV_DEVICE_CUDA_KERNELS_CUDA_H
 
-#include "device/device_layout.h"
+#include "device/device.h"
 
 #include <cuda_runtime_api.h>
 #include <stdbool.h>
@@ -62,17 +62,17 @@ cudaError_t tkv_cuda_load_half(const tkv_device_layer *layer, const tkv_device_s
 #define TKV_CUDA_ATTEND_COUNTER_BYTES ((size_t)64 << 10)
 
 /* Few rows (n_queries * n_heads / n_kv_heads) a KV head: up to 16 in one pass over the pages, more
- * in several. The workspace's size follows from the shapes and max_tokens alone. `params` is on the
- * host. */
-size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_multiprocessors);
-cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
-                                   void *counters, cudaStream_t stream);
+ * in several. Plans plan->params, for the current device; what it says follows from the shapes and
+ * max_tokens alone. */
+void tkv_cuda_plan_decode(tkv_attend_plan *plan, int n_multiprocessors);
+cudaError_t tkv_cuda_attend_decode(const tkv_attend_plan *plan, uint64_t workspace, void *counters,
+                                   cudaStream_t stream);
 
 /* Many rows a KV head, on Hopper: whether the types, head_dims and options are among those that the
  * kernels have; the others go through decode. */
 bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major);
-size_t tkv_cuda_attend_prefill_workspace(const tkv_device_attend *params, int n_multiprocessors);
-cudaError_t tkv_cuda_attend_prefill(const tkv_device_attend *params, int n_multiprocessors,
+void tkv_cuda_plan_prefill(tkv_attend_plan *plan, int n_multiprocessors);
+cudaError_t tkv_cuda_attend_prefill(const tkv_attend_plan *plan, uint64_t workspace,
                                     cudaStream_t stream);
 
 #ifdef __cplusplus

@@ -3,6 +3,7 @@
 #include "device/metal/metal_device.h"
 
 #include <math.h>
+#include <string.h>
 
 #define THREADS (TKV_METAL_LANES * TKV_METAL_SIMDGROUPS)
 #define BUFFER_ALIGNMENT 256
@@ -28,12 +29,15 @@
 _Static_assert(sizeof(tkv_device_attend) == 128, "shared with the kernels");
 _Static_assert(sizeof(tkv_metal_attend) == 208, "shared with the kernels");
 
+/* A plan's own part. */
 typedef struct attend_plan {
-    tkv_metal_attend params;
+    tkv_metal_attend params; /* buffers by their place in the workspace */
     bool is_decode;
     int n_units;
     size_t workspace_bytes;
 } attend_plan;
+
+_Static_assert(sizeof(attend_plan) <= sizeof(((tkv_attend_plan *)0)->own), "room for a plan");
 
 static bool is_sketch(int32_t type)
 {
@@ -92,12 +96,13 @@ static uint64_t take(attend_plan *plan, size_t n)
 {
     const size_t bytes =
         (n * sizeof(float) + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
-    const uint64_t address = plan->params.attend.workspace + plan->workspace_bytes;
+    const uint64_t place = plan->workspace_bytes;
     plan->workspace_bytes += bytes;
-    return address;
+    return place;
 }
 
-static void place_workspace(attend_plan *plan)
+/* The buffers as places in the workspace. */
+static void place_buffers(attend_plan *plan)
 {
     tkv_metal_attend *params = &plan->params;
     const tkv_device_layer *layer = &params->attend.layer;
@@ -130,14 +135,36 @@ static attend_plan make_plan(const tkv_device_attend *attend)
     params->padded_rows = params->n_tiles * params->tile_rows;
     params->n_splits = choose_splits(&plan);
     params->sum_floats = layer->head_dim_v * (is_sketch(layer->type_v) ? 2 : 1);
-    place_workspace(&plan);
+    place_buffers(&plan);
     return plan;
 }
 
-size_t tkv_metal_attend_workspace_bytes(const tkv_device *device, const tkv_device_attend *params)
+tkv_status tkv_metal_plan_attend(tkv_device *device, const tkv_device_attend *params,
+                                 tkv_attend_plan *plan, tkv_error *error)
 {
     (void)device;
-    return make_plan(params).workspace_bytes;
+    (void)error;
+    const attend_plan own = make_plan(params);
+    plan->params = own.params.attend;
+    plan->workspace_bytes = own.workspace_bytes;
+    memcpy(plan->own, &own, sizeof own);
+    return TKV_OK;
+}
+
+/* The plan with the addresses of a call. */
+static attend_plan take_plan(const tkv_attend_plan *plan, uint64_t workspace)
+{
+    attend_plan own;
+    memcpy(&own, plan->own, sizeof own);
+    tkv_metal_attend *params = &own.params;
+    params->attend = plan->params;
+    params->q_exact += workspace;
+    params->q_coded += workspace;
+    params->q_sketch += is_sketch(plan->params.layer.type_k) ? workspace : 0;
+    params->bias += workspace;
+    params->stats += workspace;
+    params->sums += workspace;
+    return own;
 }
 
 /* Constants of the kernels that read pages. Exact blocks are f16 pages whatever the types. */
@@ -210,11 +237,11 @@ static tkv_status count_weights(tkv_metal_device *device, const attend_plan *pla
     return tkv_metal_dispatch(device, &launch, error);
 }
 
-tkv_status tkv_metal_attend_layer(tkv_device *base, const tkv_device_attend *attend,
-                                  tkv_error *error)
+tkv_status tkv_metal_attend_layer(tkv_device *base, const tkv_attend_plan *planned,
+                                  uint64_t workspace, tkv_error *error)
 {
     tkv_metal_device *device = tkv_metal_of(base);
-    const attend_plan plan = make_plan(attend);
+    const attend_plan plan = take_plan(planned, workspace);
     const size_t n_rows = (size_t)plan.n_units * (size_t)plan.params.n_rows;
     const size_t n_padded = (size_t)plan.n_units * (size_t)plan.params.padded_rows;
     tkv_status status =
@@ -225,7 +252,7 @@ tkv_status tkv_metal_attend_layer(tkv_device *base, const tkv_device_attend *att
     if (status == TKV_OK) {
         status = launch_rows(device, &plan, "tkv_merge_rows", TKV_ORDER_VALUE, n_rows, error);
     }
-    if (status == TKV_OK && attend->stats != 0) {
+    if (status == TKV_OK && planned->params.stats != 0) {
         status = count_weights(device, &plan, error);
     }
     return status;

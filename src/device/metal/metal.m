@@ -81,7 +81,8 @@ static tkv_status open_queue(tkv_metal_device *device, void *stream, tkv_error *
     return TKV_OK;
 }
 
-static tkv_status open_device(int index, void *stream, tkv_device **result, tkv_error *error)
+static tkv_status open_device(int index, const tkv_device_setup *setup, tkv_device **result,
+                              tkv_error *error)
 {
     @autoreleasepool {
         char reason[200] = "there is one";
@@ -100,7 +101,7 @@ static tkv_status open_device(int index, void *stream, tkv_device **result, tkv_
         device->has_own_buffers = is_set("TKV_METAL_OWN_BUFFERS");
         tkv_status status = choose_table(device, error);
         if (status == TKV_OK) {
-            status = open_queue(device, stream, error);
+            status = open_queue(device, setup ? setup->stream : NULL, error);
         }
         if (status == TKV_OK) {
             status = tkv_metal_compile_library(device, error);
@@ -223,6 +224,6 @@ const tkv_device_table tkv_device_table_metal = {
     .store = tkv_metal_store,
     .load = tkv_metal_load,
     .load_half = tkv_metal_load_half,
-    .attend_workspace_bytes = tkv_metal_attend_workspace_bytes,
+    .plan = tkv_metal_plan_attend,
     .attend = tkv_metal_attend_layer,
 };

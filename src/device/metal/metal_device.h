@@ -94,9 +94,10 @@ tkv_status tkv_metal_load(tkv_device *device, const tkv_device_layer *layer, uin
                           int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
 tkv_status tkv_metal_load_half(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
                                int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error);
-size_t tkv_metal_attend_workspace_bytes(const tkv_device *device, const tkv_device_attend *params);
-tkv_status tkv_metal_attend_layer(tkv_device *device, const tkv_device_attend *params,
-                                  tkv_error *error);
+tkv_status tkv_metal_plan_attend(tkv_device *device, const tkv_device_attend *params,
+                                 tkv_attend_plan *plan, tkv_error *error);
+tkv_status tkv_metal_attend_layer(tkv_device *device, const tkv_attend_plan *plan,
+                                  uint64_t workspace, tkv_error *error);
 
 tkv_status tkv_metal_move_rows(tkv_device *device, const tkv_device_rows *rows, tkv_error *error);
 tkv_status tkv_metal_join(tkv_device *device, const tkv_device_join *join, tkv_error *error);

@@ -3,6 +3,8 @@
 #include "device/cuda/decode/decode_merge.cuh"
 #include "device/cuda/kernels_cuda.h"
 
+#include <string.h>
+
 namespace tkv_cuda
 {
 
@@ -62,17 +64,20 @@ static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
     return best;
 }
 
-static decode_job plan_job(const tkv_device_attend &params, const decode_kernel &kernel,
-                           int n_multiprocessors, size_t *bytes)
+/* A plan's own part. */
+struct decode_plan {
+    decode_kernel kernel;
+    decode_job job; /* but for addresses */
+    size_t sums_at; /* in the workspace */
+};
+
+static decode_plan plan_job(const tkv_device_attend &params, const decode_kernel &kernel,
+                            int n_multiprocessors, size_t *bytes)
 {
     const tkv_device_layer &layer = params.layer;
     const int group = params.n_heads / layer.n_kv_heads;
     const int n_rows = params.n_queries * group;
     decode_job job = {};
-    job.params = params;
-    if (params.scale == 0.0f) {
-        job.params.scale = 1.0f / sqrtf((float)layer.head_dim_k);
-    }
     job.group = group;
     job.n_tiles = (n_rows + kernel.n_rows - 1) / kernel.n_rows;
     job.blocks_a_split = kernel.n_warps;
@@ -87,29 +92,39 @@ static decode_job plan_job(const tkv_device_attend &params, const decode_kernel 
     const size_t n_parts = (size_t)n_units * job.n_splits * kernel.n_rows;
     const size_t sums_at = align_up(n_parts * sizeof(row_sums));
     *bytes = sums_at + align_up(n_parts * layer.head_dim_v * sizeof(float));
-    job.stats = (float *)params.workspace;
-    job.sums = (float *)(params.workspace + sums_at);
-    return job;
+    return {kernel, job, sums_at};
 }
 
 } // namespace tkv_cuda
 
-size_t tkv_cuda_attend_decode_workspace(const tkv_device_attend *params, int n_multiprocessors)
+using tkv_cuda::decode_plan;
+
+static_assert(sizeof(decode_plan) <= sizeof(tkv_attend_plan::own));
+
+void tkv_cuda_plan_decode(tkv_attend_plan *plan, int n_multiprocessors)
 {
-    size_t bytes;
-    tkv_cuda::plan_job(*params, tkv_cuda::find_kernel(*params), n_multiprocessors, &bytes);
-    return bytes;
+    tkv_device_attend &params = plan->params;
+    if (params.scale == 0.0f) {
+        params.scale = 1.0f / sqrtf((float)params.layer.head_dim_k);
+    }
+    const decode_plan own = tkv_cuda::plan_job(params, tkv_cuda::find_kernel(params),
+                                               n_multiprocessors, &plan->workspace_bytes);
+    memcpy(plan->own, &own, sizeof own);
 }
 
-cudaError_t tkv_cuda_attend_decode(const tkv_device_attend *params, int n_multiprocessors,
-                                   void *counters, cudaStream_t stream)
+cudaError_t tkv_cuda_attend_decode(const tkv_attend_plan *plan, uint64_t workspace, void *counters,
+                                   cudaStream_t stream)
 {
-    size_t bytes;
-    const tkv_cuda::decode_kernel kernel = tkv_cuda::find_kernel(*params);
-    tkv_cuda::decode_job job = tkv_cuda::plan_job(*params, kernel, n_multiprocessors, &bytes);
+    decode_plan own;
+    memcpy(&own, plan->own, sizeof own);
+    tkv_cuda::decode_job &job = own.job;
+    job.params = plan->params;
+    job.stats = (float *)workspace;
+    job.sums = (float *)(workspace + own.sums_at);
     job.counters = (tkv_cuda::unit_counters *)counters;
     /* Neighbours among CTAs get the same share of the memory, some 20 % more or less than others:
      * so they are of different units, and each unit has some of all. */
-    const dim3 grid(params->layer.n_kv_heads * job.n_tiles, job.n_splits, params->n_sequences);
-    return kernel.launch(job, grid, stream);
+    const dim3 grid(job.params.layer.n_kv_heads * job.n_tiles, job.n_splits,
+                    job.params.n_sequences);
+    return own.kernel.launch(job, grid, stream);
 }

@@ -5,6 +5,8 @@
 #include "device/cuda/kernels_cuda.h"
 #include "format/constants.h"
 
+#include <string.h>
+
 namespace tkv_prefill
 {
 namespace
@@ -261,17 +263,25 @@ int count_splits(const Plan &plan, int n_ctas_that_fit)
 
 constexpr size_t ALIGNMENT = 256;
 
-// Places the buffers from `base` on; returns their size.
-size_t make_plan(const tkv_device_attend &a, int n_multiprocessors, uint64_t base, Plan *plan)
+// All of a plan but the addresses of the call.
+Plan make_plan(const tkv_device_attend &a, int n_multiprocessors)
 {
-    plan->a = a;
-    plan->group = a.n_heads / a.layer.n_kv_heads;
-    plan->n_rows = a.n_queries * plan->group;
-    plan->n_row_tiles = (plan->n_rows + CTA_ROWS - 1) / CTA_ROWS;
-    plan->n_splits[0] = count_splits(*plan, n_multiprocessors);
-    plan->n_splits[1] = count_splits(*plan, n_multiprocessors);
-    plan->has_coded = a.layer.type_k != TKV_TYPE_F16;
-    plan->has_exact = 1; // only the device knows
+    Plan plan = {};
+    plan.a = a;
+    plan.group = a.n_heads / a.layer.n_kv_heads;
+    plan.n_rows = a.n_queries * plan.group;
+    plan.n_row_tiles = (plan.n_rows + CTA_ROWS - 1) / CTA_ROWS;
+    plan.n_splits[0] = count_splits(plan, n_multiprocessors);
+    plan.n_splits[1] = count_splits(plan, n_multiprocessors);
+    plan.has_coded = a.layer.type_k != TKV_TYPE_F16;
+    plan.has_exact = 1; // only the device knows
+    return plan;
+}
+
+// Places the buffers from `base` on; returns their size.
+size_t place_buffers(uint64_t base, Plan *plan)
+{
+    const tkv_device_attend &a = plan->a;
     const size_t units = static_cast<size_t>(a.n_sequences) * a.layer.n_kv_heads;
     const size_t rows = units * padded_rows(*plan);
     const size_t parts = rows * (plan->n_splits[0] + plan->n_splits[1]);
@@ -316,20 +326,25 @@ bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major)
            params->begin == 0 && params->end == 0;
 }
 
-size_t tkv_cuda_attend_prefill_workspace(const tkv_device_attend *params, int n_multiprocessors)
+static_assert(sizeof(Plan) <= sizeof(tkv_attend_plan::own));
+
+void tkv_cuda_plan_prefill(tkv_attend_plan *plan, int n_multiprocessors)
 {
-    Plan plan;
-    return make_plan(*params, n_multiprocessors, 0, &plan);
+    Plan own = make_plan(plan->params, n_multiprocessors);
+    plan->workspace_bytes = place_buffers(0, &own);
+    memcpy(plan->own, &own, sizeof own);
 }
 
-cudaError_t tkv_cuda_attend_prefill(const tkv_device_attend *params, int n_multiprocessors,
+cudaError_t tkv_cuda_attend_prefill(const tkv_attend_plan *plan, uint64_t workspace,
                                     cudaStream_t stream)
 {
-    Plan plan;
-    make_plan(*params, n_multiprocessors, params->workspace, &plan);
-    switch (params->layer.head_dim_k) {
-    case 64: return launch<64>(plan, stream);
-    case 128: return launch<128>(plan, stream);
-    default: return launch<256>(plan, stream);
+    Plan own;
+    memcpy(&own, plan->own, sizeof own);
+    own.a = plan->params;
+    place_buffers(workspace, &own);
+    switch (own.a.layer.head_dim_k) {
+    case 64: return launch<64>(own, stream);
+    case 128: return launch<128>(own, stream);
+    default: return launch<256>(own, stream);
     }
 }
