@@ -26,8 +26,10 @@ size_t tkv_kv_bytes_f16(const tkv_model *model, int n_tokens)
     const tkv_policy f16 = {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16};
     size_t bytes = sizeof(tkv_cache);
     for (int i = 0; i < config->n_layers && n_tokens > 0; i++) {
-        const tkv_layer_shape shape = {config->n_kv_heads, config->head_dim_k, config->head_dim_v,
-                                       tkv_model_window(model, i), NULL};
+        const tkv_layer_shape shape = {.n_kv_heads = config->n_kv_heads,
+                                       .head_dim_k = config->head_dim_k,
+                                       .head_dim_v = config->head_dim_v,
+                                       .window = tkv_model_window(model, i)};
         /* The frequencies that every layer of a session's cache has. */
         bytes += (size_t)config->rope_dim / 2 * sizeof(float) +
                  tkv_policy_layer_bytes(&f16, TKV_TYPE_F16, TKV_TYPE_F16, &shape, n_tokens, 1);

@@ -72,7 +72,7 @@ static int divide_up(int n, int by)
 static uint64_t rows_bytes(const tkv_policy *policy, tkv_type type, const tkv_geometry_rows *rows,
                            filling f)
 {
-    const tkv_layer_shape shape = {1, rows->width, 0, 0, NULL};
+    const tkv_layer_shape shape = {.n_kv_heads = 1, .head_dim_k = rows->width};
     return rows->width == 0 ? 0
                             : tkv_policy_layer_bytes(policy, type, type, &shape,
                                                      divide_up(f.n_tokens, rows->interval),
@@ -82,8 +82,10 @@ static uint64_t rows_bytes(const tkv_policy *policy, tkv_type type, const tkv_ge
 static uint64_t all_bytes(const tkv_plan_params *params, const tkv_policy *policy, tkv_type type_k,
                           tkv_type type_v, const tkv_geometry_layer *layer, filling f)
 {
-    const tkv_layer_shape shape = {layer->n_kv_heads, layer->head_dim_k, layer->head_dim_v,
-                                   params->keeps_all ? 0 : layer->window, NULL};
+    const tkv_layer_shape shape = {.n_kv_heads = layer->n_kv_heads,
+                                   .head_dim_k = layer->head_dim_k,
+                                   .head_dim_v = layer->head_dim_v,
+                                   .window = params->keeps_all ? 0 : layer->window};
     return tkv_policy_layer_bytes(policy, type_k, type_v, &shape, f.n_tokens, f.n_batch) +
            rows_bytes(policy, type_k, &layer->compressed, f) +
            rows_bytes(policy, type_k, &layer->indexer, f);

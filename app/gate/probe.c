@@ -1,5 +1,6 @@
 #include "gate/probe.h"
 
+#include "base/allocate.h"
 #include "device/context.h"
 #include "eval/attention_speed.h"
 #include "eval/clock.h"
@@ -62,7 +63,10 @@ static tkv_status time_calls(tkv_attention_work *work, double *microseconds, tkv
 tkv_status tkv_probe_run(const tkv_kernels *kernels, int n_threads, tkv_probe *probe,
                          tkv_error *error)
 {
-    tkv_context context = {.kernels = kernels, .n_threads = n_threads, .effort = TKV_EFFORT_FAST};
+    tkv_context context = {.kernels = kernels,
+                           .n_threads = n_threads,
+                           .effort = TKV_EFFORT_FAST,
+                           .allocator = tkv_default_allocator};
     *probe = (tkv_probe){.n_threads = n_threads};
     tkv_status status = tkv_threads_create(n_threads, &context.threads, error);
     if (status == TKV_OK) {

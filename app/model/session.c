@@ -47,8 +47,11 @@ static void describe_layers(const tkv_model *model, const layer_rope *ropes,
     const tkv_model_config *config = tkv_model_get_config(model);
     for (int i = 0; i < config->n_layers; i++) {
         const tkv_layer_weights *layer = &model->layers[i];
-        shapes[i] = (tkv_layer_shape){config->n_kv_heads, config->head_dim_k, config->head_dim_v,
-                                      layer->window, &ropes[layer->rope].rope};
+        shapes[i] = (tkv_layer_shape){.n_kv_heads = config->n_kv_heads,
+                                      .head_dim_k = config->head_dim_k,
+                                      .head_dim_v = config->head_dim_v,
+                                      .window = layer->window,
+                                      .rope = &ropes[layer->rope].rope};
     }
 }
 

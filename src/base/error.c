@@ -25,6 +25,20 @@ tkv_status tkv_fail(tkv_error *error, tkv_status status, const char *format, ...
     return status;
 }
 
+tkv_status tkv_check_reserved(size_t n, const uint64_t *reserved, const char *what,
+                              tkv_error *error)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (reserved[i]) {
+            return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                            "%s has a field that version %s does not know, or was not all zeros "
+                            "before it was filled in",
+                            what, tkv_version());
+        }
+    }
+    return TKV_OK;
+}
+
 const char *tkv_status_name(tkv_status status)
 {
     switch (status) {

@@ -1,11 +1,11 @@
-/* Filling a tkv_error. Used by every part of the project. */
+/* What callers hand over, checked alike everywhere. */
 #ifndef TKV_BASE_ERROR_H
 #define TKV_BASE_ERROR_H
 
 #include "turbokv.h"
 
-/* Formats the message into *error (if not NULL) and returns `status`. */
-tkv_status tkv_fail(tkv_error *error, tkv_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+/* Whether the end of a caller's struct is zeros, as turbokv.h asks; `what` names the struct. */
+tkv_status tkv_check_reserved(size_t n, const uint64_t *reserved, const char *what,
+                              tkv_error *error);
 
 #endif

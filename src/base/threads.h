@@ -17,10 +17,6 @@ void tkv_threads_free(tkv_threads *threads);
 /* n_threads of the team; of NULL, 1. */
 int tkv_threads_count(const tkv_threads *threads);
 
-/* Works on one item; `thread` is from 0 to n_threads - 1, and no two calls at a time have the same
- * within a job. */
-typedef void (*tkv_item_work)(void *argument, int item, int thread);
-
 /* Works on items 0 to n_items - 1, in any order, with up to n_threads of the team (NULL: the caller
  * alone), and returns when all are done. Several threads may call it at a time: one gets the team,
  * the others work alone. An item must not start a job on its own team. */

@@ -294,6 +294,11 @@ int tkv_cache_length(const tkv_cache *cache, int layer)
     return cache && layer >= 0 && layer < cache->n_layers ? cache->layers[layer].n_tokens : 0;
 }
 
+int tkv_cache_max_tokens(const tkv_cache *cache)
+{
+    return cache ? cache->max_tokens : 0;
+}
+
 int64_t tkv_cache_generation(const tkv_cache *cache)
 {
     int64_t generation = cache ? cache->generation : 0;

@@ -20,6 +20,7 @@
 #include <stdatomic.h>
 
 #define TKV_BLOCK_HEADER 64
+#define TKV_MAX_LAYERS 4096
 #define TKV_MAX_KV_HEADS 4096
 
 /* Tokens that a layer keeps behind its window, so that drafts can be taken back. */
@@ -424,13 +425,5 @@ tkv_status tkv_check_batch(const tkv_cache *const *caches, int n_caches, int lay
  * all.
  */
 bool tkv_is_plain_batch(const tkv_cache *const *caches, int n_caches, int layer);
-
-/* ---- Counting without a cache (count.c) ---- */
-
-/* Bytes that one layer of a cache on the CPU with this policy and these types holds at n_tokens (>=
- * 1) of which the newest n_batch (>= 1) were one append. The shape has been checked; its rope is
- * not counted. */
-size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
-                              const tkv_layer_shape *shape, int n_tokens, int n_batch);
 
 #endif

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_LAYERS 4096
-
 static tkv_status check_policy(const tkv_cache_params *params, tkv_error *error)
 {
     if (params->n_sinks < 0 || params->n_sinks > params->max_tokens || params->n_recent < 0 ||
@@ -23,7 +21,9 @@ static tkv_status check_policy(const tkv_cache_params *params, tkv_error *error)
 
 static tkv_layer_shape shape_of(const tkv_cache_params *params, int index)
 {
-    tkv_layer_shape shape = {params->n_kv_heads, params->head_dim_k, params->head_dim_v, 0, NULL};
+    tkv_layer_shape shape = {.n_kv_heads = params->n_kv_heads,
+                             .head_dim_k = params->head_dim_k,
+                             .head_dim_v = params->head_dim_v};
     if (params->shapes) {
         shape = params->shapes[index];
     }
@@ -46,7 +46,11 @@ static tkv_status check_layer(const tkv_cache_params *params, int index, tkv_err
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "layer %d, window %d: expected at least 0",
                         index, shape.window);
     }
-    tkv_status status = tkv_check_head_dim(params->types_k[index], shape.head_dim_k, &reason);
+    tkv_status status = tkv_check_reserved(sizeof shape.reserved / sizeof *shape.reserved,
+                                           shape.reserved, "tkv_layer_shape", &reason);
+    if (status == TKV_OK) {
+        status = tkv_check_head_dim(params->types_k[index], shape.head_dim_k, &reason);
+    }
     if (status == TKV_OK && shape.head_dim_v != 0) {
         status = tkv_check_head_dim(params->types_v[index], shape.head_dim_v, &reason);
     }
@@ -62,15 +66,19 @@ tkv_status tkv_check_cache_params(const tkv_cache_params *params, tkv_error *err
     if (!params->types_k || !params->types_v) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "types_k or types_v is NULL");
     }
-    if (params->n_layers < 1 || params->n_layers > MAX_LAYERS) {
+    if (params->n_layers < 1 || params->n_layers > TKV_MAX_LAYERS) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "n_layers %d: expected 1 to %d",
-                        params->n_layers, MAX_LAYERS);
+                        params->n_layers, TKV_MAX_LAYERS);
     }
     if (params->max_tokens < 1) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "max_tokens %d: expected at least 1",
                         params->max_tokens);
     }
-    tkv_status status = check_policy(params, error);
+    tkv_status status = tkv_check_reserved(sizeof params->reserved / sizeof *params->reserved,
+                                           params->reserved, "tkv_cache_params", error);
+    if (status == TKV_OK) {
+        status = check_policy(params, error);
+    }
     for (int i = 0; i < params->n_layers && status == TKV_OK; i++) {
         status = check_layer(params, i, error);
     }

@@ -1,6 +1,8 @@
 #include "device/context.h"
+#include "base/allocate.h"
 #include "base/error.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +27,11 @@ static tkv_status check_params(const tkv_context_params *params, tkv_error *erro
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "effort %d: expected 0 to %d",
                         (int)params->effort, TKV_EFFORT_COUNT - 1);
     }
-    return TKV_OK;
+    if (params->allocator && (!params->allocator->allocate || !params->allocator->release)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "a function of the allocator is NULL");
+    }
+    return tkv_check_reserved(sizeof params->reserved / sizeof *params->reserved, params->reserved,
+                              "tkv_context_params", error);
 }
 
 static tkv_status open_device(const tkv_device_table *table, int index,
@@ -56,16 +62,22 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
     if (status != TKV_OK) {
         return status;
     }
-    tkv_context *created = calloc(1, sizeof *created);
+    const tkv_allocator allocator = params->allocator ? *params->allocator : tkv_default_allocator;
+    tkv_context *created = tkv_allocate_zeroed(&allocator, sizeof *created);
     if (!created) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a context (%zu bytes)",
                         sizeof *created);
     }
+    created->allocator = allocator;
+    created->log = params->log;
+    created->log_user = params->log_user;
     created->effort = params->effort;
+    created->device_index = index;
     created->is_stopped = params->is_stopped;
     created->stop_user = params->stop_user;
     created->n_threads = params->n_threads ? params->n_threads : machine_cores();
-    status = tkv_kernels_select(getenv("TKV_CPU"), &created->kernels, error);
+    status = tkv_kernels_select(params->kernels ? params->kernels : getenv("TKV_CPU"),
+                                &created->kernels, error);
     if (status == TKV_OK && table) {
         const tkv_device_setup setup = {.stream = params->stream};
         status = open_device(table, index, &setup, &created->device, error);
@@ -77,6 +89,8 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
         tkv_context_free(created);
         return status;
     }
+    tkv_context_log(created, "context on %s: %s kernels, %d threads", tkv_context_device(created),
+                    tkv_context_kernels(created), created->n_threads);
     *context = created;
     return TKV_OK;
 }
@@ -129,6 +143,7 @@ void tkv_context_free(tkv_context *context)
     if (!context) {
         return;
     }
+    tkv_context_release_attachments(context);
     if (context->device) {
         for (int use = 0; use < TKV_WORKSPACE_USES; use++) {
             for (int i = 0; i < context->workspaces[use].n; i++) {
@@ -139,7 +154,36 @@ void tkv_context_free(tkv_context *context)
         context->device->table->close(context->device);
     }
     tkv_threads_free(context->threads);
-    free(context);
+    const tkv_allocator allocator = context->allocator;
+    tkv_release(&allocator, context);
+}
+
+void tkv_context_log(const tkv_context *context, const char *format, ...)
+{
+    if (context->log) {
+        char message[256];
+        va_list args;
+        va_start(args, format);
+        vsnprintf(message, sizeof message, format, args);
+        va_end(args);
+        context->log(context->log_user, message);
+    }
+}
+
+tkv_device_kind tkv_context_device_kind(const tkv_context *context)
+{
+    return context && context->device ? context->device->table->kind : TKV_DEVICE_CPU;
+}
+
+int tkv_context_device_index(const tkv_context *context)
+{
+    return context ? context->device_index : 0;
+}
+
+void *tkv_context_stream(const tkv_context *context)
+{
+    const tkv_device *device = context ? context->device : NULL;
+    return device && device->table->stream ? device->table->stream(device) : NULL;
 }
 
 const char *tkv_context_kernels(const tkv_context *context)
@@ -161,6 +205,26 @@ const char *tkv_context_device(const tkv_context *context)
 int tkv_context_threads(const tkv_context *context)
 {
     return context ? context->n_threads : 0;
+}
+
+tkv_effort tkv_context_effort(const tkv_context *context)
+{
+    return context ? context->effort : TKV_EFFORT_DEFAULT;
+}
+
+void tkv_context_run(const tkv_context *context, int n_threads, int n_items, tkv_item_work work,
+                     void *argument)
+{
+    tkv_threads *threads = context ? context->threads : NULL;
+    if (work) {
+        tkv_threads_run(threads, n_threads > 0 ? n_threads : tkv_threads_count(threads), n_items,
+                        work, argument);
+    }
+}
+
+bool tkv_context_is_stopped(const tkv_context *context)
+{
+    return context && context->is_stopped && context->is_stopped(context->stop_user);
 }
 
 tkv_status tkv_context_workspace(tkv_context *context, tkv_workspace_use use, size_t bytes,

@@ -25,6 +25,8 @@ typedef enum tkv_workspace_use {
     TKV_WORKSPACE_USES
 } tkv_workspace_use;
 
+typedef struct tkv_attachment tkv_attachment;
+
 struct tkv_context {
     const tkv_kernels *kernels;
     int n_threads;
@@ -33,21 +35,25 @@ struct tkv_context {
     bool (*is_stopped)(void *user); /* NULL: never */
     void *stop_user;
     tkv_device *device; /* NULL: the CPU */
+    int device_index;
     tkv_device_workspace workspaces[TKV_WORKSPACE_USES];
-    void *shared_weights; /* of src/model, for its sessions on this device */
+    tkv_allocator allocator;
+    void (*log)(void *user, const char *message); /* NULL: nobody listens */
+    void *log_user;
+    tkv_attachment *attachments; /* the latest first; NULL: none */
 };
-
-/* Whether long work with the context should end: tkv_context_params.is_stopped. */
-static inline bool tkv_context_is_stopped(const tkv_context *context)
-{
-    return context->is_stopped && context->is_stopped(context->stop_user);
-}
 
 /* tkv_context_create on device `index` of a table; NULL: on the CPU. params may be NULL; their
  * `device` is not looked at. */
 tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
                                  const tkv_context_params *params, tkv_context **context,
                                  tkv_error *error);
+
+/* Tells who listens what the context chose or got over. */
+void tkv_context_log(const tkv_context *context, const char *format, ...) TKV_PRINTF(2, 3);
+
+/* Releases all that callers have attached. */
+void tkv_context_release_attachments(tkv_context *context);
 
 /* At least `bytes` of the device's memory for one step of a call: calls come one after the other in
  * the device's stream, so all of one use share it. It stays valid as long as the context, since

@@ -33,6 +33,7 @@ typedef struct tkv_attend_plan {
 
 struct tkv_device_table {
     const char *name; /* "cuda", "metal" */
+    tkv_device_kind kind;
 
     /* How many devices there are; none is no error. `reason` [size] receives why there is none. */
     int (*count)(char *reason, size_t size);
@@ -44,6 +45,9 @@ struct tkv_device_table {
 
     /* For people: "NVIDIA H200, sm_90". Lives as long as the device. */
     const char *(*description)(const tkv_device *device);
+
+    /* What work is enqueued on (CUDA: a cudaStream_t). NULL: nothing that callers could use. */
+    void *(*stream)(const tkv_device *device);
 
     /* Memory: zeroed, aligned to 256 bytes. */
     tkv_status (*allocate)(tkv_device *device, size_t bytes, uint64_t *address, tkv_error *error);

@@ -1,8 +1,7 @@
 /* Memory where a context computes, for its callers: the device's, or the C library's. */
-#include "base/error.h"
+#include "base/allocate.h"
 #include "device/context.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define ALIGNMENT 256
@@ -14,7 +13,7 @@ static uint64_t address_of(const void *memory)
 
 tkv_status tkv_memory_allocate(tkv_context *context, size_t bytes, void **memory, tkv_error *error)
 {
-    if (!context || !memory || bytes < 1 || bytes > SIZE_MAX - ALIGNMENT) {
+    if (!context || !memory || bytes < 1) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "memory of %zu bytes: expected a context, a result and at least 1", bytes);
     }
@@ -27,12 +26,11 @@ tkv_status tkv_memory_allocate(tkv_context *context, size_t bytes, void **memory
         }
         return status;
     }
-    const size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    void *allocated = aligned_alloc(ALIGNMENT, rounded);
+    void *allocated = tkv_allocate_aligned(&context->allocator, bytes, ALIGNMENT);
     if (!allocated) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu bytes", bytes);
     }
-    memset(allocated, 0, rounded);
+    memset(allocated, 0, bytes);
     *memory = allocated;
     return TKV_OK;
 }
@@ -45,7 +43,7 @@ void tkv_memory_free(tkv_context *context, void *memory)
     if (context->device) {
         context->device->table->release(context->device, address_of(memory));
     } else {
-        free(memory);
+        tkv_release(&context->allocator, memory);
     }
 }
 
@@ -84,6 +82,21 @@ tkv_status tkv_memory_download(tkv_context *context, void *to, const void *from,
                                                 error);
     }
     memcpy(to, from, bytes);
+    return TKV_OK;
+}
+
+tkv_status tkv_memory_copy(tkv_context *context, void *to, const void *from, size_t bytes,
+                           tkv_error *error)
+{
+    const tkv_status status = check_copy(context, to, from, error);
+    if (status != TKV_OK) {
+        return status;
+    }
+    if (context->device) {
+        return context->device->table->copy(context->device, address_of(to), address_of(from),
+                                            bytes, error);
+    }
+    memmove(to, from, bytes);
     return TKV_OK;
 }
 

@@ -6,15 +6,6 @@
 
 #include <string.h>
 
-#define TKV_STRING(x) #x
-#define TKV_VERSION_TEXT(major, minor, patch)                                                      \
-    TKV_STRING(major) "." TKV_STRING(minor) "." TKV_STRING(patch)
-
-const char *tkv_version(void)
-{
-    return TKV_VERSION_TEXT(TKV_VERSION_MAJOR, TKV_VERSION_MINOR, TKV_VERSION_PATCH);
-}
-
 static tkv_status check_arguments(tkv_type type, int head_dim, const void *a, const void *b,
                                   tkv_error *error)
 {

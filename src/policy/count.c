@@ -68,9 +68,22 @@ static bool is_frozen_early(const counted_layer *c)
            ((c->policy->n_recent == 0 && c->n_tokens >= c->layer.head) || oldest_kept(c) > 0);
 }
 
+static bool is_shape(const tkv_layer_shape *shape)
+{
+    return shape->n_kv_heads > 0 && shape->n_kv_heads <= TKV_MAX_KV_HEADS &&
+           tkv_check_head_dim(TKV_TYPE_F16, shape->head_dim_k, NULL) == TKV_OK &&
+           (shape->head_dim_v == 0 ||
+            tkv_check_head_dim(TKV_TYPE_F16, shape->head_dim_v, NULL) == TKV_OK);
+}
+
 size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_type type_v,
                               const tkv_layer_shape *shape, int n_tokens, int n_batch)
 {
+    if (n_tokens < 1 || n_batch < 1 || !shape || !is_shape(shape) ||
+        tkv_check_head_dim(type_k, shape->head_dim_k, NULL) != TKV_OK ||
+        tkv_check_policy(policy, NULL) != TKV_OK) {
+        return 0;
+    }
     counted_layer c = {
         .policy = policy,
         .layer = {.n_kv_heads = shape->n_kv_heads,
@@ -98,14 +111,6 @@ size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_typ
            2 * sizeof(tkv_segment) + pages + (has_coded || is_frozen_early(&c) ? means : 0);
 }
 
-static bool is_shape(const tkv_layer_shape *shape)
-{
-    return shape->n_kv_heads > 0 && shape->n_kv_heads <= TKV_MAX_KV_HEADS &&
-           tkv_check_head_dim(TKV_TYPE_F16, shape->head_dim_k, NULL) == TKV_OK &&
-           (shape->head_dim_v == 0 ||
-            tkv_check_head_dim(TKV_TYPE_F16, shape->head_dim_v, NULL) == TKV_OK);
-}
-
 /* The first layer behind `index` that may have other types. */
 static int end_of_alike(const tkv_policy *policy, int n_layers, int index)
 {
@@ -122,15 +127,21 @@ static int end_of_alike(const tkv_policy *policy, int n_layers, int index)
     return end;
 }
 
+size_t tkv_policy_object_bytes(void)
+{
+    return sizeof(tkv_cache);
+}
+
 double tkv_policy_bits(const tkv_policy *policy, int n_layers, int n_kv_heads, int head_dim_k,
                        int head_dim_v, int n_tokens)
 {
-    const tkv_layer_shape shape = {n_kv_heads, head_dim_k, head_dim_v, 0, NULL};
+    const tkv_layer_shape shape = {
+        .n_kv_heads = n_kv_heads, .head_dim_k = head_dim_k, .head_dim_v = head_dim_v};
     if (n_layers < 1 || n_tokens < 1 || !is_shape(&shape) ||
         tkv_check_policy_layers(policy, n_layers, NULL) != TKV_OK) {
         return 0.0;
     }
-    double bytes = sizeof(tkv_cache);
+    double bytes = (double)tkv_policy_object_bytes();
     for (int i = 0, end; i < n_layers; i = end) {
         tkv_type type_k;
         tkv_type type_v;

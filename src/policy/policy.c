@@ -298,7 +298,11 @@ tkv_status tkv_check_policy(const tkv_policy *policy, tkv_error *error)
                         "policy: %d ranges of layers: expected 0 to %d", policy->n_ranges,
                         TKV_POLICY_MAX_RANGES);
     }
-    tkv_status status = check_types("of all layers", policy->type_k, policy->type_v, error);
+    tkv_status status = tkv_check_reserved(sizeof policy->reserved / sizeof *policy->reserved,
+                                           policy->reserved, "tkv_policy", error);
+    if (status == TKV_OK) {
+        status = check_types("of all layers", policy->type_k, policy->type_v, error);
+    }
     if (status == TKV_OK) {
         status = check_types("of the boundary", policy->boundary_k, policy->boundary_v, error);
     }

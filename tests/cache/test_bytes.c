@@ -136,7 +136,8 @@ static void windows_cost_what_is_counted(void **state)
     static const int windows[] = {1, 40, 128, 300};
     float *zeros = allocate((size_t)(2 * 64) * sizeof *zeros);
     for (int i = 0; i < 6 * 4; i++) {
-        const tkv_layer_shape layer = {2, 64, 40, windows[i / 6], NULL};
+        const tkv_layer_shape layer = {
+            .n_kv_heads = 2, .head_dim_k = 64, .head_dim_v = 40, .window = windows[i / 6]};
         tkv_policy policy = {0};
         assert_ok(tkv_policy_parse(texts[i % 6], &policy, &error));
         const tkv_cache_params params = {.n_layers = 1,

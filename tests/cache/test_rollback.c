@@ -15,7 +15,8 @@ typedef struct policy {
 
 static tkv_cache *create(tkv_context *context, const policy *p)
 {
-    const tkv_layer_shape shape = {N_KV_HEADS, DIM, DIM, p->window, NULL};
+    const tkv_layer_shape shape = {
+        .n_kv_heads = N_KV_HEADS, .head_dim_k = DIM, .head_dim_v = DIM, .window = p->window};
     const tkv_cache_params params = {.n_layers = 1,
                                      .max_tokens = N_TOKENS + 200,
                                      .types_k = &p->type,

@@ -30,8 +30,9 @@ static void every_head_size(void **state)
                    .n_sinks = is_plain ? 0 : 4,
                    .n_recent = is_plain ? 0 : 32,
                    .centre_tokens = is_plain ? 0 : 20};
-        add_layer(&m, (tkv_layer_shape){2, size[0], size[1], 0, NULL}, (tkv_type)type,
-                  (tkv_type)((type + i) % TKV_TYPE_COUNT));
+        add_layer(&m,
+                  (tkv_layer_shape){.n_kv_heads = 2, .head_dim_k = size[0], .head_dim_v = size[1]},
+                  (tkv_type)type, (tkv_type)((type + i) % TKV_TYPE_COUNT));
         tkv_cache *cache = create(&m);
         const size_t empty = tkv_cache_bytes(cache);
         append(&m, cache, 0, n, 37);
@@ -94,12 +95,27 @@ static model mixed_model(tkv_context *context, const tkv_rope *narrow, const tkv
                          const tkv_rope *none)
 {
     model m = {.context = context, .n_sinks = 4, .n_recent = 32, .centre_tokens = 20};
-    add_layer(&m, (tkv_layer_shape){2, 64, 64, 150, narrow}, TKV_TYPE_TRELLIS3, TKV_TYPE_TRELLIS3);
-    add_layer(&m, (tkv_layer_shape){1, 512, 128, 0, wide}, TKV_TYPE_TURBO4, TKV_TYPE_TURBO2);
-    add_layer(&m, (tkv_layer_shape){1, 576, context->device ? 512 : 0, 0, narrow}, TKV_TYPE_TURBO8,
-              TKV_TYPE_TURBO8);
-    add_layer(&m, (tkv_layer_shape){3, 40, 72, 0, none}, TKV_TYPE_F16, TKV_TYPE_TURBO3);
-    add_layer(&m, (tkv_layer_shape){2, 100, 6, 200, none}, TKV_TYPE_TURBO4Q, TKV_TYPE_F16);
+    add_layer(
+        &m,
+        (tkv_layer_shape){
+            .n_kv_heads = 2, .head_dim_k = 64, .head_dim_v = 64, .window = 150, .rope = narrow},
+        TKV_TYPE_TRELLIS3, TKV_TYPE_TRELLIS3);
+    add_layer(
+        &m, (tkv_layer_shape){.n_kv_heads = 1, .head_dim_k = 512, .head_dim_v = 128, .rope = wide},
+        TKV_TYPE_TURBO4, TKV_TYPE_TURBO2);
+    add_layer(&m,
+              (tkv_layer_shape){.n_kv_heads = 1,
+                                .head_dim_k = 576,
+                                .head_dim_v = context->device ? 512 : 0,
+                                .rope = narrow},
+              TKV_TYPE_TURBO8, TKV_TYPE_TURBO8);
+    add_layer(&m,
+              (tkv_layer_shape){.n_kv_heads = 3, .head_dim_k = 40, .head_dim_v = 72, .rope = none},
+              TKV_TYPE_F16, TKV_TYPE_TURBO3);
+    add_layer(&m,
+              (tkv_layer_shape){
+                  .n_kv_heads = 2, .head_dim_k = 100, .head_dim_v = 6, .window = 200, .rope = none},
+              TKV_TYPE_TURBO4Q, TKV_TYPE_F16);
     for (int i = 0; i < m.n_layers; i++) {
         turn_all(&m, i, 0, 0);
     }
@@ -182,7 +198,10 @@ static void windows_give_back(void **state)
     const tkv_type types[] = {TKV_TYPE_F16, TKV_TYPE_TURBO4, TKV_TYPE_TRELLIS2};
     for (int i = 0; i < 6; i++) {
         model m = {.context = *state, .n_sinks = i % 2 ? 4 : 0, .n_recent = i % 2 ? 32 : 0};
-        add_layer(&m, (tkv_layer_shape){2, 40, 72, WINDOW, NULL}, types[i / 2], types[i / 2]);
+        add_layer(&m,
+                  (tkv_layer_shape){
+                      .n_kv_heads = 2, .head_dim_k = 40, .head_dim_v = 72, .window = WINDOW},
+                  types[i / 2], types[i / 2]);
         tkv_cache *cache = create(&m);
         (void)largest_bytes(&m, cache, 0, 200);
         const size_t early = largest_bytes(&m, cache, 200, 330);
@@ -221,7 +240,8 @@ static void windows_give_back(void **state)
 static void keys_only(void **state)
 {
     model m = {.context = *state, .n_recent = 32};
-    add_layer(&m, (tkv_layer_shape){1, 576, 0, 0, NULL}, TKV_TYPE_TURBO4, (tkv_type)99);
+    add_layer(&m, (tkv_layer_shape){.n_kv_heads = 1, .head_dim_k = 576}, TKV_TYPE_TURBO4,
+              (tkv_type)99);
     if (m.context->device) {
         const tkv_cache_params params = params_of(&m);
         tkv_cache *none = NULL;
@@ -258,18 +278,24 @@ static void impossible_shapes_are_refused(void **state)
         tkv_layer_shape shape;
         const char *message;
     } cases[] = {
-        {{1, 65, 64, 0, NULL}, "layer 1: head_dim 65"},
-        {{1, 64, 1, 0, NULL}, "layer 1: head_dim 1"},
-        {{1, 0, 64, 0, NULL}, "layer 1: head_dim 0"},
-        {{1, 64, 1026, 0, NULL}, "layer 1: head_dim 1026"},
-        {{1, 64, -2, 0, NULL}, "layer 1: head_dim -2"},
-        {{0, 64, 64, 0, NULL}, "layer 1, n_kv_heads 0"},
-        {{1, 64, 64, -1, NULL}, "layer 1, window -1"},
-        {{1, 40, 40, 0, &(tkv_rope){false, 42, (const float[21]){1.0f}}}, "layer 1: RoPE over 42"}};
+        {{.n_kv_heads = 1, .head_dim_k = 65, .head_dim_v = 64}, "layer 1: head_dim 65"},
+        {{.n_kv_heads = 1, .head_dim_k = 64, .head_dim_v = 1}, "layer 1: head_dim 1"},
+        {{.n_kv_heads = 1, .head_dim_k = 0, .head_dim_v = 64}, "layer 1: head_dim 0"},
+        {{.n_kv_heads = 1, .head_dim_k = 64, .head_dim_v = 1026}, "layer 1: head_dim 1026"},
+        {{.n_kv_heads = 1, .head_dim_k = 64, .head_dim_v = -2}, "layer 1: head_dim -2"},
+        {{.n_kv_heads = 0, .head_dim_k = 64, .head_dim_v = 64}, "layer 1, n_kv_heads 0"},
+        {{.n_kv_heads = 1, .head_dim_k = 64, .head_dim_v = 64, .window = -1}, "layer 1, window -1"},
+        {{.n_kv_heads = 1,
+          .head_dim_k = 40,
+          .head_dim_v = 40,
+          .rope = &(tkv_rope){false, 42, (const float[21]){1.0f}}},
+         "layer 1: RoPE over 42"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         model m = {.context = *state};
-        add_layer(&m, (tkv_layer_shape){1, 64, 64, 0, NULL}, TKV_TYPE_TURBO4, TKV_TYPE_TURBO4);
-        add_layer(&m, (tkv_layer_shape){1, 64, 64, 0, NULL}, TKV_TYPE_TURBO4, TKV_TYPE_TURBO4);
+        add_layer(&m, (tkv_layer_shape){.n_kv_heads = 1, .head_dim_k = 64, .head_dim_v = 64},
+                  TKV_TYPE_TURBO4, TKV_TYPE_TURBO4);
+        add_layer(&m, (tkv_layer_shape){.n_kv_heads = 1, .head_dim_k = 64, .head_dim_v = 64},
+                  TKV_TYPE_TURBO4, TKV_TYPE_TURBO4);
         m.shapes[1] = cases[i].shape;
         const tkv_cache_params params = params_of(&m);
         tkv_cache *cache = NULL;

@@ -122,7 +122,8 @@ static void the_largest_arguments_are_refused(void **state)
 static tkv_cache *create_windowed(tkv_context *context, int window, const float *x, int n)
 {
     const tkv_type type = TKV_TYPE_TURBO4;
-    const tkv_layer_shape shape = {N_KV_HEADS, DIM, DIM, window, NULL};
+    const tkv_layer_shape shape = {
+        .n_kv_heads = N_KV_HEADS, .head_dim_k = DIM, .head_dim_v = DIM, .window = window};
     const tkv_cache_params params = {.n_layers = 1,
                                      .max_tokens = N_TOKENS,
                                      .types_k = &type,

@@ -559,6 +559,7 @@ void reference_device_replay(void)
 
 const tkv_device_table reference_device_table = {
     .name = "reference",
+    .kind = TKV_DEVICE_OTHER,
     .count = count,
     .open = open_device,
     .close = close_device,

@@ -235,25 +235,20 @@ static tkv_status create_weights(const tkv_model *model, tkv_context *context,
 tkv_status tkv_cuda_weights_take(const tkv_model *model, tkv_context *context,
                                  tkv_cuda_weights **weights, tkv_error *error)
 {
-    tkv_cuda_weights *shared = context->shared_weights;
-    if (shared && shared->model == model) {
+    tkv_cuda_weights *shared = tkv_context_attached(context, model);
+    if (shared) {
         shared->n_users++;
         *weights = shared;
         return TKV_OK;
     }
     const tkv_status status = create_weights(model, context, weights, error);
-    if (status == TKV_OK) {
-        context->shared_weights = *weights;
-    }
-    return status;
+    return status == TKV_OK ? tkv_context_attach(context, model, *weights, NULL, error) : status;
 }
 
 void tkv_cuda_weights_give_back(tkv_cuda_weights *weights)
 {
     if (weights && --weights->n_users == 0) {
-        if (weights->context->shared_weights == weights) {
-            weights->context->shared_weights = NULL;
-        }
+        (void)tkv_context_attach(weights->context, weights->model, NULL, NULL, NULL);
         free_weights(weights);
     }
 }

@@ -402,12 +402,19 @@ static tkv_status attend(tkv_device *base, const tkv_attend_plan *plan, uint64_t
     return finish(current, result, "attending", error);
 }
 
+static void *stream_of(const tkv_device *device)
+{
+    return tkv_cuda_stream(device);
+}
+
 const tkv_device_table tkv_device_table_cuda = {
     .name = "cuda",
+    .kind = TKV_DEVICE_CUDA,
     .count = count,
     .open = open_device,
     .close = close_device,
     .description = description,
+    .stream = stream_of,
     .allocate = allocate,
     .release = release,
     .upload = upload,
