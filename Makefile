@@ -117,6 +117,7 @@ format:
 	git ls-files $(FORMATTED) | xargs clang-format -i
 
 check-format:
+	@scripts/check-arrows
 	@if command -v clang-format >/dev/null; then \
 	    git ls-files $(FORMATTED) | xargs clang-format --dry-run --Werror; \
 	else echo "check-format: skipped, clang-format is not installed"; fi

@@ -1,7 +1,10 @@
 # Flags that every target of the project shares.
 add_library(tkv_options INTERFACE)
-target_include_directories(tkv_options INTERFACE ${PROJECT_SOURCE_DIR}/src
-                                                 ${PROJECT_SOURCE_DIR}/include)
+target_include_directories(tkv_options INTERFACE ${PROJECT_SOURCE_DIR}/include)
+# What is inside the library, for itself and its tests.
+add_library(tkv_internal INTERFACE)
+target_link_libraries(tkv_internal INTERFACE tkv_options)
+target_include_directories(tkv_internal INTERFACE ${PROJECT_SOURCE_DIR}/src)
 # Contraction would let the compiler fuse a*b+c and change the last bit of an encoded row.
 target_compile_options(
     tkv_options

@@ -117,12 +117,22 @@ typedef enum tkv_type {
     TKV_TYPE_COUNT
 } tkv_type;
 
+/* What the codes of a type stand for (docs/FORMAT.md). */
+typedef enum tkv_coding {
+    TKV_CODING_HALF = 0, /* nothing: the values are there as halves */
+    TKV_CODING_UNIFORM,  /* equal steps up to the row's largest value */
+    TKV_CODING_CODEBOOK, /* levels of tkv_type_codebook */
+    TKV_CODING_TRELLIS,  /* levels of a trellis code */
+    TKV_CODING_SKETCH    /* levels of tkv_type_codebook, and signs of what they leave */
+} tkv_coding;
+
 typedef struct tkv_type_info {
     const char *name;        /* as on the command line: "turbo4" */
     const char *description; /* one line for people */
     int code_bits;           /* bits of one code; 16 for f16 */
     int side_fields;         /* 16-bit fields stored with each row (scale, ...) */
     double expected_nmse;    /* E|x-x'|^2 / E|x|^2 on Gaussian rows, head_dim 128 */
+    tkv_coding coding;
 } tkv_type_info;
 
 /* Facts about a type; NULL if `type` is not one. Static storage. */
@@ -569,6 +579,27 @@ TKV_API bool tkv_context_is_stopped(const tkv_context *context);
 TKV_API tkv_status tkv_context_attach(tkv_context *context, const void *key, void *value,
                                       void (*release)(void *value), tkv_error *error);
 TKV_API void *tkv_context_attached(const tkv_context *context, const void *key);
+
+/* For kernels of the caller's on rows of the format (docs/FORMAT.md). */
+
+/* A scalar quantiser on unit-variance coordinates: code = number of thresholds below z. */
+typedef struct tkv_codebook {
+    int n_levels;
+    const int8_t *levels;    /* [n_levels] ascending, antisymmetric, outermost +-127 */
+    const float *thresholds; /* [n_levels - 1] ascending */
+} tkv_codebook;
+
+/* That of a type; NULL if it has none. Static storage. */
+TKV_API const tkv_codebook *tkv_type_codebook(tkv_type type);
+
+/* Signs of rotation round 0 or 1: bit j%32 of word j/32 set = coordinate j is negated. NULL of
+ * other rounds; [TKV_MAX_HEAD_DIM/32], static storage. */
+TKV_API const uint32_t *tkv_rotation_sign_words(int round);
+
+/* The codes of n_rows records (not of f16) and their side fields: codes [n_rows][head_dim, rounded
+ * up to a multiple of 16], sides [n_rows][side_fields]. */
+TKV_API tkv_status tkv_unpack_codes(tkv_type type, int head_dim, size_t n_rows, const void *rows,
+                                    uint8_t *codes, uint16_t *sides, tkv_error *error);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,6 @@
 /* Lists that the benchmarks take. */
 #include "cli/bench.h"
 
-#include "base/error.h"
-
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>

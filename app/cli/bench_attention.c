@@ -2,13 +2,12 @@
  * time to read its bytes and attention in fp16. */
 #include "cli/bench_attention.h"
 
-#include "base/error.h"
 #include "cli/bench.h"
 #include "cli/check_memory.h"
 #include "cli/commands.h"
 #include "cli/open_context.h"
 #include "cli/progress.h"
-#include "device/context.h"
+#include "common/try.h"
 #include "eval/bandwidth.h"
 #include "eval/clock.h"
 #include "eval/device_codec_speed.h"
@@ -16,27 +15,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define BANDWIDTH_BYTES ((size_t)256 << 20)
 #define MAX_REPETITIONS 1000
-
-typedef struct attention_result {
-    tkv_type type;
-    tkv_attention_work *work;
-    double median; /* seconds */
-    double best;
-    double error; /* of the output, relative to the norm of f16's */
-} attention_result;
-
-typedef struct attention_run {
-    const attention_options *options;
-    tkv_context *context;
-    double bandwidth;
-    int n_results;
-    attention_result results[TKV_TYPE_COUNT + 1]; /* the first one is f16 */
-    progress bar;
-} attention_run;
 
 static const attention_options defaults = {
     .shape = {.head_dim = 128, .n_kv_heads = 8, .group = 4, .n_tokens = 16384, .n_queries = 1},
@@ -81,80 +62,152 @@ const option_table bench_attention_options = {
     .size = sizeof defaults,
 };
 
-tkv_status bench_attention_types(const attention_options *options,
-                                 tkv_type types[TKV_TYPE_COUNT + 1], int *n_types, tkv_error *error)
+/* ---- Calls as the host sees them ------------------------------------------------------------ */
+
+static tkv_status prepare_work(tkv_context *context, const tkv_attention_shape *shape,
+                               int n_sequences, void **work, tkv_error *error)
+{
+    if (n_sequences != 1) {
+        return tkv_fail(
+            error, TKV_ERR_INVALID_ARGUMENT, "--batch %d: expected 1 on %s", n_sequences,
+            tkv_context_device_kind(context) == TKV_DEVICE_CPU ? "the CPU"
+                                                               : tkv_context_device(context));
+    }
+    tkv_attention_work *created = NULL;
+    const tkv_status status = tkv_attention_work_create(context, shape, &created, error);
+    *work = created;
+    return status;
+}
+
+static tkv_status run_work(void *work, double *seconds, tkv_error *error)
+{
+    return tkv_attention_work_run(work, seconds, error);
+}
+
+static tkv_status compare_works(void *work, void *exact_work, double *output_error,
+                                tkv_error *error)
+{
+    (void)error;
+    size_t n;
+    const float *exact = tkv_attention_work_output(exact_work, &n);
+    const float *found = tkv_attention_work_output(work, &n);
+    double difference = 0.0;
+    double size = 0.0;
+    for (size_t j = 0; j < n; j++) {
+        difference += pow((double)found[j] - (double)exact[j], 2.0);
+        size += pow((double)exact[j], 2.0);
+    }
+    *output_error = sqrt(difference / size);
+    return TKV_OK;
+}
+
+static void free_work(void *work)
+{
+    tkv_attention_work_free(work);
+}
+
+static const attention_meter meter_calls = {.prepare = prepare_work,
+                                            .step = run_work,
+                                            .compare = compare_works,
+                                            .finish = free_work,
+                                            .copied_bytes = BANDWIDTH_BYTES};
+
+/* Graphs and the device's clock where there are such. */
+static const attention_meter *choose_meter(const tkv_context *context)
+{
+#ifdef TKV_HAVE_CUDA
+    if (tkv_context_device_kind(context) == TKV_DEVICE_CUDA) {
+        return &attention_meter_cuda;
+    }
+#endif
+    (void)context;
+    return &meter_calls;
+}
+
+/* ---- The measurement ------------------------------------------------------------------------ */
+
+/* f16 first, then the others that the options name. */
+static tkv_status choose_types(attention_run *run, tkv_error *error)
 {
     tkv_type named[TKV_TYPE_COUNT];
     int n_named;
-    const tkv_status status = bench_parse_types(options->types, named, &n_named, error);
-    *n_types = 0;
-    types[(*n_types)++] = TKV_TYPE_F16;
-    for (int i = 0; status == TKV_OK && i < n_named; i++) {
+    TKV_TRY(bench_parse_types(run->options->types, named, &n_named, error));
+    run->results[run->n_results++].type = TKV_TYPE_F16;
+    for (int i = 0; i < n_named; i++) {
         if (named[i] != TKV_TYPE_F16) {
-            types[(*n_types)++] = named[i];
+            run->results[run->n_results++].type = named[i];
         }
     }
-    return status;
+    return TKV_OK;
+}
+
+static tkv_attention_shape shape_of(const attention_run *run, tkv_type type)
+{
+    tkv_attention_shape shape = run->options->shape;
+    shape.type_k = shape.type_v = type;
+    return shape;
 }
 
 /* The caches of all types, and queries and results of each, are there together. A device says
  * itself what it has. */
-static tkv_status check_memory(const attention_run *run, const tkv_type *types, int n_types,
-                               tkv_error *error)
+static tkv_status check_memory(const attention_run *run, tkv_error *error)
 {
-    tkv_attention_shape s = run->options->shape;
-    const double floats = (double)s.n_queries * s.n_kv_heads * s.group * s.head_dim;
+    const tkv_attention_shape *s = &run->options->shape;
+    const double floats = (double)s->n_queries * s->n_kv_heads * s->group * s->head_dim;
     double bytes = 0.0;
-    for (int i = 0; i < n_types; i++) {
-        s.type_k = s.type_v = types[i];
-        bytes += (double)tkv_attention_shape_bytes(&s) + 3.0 * floats * sizeof(float);
+    for (int i = 0; i < run->n_results; i++) {
+        bytes += run->results[i].bytes + 3.0 * floats * sizeof(float);
     }
     char what[96];
-    snprintf(what, sizeof what, "KV caches of %d tokens and %d queries of %d types", s.n_tokens,
-             s.n_queries, n_types);
-    return run->context->device ? TKV_OK : command_check_memory(what, bytes, error);
+    snprintf(what, sizeof what, "KV caches of %d tokens and %d queries of %d types", s->n_tokens,
+             s->n_queries, run->n_results);
+    return tkv_context_device_kind(run->context) == TKV_DEVICE_CPU
+               ? command_check_memory(what, bytes, error)
+               : TKV_OK;
 }
 
 /* A step is a cache that is filled, or a call. */
-static void show_step(attention_run *run, int n_done, int n_types)
+static void show_step(const attention_run *run, progress *bar, int n_done)
 {
-    const int n_turns = run->options->n_repetitions + 1;
-    progress_update(&run->bar, n_done, (1.0 + n_turns) * n_types);
+    progress_update(bar, n_done, (2.0 + run->options->n_repetitions) * run->n_results);
 }
 
-static tkv_status create_works(attention_run *run, tkv_error *error)
+static tkv_status create_works(attention_run *run, progress *bar, tkv_error *error)
 {
-    tkv_type types[TKV_TYPE_COUNT + 1];
-    int n_types;
-    tkv_status status = bench_attention_types(run->options, types, &n_types, error);
-    if (status == TKV_OK) {
-        status = check_memory(run, types, n_types, error);
+    for (int i = 0; i < run->n_results; i++) {
+        const tkv_attention_shape shape = shape_of(run, run->results[i].type);
+        TKV_TRY(run->meter->prepare(run->context, &shape, run->options->n_sequences,
+                                    &run->results[i].work, error));
+        show_step(run, bar, i + 1);
     }
-    for (int i = 0; status == TKV_OK && i < n_types; i++) {
-        tkv_attention_shape shape = run->options->shape;
-        shape.type_k = shape.type_v = run->results[run->n_results].type = types[i];
-        status = tkv_attention_work_create(run->context, &shape,
-                                           &run->results[run->n_results++].work, error);
-        show_step(run, i + 1, n_types);
-    }
-    return status;
+    return TKV_OK;
 }
 
 /* All types in turns, so that what else the machine does falls on all of them, and none finds its
- * pages in a cache. The first turn is not counted. */
-static tkv_status time_works(attention_run *run, tkv_error *error)
+ * pages in a cache. seconds [n_results][n_repetitions + 1]; the first turn comes last there and is
+ * not counted. */
+static tkv_status run_turns(const attention_run *run, progress *bar, double *seconds,
+                            tkv_error *error)
+{
+    const int n = run->options->n_repetitions;
+    for (int turn = 0; turn <= n; turn++) {
+        for (int i = 0; i < run->n_results; i++) {
+            double *time = &seconds[i * (n + 1) + (turn ? turn - 1 : n)];
+            TKV_TRY(run->meter->step(run->results[i].work, time, error));
+            show_step(run, bar, (turn + 1) * run->n_results + i + 1);
+        }
+    }
+    return TKV_OK;
+}
+
+static tkv_status time_works(attention_run *run, progress *bar, tkv_error *error)
 {
     const int n = run->options->n_repetitions;
     double *seconds = malloc((size_t)(run->n_results * (n + 1)) * sizeof *seconds);
-    tkv_status status =
-        seconds ? TKV_OK : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the times");
-    for (int turn = 0; turn <= n && status == TKV_OK; turn++) {
-        for (int i = 0; i < run->n_results && status == TKV_OK; i++) {
-            status = tkv_attention_work_run(run->results[i].work,
-                                            &seconds[i * (n + 1) + (turn ? turn - 1 : n)], error);
-            show_step(run, (turn + 1) * run->n_results + i + 1, run->n_results);
-        }
+    if (!seconds) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the times");
     }
+    const tkv_status status = run_turns(run, bar, seconds, error);
     for (int i = 0; i < run->n_results && status == TKV_OK; i++) {
         tkv_sort_seconds(n, seconds + i * (n + 1));
         run->results[i].best = seconds[i * (n + 1)];
@@ -164,144 +217,67 @@ static tkv_status time_works(attention_run *run, tkv_error *error)
     return status;
 }
 
-static void compare_outputs(attention_run *run)
-{
-    const tkv_attention_shape *s = &run->options->shape;
-    const size_t n = (size_t)s->n_queries * (size_t)(s->n_kv_heads * s->group * s->head_dim);
-    const float *exact = tkv_attention_work_output(run->results[0].work);
-    for (int i = 0; i < run->n_results; i++) {
-        const float *found = tkv_attention_work_output(run->results[i].work);
-        double difference = 0.0;
-        double size = 0.0;
-        for (size_t j = 0; j < n; j++) {
-            difference += pow((double)found[j] - (double)exact[j], 2.0);
-            size += pow((double)exact[j], 2.0);
-        }
-        run->results[i].error = sqrt(difference / size);
-    }
-}
-
 /* A device's memory is timed by copies, reads and writes together, of no more than some times the
  * context, as emulated devices take their time. */
 static tkv_status measure_bandwidth(attention_run *run, tkv_error *error)
 {
-    if (!run->context->device) {
+    if (tkv_context_device_kind(run->context) == TKV_DEVICE_CPU) {
         return tkv_read_bandwidth(run->options->context.n_threads, BANDWIDTH_BYTES, &run->bandwidth,
                                   error);
     }
-    const size_t wanted = 4 * tkv_attention_work_bytes(run->results[0].work);
-    return tkv_device_copy_bandwidth(run->context->device,
-                                     wanted < BANDWIDTH_BYTES ? wanted : BANDWIDTH_BYTES,
-                                     &run->bandwidth, error);
+    const size_t wanted =
+        run->meter->is_graph ? run->meter->copied_bytes : 4 * (size_t)run->results[0].bytes;
+    return tkv_device_copy_bandwidth(
+        run->context, wanted < run->meter->copied_bytes ? wanted : run->meter->copied_bytes,
+        &run->bandwidth, error);
+}
+
+static tkv_status measure_with(attention_run *run, progress *bar, tkv_error *error)
+{
+    TKV_TRY(create_works(run, bar, error));
+    TKV_TRY(measure_bandwidth(run, error));
+    TKV_TRY(time_works(run, bar, error));
+    for (int i = 0; i < run->n_results; i++) {
+        attention_result *r = &run->results[i];
+        TKV_TRY(run->meter->compare(r->work, run->results[0].work, &r->error, error));
+    }
+    return TKV_OK;
 }
 
 static tkv_status measure(attention_run *run, tkv_error *error)
 {
-    progress_begin(&run->bar, "bench attention");
-    tkv_status status = create_works(run, error);
-    if (status == TKV_OK) {
-        status = measure_bandwidth(run, error);
+    TKV_TRY(choose_types(run, error));
+    for (int i = 0; i < run->n_results; i++) {
+        const tkv_attention_shape shape = shape_of(run, run->results[i].type);
+        run->results[i].bytes =
+            (double)run->options->n_sequences * (double)tkv_attention_shape_bytes(&shape);
     }
-    if (status == TKV_OK) {
-        status = time_works(run, error);
-    }
-    progress_end(&run->bar);
-    if (status == TKV_OK) {
-        compare_outputs(run);
-    }
+    TKV_TRY(check_memory(run, error));
+    progress bar;
+    progress_begin(&bar, "bench attention");
+    const tkv_status status = measure_with(run, &bar, error);
+    progress_end(&bar);
     return status;
 }
 
-static void print_table(const attention_run *run)
-{
-    const attention_options *o = run->options;
-    const tkv_attention_shape *s = &o->shape;
-    printf("%s kernels, %d threads; memory is read at %.1f GB/s\n"
-           "%d tokens, %d KV heads of %d, %d query heads each, %d quer%s; medians of %d calls\n",
-           tkv_context_kernels(run->context), o->context.n_threads, run->bandwidth * 1e-9,
-           s->n_tokens, s->n_kv_heads, s->head_dim, s->group, s->n_queries,
-           s->n_queries == 1 ? "y" : "ies", o->n_repetitions);
-    printf("%-9s %7s %9s %9s %8s %8s %8s %8s %8s\n", "type", "bits", "ms", "best ms", "MB", "GB/s",
-           "of read", "of f16", "error");
-    for (int i = 0; i < run->n_results; i++) {
-        const attention_result *r = &run->results[i];
-        const double bytes = (double)tkv_attention_work_bytes(r->work);
-        printf("%-9s %7.3f %9.3f %9.3f %8.1f %8.2f %7.1f%% %7.2fx %8.2g\n",
-               tkv_type_get_info(r->type)->name, tkv_bits_per_value(r->type, s->head_dim),
-               1e3 * r->median, 1e3 * r->best, bytes * 1e-6, bytes / r->median * 1e-9,
-               100.0 * bytes / run->bandwidth / r->median, run->results[0].median / r->median,
-               r->error);
-    }
-    printf("MB, GB/s: of coded keys and values; of read: the time to read them over the time "
-           "taken;\nof f16: how many times as fast; error: |o - o'| / |o| of the outputs, o in "
-           "f16\n");
-}
-
-static cJSON *to_json(const attention_run *run)
-{
-    const tkv_attention_shape *s = &run->options->shape;
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "kernels", tkv_context_kernels(run->context));
-    cJSON_AddNumberToObject(json, "threads", run->options->context.n_threads);
-    cJSON_AddNumberToObject(json, "read_bytes_per_second", run->bandwidth);
-    cJSON_AddNumberToObject(json, "tokens", s->n_tokens);
-    cJSON_AddNumberToObject(json, "kv_heads", s->n_kv_heads);
-    cJSON_AddNumberToObject(json, "head_dim", s->head_dim);
-    cJSON_AddNumberToObject(json, "group", s->group);
-    cJSON_AddNumberToObject(json, "queries", s->n_queries);
-    cJSON_AddNumberToObject(json, "repetitions", run->options->n_repetitions);
-    cJSON *rows = cJSON_AddArrayToObject(json, "types");
-    for (int i = 0; i < run->n_results; i++) {
-        const attention_result *r = &run->results[i];
-        const double bytes = (double)tkv_attention_work_bytes(r->work);
-        cJSON *row = cJSON_CreateObject();
-        cJSON_AddStringToObject(row, "type", tkv_type_get_info(r->type)->name);
-        cJSON_AddNumberToObject(row, "bits_per_value", tkv_bits_per_value(r->type, s->head_dim));
-        cJSON_AddNumberToObject(row, "median_seconds", r->median);
-        cJSON_AddNumberToObject(row, "best_seconds", r->best);
-        cJSON_AddNumberToObject(row, "bytes", bytes);
-        cJSON_AddNumberToObject(row, "bound_seconds", bytes / run->bandwidth);
-        cJSON_AddNumberToObject(row, "times_f16", run->results[0].median / r->median);
-        cJSON_AddNumberToObject(row, "output_error", r->error);
-        cJSON_AddItemToArray(rows, row);
-    }
-    return json;
-}
-
-static int run_works(const attention_options *o, tkv_context *context)
+static int run(const attention_options *o, tkv_context *context)
 {
     tkv_error error;
-    attention_run run = {.options = o, .context = context};
+    attention_run run = {.options = o, .context = context, .meter = choose_meter(context)};
     const tkv_status status = measure(&run, &error);
     int code = EXIT_OK;
     if (status != TKV_OK) {
         command_fail(&error);
         code = status == TKV_ERR_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_RUNTIME;
     } else if (o->wants_json) {
-        code = command_print_json(to_json(&run));
+        code = command_print_json(attention_to_json(&run));
     } else {
-        print_table(&run);
+        print_attention_table(&run);
     }
     for (int i = 0; i < run.n_results; i++) {
-        tkv_attention_work_free(run.results[i].work);
+        run.meter->finish(run.results[i].work);
     }
     return code;
-}
-
-/* With graphs and the device's clock where there are such, else as the host sees it. */
-static int run(const attention_options *o, tkv_context *context)
-{
-#ifdef TKV_HAVE_CUDA
-    if (strcmp(tkv_context_kernels(context), "cuda") == 0) {
-        return bench_attention_cuda(o, context);
-    }
-#endif
-    if (o->n_sequences != 1) {
-        fprintf(stderr, "turbokv: --batch %d: expected 1 on %s\n", o->n_sequences,
-                context->device ? tkv_context_device(context) : "the CPU");
-        return EXIT_USAGE;
-    }
-    return run_works(o, context);
 }
 
 int bench_attention(int argc, char **argv)

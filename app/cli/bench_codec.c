@@ -1,5 +1,4 @@
 /* turbokv bench codec: what each KV type makes of vectors, and how fast. */
-#include "base/error.h"
 #include "base/half.h"
 #include "cli/bench.h"
 #include "cli/bench_codec_device.h"

@@ -1,7 +1,7 @@
 #include "cli/bench_codec_device.h"
 
 #include "cli/command.h"
-#include "device/context.h"
+#include "common/try.h"
 #include "eval/device_codec_speed.h"
 
 #include <stdio.h>
@@ -43,51 +43,46 @@ static void add_line(cJSON *lines, const tkv_device_codec_shape *shape,
     cJSON_AddItemToArray(lines, line);
 }
 
-static void print_head(const tkv_device *device, double copy)
+static void print_head(const tkv_context *context, double copy)
 {
     printf("%s; its memory is copied at %.0f GB/s; %d KV heads, keys and values\n",
-           device->table->description(device), copy * 1e-9, N_KV_HEADS);
+           tkv_context_device(context), copy * 1e-9, N_KV_HEADS);
     printf("%-9s %5s %8s %9s %8s %7s %9s %9s %8s %7s\n", "type", "dim", "tokens", "store us",
            "Mrows/s", "of copy", "append us", "load us", "Mrows/s", "of copy");
 }
 
-static tkv_status measure(const tkv_context *context, const bench_codec_device_params *params,
+static tkv_status measure(tkv_context *context, const bench_codec_device_params *params,
                           cJSON *json, tkv_error *error)
 {
-    tkv_device *device = context->device;
     double copy;
-    tkv_status status = tkv_device_copy_bandwidth(device, COPY_BYTES, &copy, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_device_copy_bandwidth(context, COPY_BYTES, &copy, error));
     cJSON *lines = NULL;
     if (json) {
-        cJSON_AddStringToObject(json, "device", device->table->description(device));
+        cJSON_AddStringToObject(json, "device", tkv_context_device(context));
         cJSON_AddNumberToObject(json, "copy_bytes_per_second", copy);
         cJSON_AddNumberToObject(json, "n_kv_heads", N_KV_HEADS);
         lines = cJSON_AddArrayToObject(json, "types");
     } else {
-        print_head(device, copy);
+        print_head(context, copy);
     }
-    for (int i = 0; i < params->n_head_dims * params->n_types && status == TKV_OK; i++) {
+    for (int i = 0; i < params->n_head_dims * params->n_types; i++) {
         const int head_dim = params->head_dims[i / params->n_types];
         const tkv_device_codec_shape shape = {.type = params->types[i % params->n_types],
                                               .head_dim = head_dim,
                                               .n_kv_heads = N_KV_HEADS,
-                                              .n_tokens = chunk_tokens(params, head_dim),
-                                              .effort = context->effort};
+                                              .n_tokens = chunk_tokens(params, head_dim)};
         tkv_device_codec_speed speed;
-        status = tkv_device_codec_speed_measure(device, &shape, &speed, error);
-        if (status == TKV_OK && json) {
+        TKV_TRY(tkv_device_codec_speed_measure(context, &shape, &speed, error));
+        if (json) {
             add_line(lines, &shape, &speed);
-        } else if (status == TKV_OK) {
+        } else {
             print_line(&shape, &speed, copy);
         }
     }
-    return status;
+    return TKV_OK;
 }
 
-int bench_codec_on_device(const tkv_context *context, const bench_codec_device_params *params)
+int bench_codec_on_device(tkv_context *context, const bench_codec_device_params *params)
 {
     tkv_error error;
     cJSON *json = params->wants_json ? cJSON_CreateObject() : NULL;

@@ -14,6 +14,6 @@ typedef struct bench_codec_device_params {
 } bench_codec_device_params;
 
 /* Measures the context's device and prints; returns the exit code of the command. */
-int bench_codec_on_device(const tkv_context *context, const bench_codec_device_params *params);
+int bench_codec_on_device(tkv_context *context, const bench_codec_device_params *params);
 
 #endif

@@ -1,5 +1,4 @@
 /* turbokv bench model: tokens a second of a model by KV type and tokens already in the cache. */
-#include "base/error.h"
 #include "cli/bench.h"
 #include "cli/check_memory.h"
 #include "cli/commands.h"
@@ -206,7 +205,7 @@ static tkv_status check_memory(const model_run *run, tkv_error *error)
     const double values =
         (double)n_tokens * c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v);
     double bytes = 0.0;
-    if (strcmp(tkv_context_device(run->loaded.context), "cpu") != 0) {
+    if (tkv_context_device_kind(run->loaded.context) != TKV_DEVICE_CPU) {
         return TKV_OK;
     }
     for (int i = 0; i < run->n_policies; i++) {

@@ -1,6 +1,5 @@
 #include "cli/check_memory.h"
 
-#include "base/error.h"
 #include "eval/plan.h"
 
 tkv_status command_check_memory(const char *what, double bytes, tkv_error *error)

@@ -1,6 +1,5 @@
 #include "cli/command.h"
 
-#include "base/error.h"
 #include "cli/open_context.h"
 
 #include <errno.h>

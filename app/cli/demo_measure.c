@@ -1,6 +1,5 @@
 /* One model reads one prompt with several caches. f16 comes first: its distributions are what those
  * of the others are compared with. */
-#include "base/error.h"
 #include "cli/demo.h"
 #include "cli/progress.h"
 #include "eval/clock.h"

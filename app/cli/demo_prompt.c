@@ -1,7 +1,6 @@
 /* The prompt of the demo: the beginning of the shipped text with a fact in it, and a question. */
 #include "cli/demo.h"
 
-#include "base/error.h"
 #include "model/prompt.h"
 
 #include <stdio.h>

@@ -1,7 +1,6 @@
 /* turbokv eval: how far a model with a compressed KV cache is from the same model with f16 KV. */
 #include "cli/eval.h"
 
-#include "base/error.h"
 #include "cli/check_memory.h"
 #include "cli/commands.h"
 #include "cli/open_context.h"
@@ -163,7 +162,7 @@ static tkv_status check_memory(const loaded_model *loaded, const tkv_eval_text_p
     const double values =
         (double)p->n_context * c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v);
     double bits = 0.0;
-    if (p->n_chunks == 0 || strcmp(tkv_context_device(loaded->context), "cpu") != 0) {
+    if (p->n_chunks == 0 || tkv_context_device_kind(loaded->context) != TKV_DEVICE_CPU) {
         return TKV_OK;
     }
     for (int i = 0; i < p->n_policies; i++) {

@@ -1,6 +1,5 @@
 /* The steps of an evaluation: one chunk of the text, or one needle prompt, with one policy. Each is
  * taken from the state file or measured and put there. */
-#include "base/error.h"
 #include "cli/eval_state.h"
 #include "cli/eval_step.h"
 #include "cli/progress.h"

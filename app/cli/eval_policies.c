@@ -1,5 +1,4 @@
 /* The list of policies that an evaluation compares. */
-#include "base/error.h"
 #include "cli/eval.h"
 
 #include <stdio.h>

@@ -1,6 +1,5 @@
 #include "cli/eval_step.h"
 
-#include "base/error.h"
 #include "gate/json_number.h"
 
 #include <float.h>

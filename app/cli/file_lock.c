@@ -1,7 +1,5 @@
 #include "cli/file_lock.h"
 
-#include "base/error.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -1,6 +1,5 @@
 #include "cli/generate.h"
 
-#include "base/error.h"
 #include "cli/progress.h"
 #include "eval/clock.h"
 #include "eval/footprint.h"

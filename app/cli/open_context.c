@@ -2,14 +2,12 @@
 
 #include "gate/record.h"
 
-#include <string.h>
-
 static tkv_status check_gate(const tkv_context_params *params, const tkv_context *context,
                              tkv_error *error)
 {
-    const char *device = tkv_context_device(context);
-    return strcmp(device, "cpu") == 0 ? tkv_gate_check(tkv_context_kernels(context), error)
-                                      : tkv_gate_check_device(params->device, device, error);
+    return tkv_context_device_kind(context) == TKV_DEVICE_CPU
+               ? tkv_gate_check(tkv_context_kernels(context), error)
+               : tkv_gate_check_device(params->device, tkv_context_device(context), error);
 }
 
 tkv_status command_open_context(const tkv_context_params *params, bool ignores_gate,

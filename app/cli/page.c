@@ -1,6 +1,5 @@
 #include "cli/page.h"
 
-#include "base/error.h"
 #include "cli/plot.h"
 
 #include <errno.h>

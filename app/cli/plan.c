@@ -1,8 +1,6 @@
 /* turbokv plan: what a context costs, and the longest one that fits this machine. */
 #include "cli/plan.h"
 
-#include "base/error.h"
-#include "cache/cache.h"
 #include "cli/commands.h"
 #include "model/session.h"
 

@@ -1,6 +1,5 @@
 #include "eval/attention_speed.h"
 
-#include "base/error.h"
 #include "eval/clock.h"
 
 #include <stdint.h>
@@ -152,14 +151,10 @@ tkv_status tkv_attention_work_run(tkv_attention_work *work, double *seconds, tkv
                : status;
 }
 
-const float *tkv_attention_work_output(const tkv_attention_work *work)
+const float *tkv_attention_work_output(const tkv_attention_work *work, size_t *n)
 {
+    *n = work->bytes / sizeof *work->output;
     return work->output;
-}
-
-size_t tkv_attention_work_bytes(const tkv_attention_work *work)
-{
-    return tkv_attention_shape_bytes(&work->shape);
 }
 
 size_t tkv_attention_shape_bytes(const tkv_attention_shape *shape)

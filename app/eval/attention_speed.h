@@ -32,10 +32,7 @@ void tkv_attention_work_free(tkv_attention_work *work);
 /* One call of tkv_attend; *seconds receives its time, until its device has done it. */
 tkv_status tkv_attention_work_run(tkv_attention_work *work, double *seconds, tkv_error *error);
 
-/* Output of the last call: [n_queries][n_heads][head_dim]. */
-const float *tkv_attention_work_output(const tkv_attention_work *work);
-
-/* Bytes of keys and values that one call reads. */
-size_t tkv_attention_work_bytes(const tkv_attention_work *work);
+/* Output of the last call: [n_queries][n_heads][head_dim], n values. */
+const float *tkv_attention_work_output(const tkv_attention_work *work, size_t *n);
 
 #endif

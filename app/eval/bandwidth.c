@@ -1,9 +1,9 @@
 #include "eval/bandwidth.h"
 
-#include "base/error.h"
-#include "base/threads.h"
+#include "common/try.h"
 #include "eval/clock.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,46 +39,47 @@ static void read_item(void *argument, int item, int thread)
     r->sums[item] += read_part(r->words + (size_t)item * r->part, r->part);
 }
 
-tkv_status tkv_read_bandwidth(int n_threads, size_t n_bytes, double *bandwidth, tkv_error *error)
+/* Seconds of the fastest pass; 0 if memory does not hold what was written to it: the sums are used,
+ * so that no compiler leaves the reading out. */
+static double fastest_pass(const tkv_context *context, int n_threads, reading *work)
 {
-    tkv_threads *threads = NULL;
-    const size_t part = n_bytes / sizeof(uint64_t) / (size_t)(n_threads > 0 ? n_threads : 1);
-    uint64_t *words = malloc(part * (size_t)n_threads * sizeof *words);
-    uint64_t *sums = calloc((size_t)n_threads, sizeof *sums);
-    if (n_threads < 1 || part == 0 || !words || !sums) {
-        free(words);
-        free(sums);
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
-                        "no memory to measure the bandwidth with %zu bytes and %d threads", n_bytes,
-                        n_threads);
-    }
-    const tkv_status status = tkv_threads_create(n_threads, &threads, error);
-    if (status != TKV_OK) {
-        free(words);
-        free(sums);
-        return status;
-    }
-    memset(words, 1, part * (size_t)n_threads * sizeof *words);
-    reading work = {words, part, sums};
-    double best = 0.0;
+    double best = INFINITY;
     for (int pass = 0; pass < PASSES; pass++) {
         const double start = tkv_clock();
-        tkv_threads_run(threads, n_threads, n_threads, read_item, &work);
-        const double seconds = tkv_clock() - start;
-        const double speed = (double)(part * (size_t)n_threads * sizeof *words) / seconds;
-        best = speed > best ? speed : best;
+        tkv_context_run(context, n_threads, n_threads, read_item, work);
+        best = fmin(best, tkv_clock() - start);
     }
     uint64_t total = 0;
     for (int i = 0; i < n_threads; i++) {
-        total |= sums[i];
+        total |= work->sums[i];
     }
-    tkv_threads_free(threads);
+    return total ? best : 0.0;
+}
+
+tkv_status tkv_read_bandwidth(int n_threads, size_t n_bytes, double *bandwidth, tkv_error *error)
+{
+    tkv_context *context = NULL;
+    TKV_TRY(tkv_context_create(&(tkv_context_params){.n_threads = n_threads}, &context, error));
+    n_threads = tkv_context_threads(context);
+    const size_t part = n_bytes / sizeof(uint64_t) / (size_t)n_threads;
+    const size_t bytes = part * (size_t)n_threads * sizeof(uint64_t);
+    uint64_t *words = malloc(bytes);
+    uint64_t *sums = calloc((size_t)n_threads, sizeof *sums);
+    tkv_status status = TKV_OK;
+    if (part == 0 || !words || !sums) {
+        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY,
+                          "no memory to measure the bandwidth with %zu bytes and %d threads",
+                          n_bytes, n_threads);
+    } else {
+        memset(words, 1, bytes);
+        const double seconds = fastest_pass(context, n_threads, &(reading){words, part, sums});
+        *bandwidth = (double)bytes / seconds;
+        if (seconds == 0.0) {
+            status = tkv_fail(error, TKV_ERR_DEVICE, "memory does not hold what was written to it");
+        }
+    }
+    tkv_context_free(context);
     free(words);
     free(sums);
-    /* The sums are used, so that no compiler leaves the reading out. */
-    if (total == 0) {
-        return tkv_fail(error, TKV_ERR_DEVICE, "memory does not hold what was written to it");
-    }
-    *bandwidth = best;
-    return TKV_OK;
+    return status;
 }

@@ -1,6 +1,5 @@
 #include "eval/codec_quality.h"
 
-#include "base/error.h"
 #include "device/context.h"
 #include "eval/clock.h"
 #include "format/codec.h"

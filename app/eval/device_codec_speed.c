@@ -1,50 +1,50 @@
 #include "eval/device_codec_speed.h"
-#include "base/error.h"
+
+#include "common/try.h"
 #include "eval/clock.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define N_RUNS 7
 #define N_CALLS 20 /* enqueued between two looks at the clock */
 #define N_APPENDS 200
 #define PATTERN_ROWS 4096 /* that differ; the chunk repeats them */
 
-/* Memory of one measurement. */
-typedef struct codec_buffers {
-    uint64_t pages;
-    uint64_t blocks;
-    uint64_t sequence;
-    uint64_t rows[2]; /* keys, values [n_tokens][n_kv_heads][head_dim] */
-} codec_buffers;
-
-typedef enum codec_call { CALL_STORE, CALL_APPEND, CALL_LOAD } codec_call;
-
+/* A cache of one chunk and one token, and rows of the chunk. */
 typedef struct codec_measurement {
-    tkv_device *device;
-    const tkv_device_table *table;
+    tkv_context *context;
     tkv_device_codec_shape shape;
-    tkv_device_layer layer;
-    codec_buffers buffers;
+    tkv_cache *cache;
+    void *rows[2]; /* keys, values [n_tokens][n_kv_heads][head_dim] */
 } codec_measurement;
 
-static void release_buffers(codec_measurement *m)
+static void free_measurement(codec_measurement *m)
 {
-    const uint64_t addresses[] = {m->buffers.pages, m->buffers.blocks, m->buffers.sequence,
-                                  m->buffers.rows[0], m->buffers.rows[1]};
-    for (size_t i = 0; i < sizeof addresses / sizeof *addresses; i++) {
-        if (addresses[i]) {
-            m->table->release(m->device, addresses[i]);
-        }
+    tkv_cache_free(m->cache);
+    tkv_memory_free(m->context, m->rows[0]);
+    tkv_memory_free(m->context, m->rows[1]);
+}
+
+static tkv_status repeat_pattern(const codec_measurement *m, const float *pattern, char *to,
+                                 tkv_error *error)
+{
+    const size_t row = (size_t)m->shape.head_dim * sizeof *pattern;
+    const size_t n_rows = (size_t)m->shape.n_tokens * (size_t)m->shape.n_kv_heads;
+    for (size_t at = 0; at < n_rows; at += PATTERN_ROWS) {
+        const size_t n = n_rows - at < PATTERN_ROWS ? n_rows - at : PATTERN_ROWS;
+        TKV_TRY(tkv_memory_upload(m->context, to + at * row, pattern, n * row, error));
     }
+    return TKV_OK;
 }
 
 /* Uniform rows of unit variance: what the codes are does not matter to the time. */
-static tkv_status upload_rows(codec_measurement *m, uint64_t to, uint64_t seed, tkv_error *error)
+static tkv_status create_rows(codec_measurement *m, int order, tkv_error *error)
 {
     const size_t row = (size_t)m->shape.head_dim;
     const size_t n_rows = (size_t)m->shape.n_tokens * (size_t)m->shape.n_kv_heads;
+    uint64_t seed = (uint64_t)order + 1;
+    TKV_TRY(tkv_memory_allocate(m->context, n_rows * row * sizeof(float), &m->rows[order], error));
     float *pattern = malloc(PATTERN_ROWS * row * sizeof *pattern);
     if (!pattern) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d rows", PATTERN_ROWS);
@@ -53,156 +53,108 @@ static tkv_status upload_rows(codec_measurement *m, uint64_t to, uint64_t seed, 
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         pattern[i] = ((float)(seed >> 40) * 0x1p-23f - 1.0f) * 1.7320508f;
     }
-    tkv_status status = TKV_OK;
-    for (size_t at = 0; at < n_rows && status == TKV_OK; at += PATTERN_ROWS) {
-        const size_t n = n_rows - at < PATTERN_ROWS ? n_rows - at : PATTERN_ROWS;
-        status = m->table->upload(m->device, to + at * row * sizeof(float), pattern,
-                                  n * row * sizeof(float), error);
-    }
+    const tkv_status status = repeat_pattern(m, pattern, m->rows[order], error);
     free(pattern);
     return status;
 }
 
-static tkv_status upload_sequence(codec_measurement *m, size_t block_bytes, int n_blocks,
-                                  tkv_error *error)
+static tkv_status create_cache(codec_measurement *m, tkv_error *error)
 {
-    tkv_device_block *blocks = calloc((size_t)n_blocks, sizeof *blocks);
-    if (!blocks) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of %d pages",
-                        n_blocks);
-    }
-    for (int i = 0; i < n_blocks; i++) {
-        blocks[i] = (tkv_device_block){.pages = m->buffers.pages + (size_t)i * block_bytes,
-                                       .is_exact = m->shape.type == TKV_TYPE_F16,
-                                       .n_slots = TKV_PAGE_TOKENS};
-    }
-    const tkv_device_sequence sequence = {
-        .blocks = m->buffers.blocks, .n_tokens = m->shape.n_tokens, .n_blocks = n_blocks};
-    tkv_status status = m->table->upload(m->device, m->buffers.blocks, blocks,
-                                         (size_t)n_blocks * sizeof *blocks, error);
-    if (status == TKV_OK) {
-        status =
-            m->table->upload(m->device, m->buffers.sequence, &sequence, sizeof sequence, error);
-    }
-    free(blocks);
-    return status;
+    const tkv_device_codec_shape *s = &m->shape;
+    const tkv_cache_params params = {.n_layers = 1,
+                                     .n_kv_heads = s->n_kv_heads,
+                                     .head_dim_k = s->head_dim,
+                                     .head_dim_v = s->head_dim,
+                                     .max_tokens = s->n_tokens + 1,
+                                     .types_k = &s->type,
+                                     .types_v = &s->type};
+    return tkv_cache_create(m->context, &params, &m->cache, error);
 }
 
-static tkv_status create_buffers(codec_measurement *m, tkv_error *error)
+/* One call that is timed: n_tokens > 0: stores so many, which are reserved; 0: loads the chunk. */
+static tkv_status enqueue(const codec_measurement *m, int n_tokens, tkv_error *error)
 {
-    const int n_blocks = (m->shape.n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
-    const size_t block_bytes =
-        2 * (size_t)m->shape.n_kv_heads * tkv_page_bytes(m->shape.type, m->shape.head_dim);
-    const size_t row_bytes = (size_t)m->shape.n_tokens * (size_t)m->shape.n_kv_heads *
-                             (size_t)m->shape.head_dim * sizeof(float);
-    const size_t sizes[] = {(size_t)n_blocks * block_bytes,
-                            (size_t)n_blocks * sizeof(tkv_device_block),
-                            sizeof(tkv_device_sequence), row_bytes, row_bytes};
-    uint64_t *addresses[] = {&m->buffers.pages, &m->buffers.blocks, &m->buffers.sequence,
-                             &m->buffers.rows[0], &m->buffers.rows[1]};
-    tkv_status status = TKV_OK;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && status == TKV_OK; i++) {
-        status = m->table->allocate(m->device, sizes[i], addresses[i], error);
-    }
-    for (int order = 0; order < 2 && status == TKV_OK; order++) {
-        status = upload_rows(m, m->buffers.rows[order], (uint64_t)order + 1, error);
-    }
-    return status == TKV_OK ? upload_sequence(m, block_bytes, n_blocks, error) : status;
-}
-
-static tkv_status enqueue(const codec_measurement *m, codec_call call, tkv_error *error)
-{
-    const uint64_t *rows = m->buffers.rows;
-    switch (call) {
-    case CALL_STORE:
-        return m->table->store(m->device, &m->layer, m->buffers.sequence, 1, 0, m->shape.n_tokens,
-                               rows[0], rows[1], error);
-    case CALL_APPEND:
-        return m->table->store(m->device, &m->layer, m->buffers.sequence, 1, -1, 1, rows[0],
-                               rows[1], error);
-    default:
-        return m->table->load(m->device, &m->layer, m->buffers.sequence, 0, m->shape.n_tokens,
-                              rows[0], rows[1], error);
-    }
+    return n_tokens > 0
+               ? tkv_cache_append(m->cache, 0, n_tokens, m->rows[0], m->rows[1], error)
+               : tkv_cache_read(m->cache, 0, 0, m->shape.n_tokens, m->rows[0], m->rows[1], error);
 }
 
 /* Seconds a call, the best of several runs after one that does not count. */
-static tkv_status time_calls(const codec_measurement *m, codec_call call, int n_calls,
-                             double *seconds, tkv_error *error)
+static tkv_status time_calls(const codec_measurement *m, int n_tokens, int n_calls, double *seconds,
+                             tkv_error *error)
 {
     *seconds = INFINITY;
     for (int run = 0; run <= N_RUNS; run++) {
         const double begin = tkv_clock();
-        tkv_status status = TKV_OK;
-        for (int i = 0; i < n_calls && status == TKV_OK; i++) {
-            status = enqueue(m, call, error);
+        for (int i = 0; i < n_calls; i++) {
+            TKV_TRY(enqueue(m, n_tokens, error));
         }
-        if (status == TKV_OK) {
-            status = m->table->wait(m->device, error);
-        }
-        if (status != TKV_OK) {
-            return status;
-        }
+        TKV_TRY(tkv_context_wait(m->context, error));
         *seconds = run > 0 ? fmin(*seconds, (tkv_clock() - begin) / n_calls) : *seconds;
     }
     return TKV_OK;
 }
 
-tkv_status tkv_device_codec_speed_measure(tkv_device *device, const tkv_device_codec_shape *shape,
+/* Tokens that are reserved are stored as often as is wanted. */
+static tkv_status time_stores(const codec_measurement *m, int n_tokens, int n_calls,
+                              double *seconds, tkv_error *error)
+{
+    TKV_TRY(tkv_cache_reserve(m->cache, n_tokens, 0, error));
+    TKV_TRY(time_calls(m, n_tokens, n_calls, seconds, error));
+    return tkv_cache_commit(m->cache, error);
+}
+
+static tkv_status measure(codec_measurement *m, tkv_device_codec_speed *speed, tkv_error *error)
+{
+    TKV_TRY(create_rows(m, 0, error));
+    TKV_TRY(create_rows(m, 1, error));
+    TKV_TRY(create_cache(m, error));
+    TKV_TRY(time_stores(m, m->shape.n_tokens, N_CALLS, &speed->store_seconds, error));
+    TKV_TRY(time_stores(m, 1, N_APPENDS, &speed->append_seconds, error));
+    return time_calls(m, 0, N_CALLS, &speed->load_seconds, error);
+}
+
+tkv_status tkv_device_codec_speed_measure(tkv_context *context, const tkv_device_codec_shape *shape,
                                           tkv_device_codec_speed *speed, tkv_error *error)
 {
-    codec_measurement m = {.device = device,
-                           .table = device->table,
-                           .shape = *shape,
-                           .layer = {.type_k = (int32_t)shape->type,
-                                     .type_v = (int32_t)shape->type,
-                                     .n_kv_heads = shape->n_kv_heads,
-                                     .head_dim_k = shape->head_dim,
-                                     .head_dim_v = shape->head_dim,
-                                     .effort = (int32_t)shape->effort}};
+    codec_measurement m = {.context = context, .shape = *shape};
     speed->n_rows = 2.0 * shape->n_tokens * shape->n_kv_heads;
     speed->n_bytes = speed->n_rows * ((double)shape->head_dim * sizeof(float) +
                                       (double)tkv_row_bytes(shape->type, shape->head_dim));
-    tkv_status status = create_buffers(&m, error);
-    if (status == TKV_OK) {
-        status = time_calls(&m, CALL_STORE, N_CALLS, &speed->store_seconds, error);
-    }
-    if (status == TKV_OK) {
-        status = time_calls(&m, CALL_APPEND, N_APPENDS, &speed->append_seconds, error);
-    }
-    if (status == TKV_OK) {
-        status = time_calls(&m, CALL_LOAD, N_CALLS, &speed->load_seconds, error);
-    }
-    release_buffers(&m);
+    const tkv_status status = measure(&m, speed, error);
+    free_measurement(&m);
     return status;
 }
 
-tkv_status tkv_device_copy_bandwidth(tkv_device *device, size_t n_bytes, double *bandwidth,
+static tkv_status time_copies(tkv_context *context, void *const areas[2], size_t n_bytes,
+                              double *seconds, tkv_error *error)
+{
+    *seconds = INFINITY;
+    for (int run = 0; run <= N_RUNS; run++) {
+        const double begin = tkv_clock();
+        for (int i = 0; i < N_CALLS; i++) {
+            TKV_TRY(tkv_memory_copy(context, areas[1], areas[0], n_bytes, error));
+        }
+        TKV_TRY(tkv_context_wait(context, error));
+        *seconds = run > 0 ? fmin(*seconds, (tkv_clock() - begin) / N_CALLS) : *seconds;
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_device_copy_bandwidth(tkv_context *context, size_t n_bytes, double *bandwidth,
                                      tkv_error *error)
 {
-    uint64_t from = 0;
-    uint64_t to = 0;
-    tkv_status status = device->table->allocate(device, n_bytes, &from, error);
+    void *areas[2] = {NULL, NULL};
+    double seconds = INFINITY;
+    tkv_status status = tkv_memory_allocate(context, n_bytes, &areas[0], error);
     if (status == TKV_OK) {
-        status = device->table->allocate(device, n_bytes, &to, error);
+        status = tkv_memory_allocate(context, n_bytes, &areas[1], error);
     }
-    *bandwidth = 0.0;
-    for (int run = 0; run <= N_RUNS && status == TKV_OK; run++) {
-        const double begin = tkv_clock();
-        for (int i = 0; i < N_CALLS && status == TKV_OK; i++) {
-            status = device->table->copy(device, to, from, n_bytes, error);
-        }
-        if (status == TKV_OK) {
-            status = device->table->wait(device, error);
-        }
-        const double seconds = (tkv_clock() - begin) / N_CALLS;
-        *bandwidth = run > 0 ? fmax(*bandwidth, 2.0 * (double)n_bytes / seconds) : 0.0;
+    if (status == TKV_OK) {
+        status = time_copies(context, areas, n_bytes, &seconds, error);
     }
-    if (from) {
-        device->table->release(device, from);
-    }
-    if (to) {
-        device->table->release(device, to);
-    }
+    *bandwidth = 2.0 * (double)n_bytes / seconds;
+    tkv_memory_free(context, areas[0]);
+    tkv_memory_free(context, areas[1]);
     return status;
 }

@@ -1,11 +1,12 @@
-/* How fast a back end with memory of its own stores and loads the rows of a layer. */
+/* How fast a context that keeps pages in a device's memory stores and loads the rows of a layer. */
 #ifndef TKV_EVAL_DEVICE_CODEC_SPEED_H
 #define TKV_EVAL_DEVICE_CODEC_SPEED_H
 
-#include "device/device.h"
+#include "turbokv.h"
 
-/* Bytes a second, read and written, of a copy within the device's memory; the best of several. */
-tkv_status tkv_device_copy_bandwidth(tkv_device *device, size_t n_bytes, double *bandwidth,
+/* Bytes a second, read and written, of a copy within the memory where the context computes; the
+ * best of several. */
+tkv_status tkv_device_copy_bandwidth(tkv_context *context, size_t n_bytes, double *bandwidth,
                                      tkv_error *error);
 
 typedef struct tkv_device_codec_shape {
@@ -13,7 +14,6 @@ typedef struct tkv_device_codec_shape {
     int head_dim;
     int n_kv_heads;
     int n_tokens; /* of a chunk */
-    tkv_effort effort;
 } tkv_device_codec_shape;
 
 typedef struct tkv_device_codec_speed {
@@ -24,7 +24,8 @@ typedef struct tkv_device_codec_speed {
     double n_bytes;        /* that a chunk's floats and codes take together */
 } tkv_device_codec_speed;
 
-tkv_status tkv_device_codec_speed_measure(tkv_device *device, const tkv_device_codec_shape *shape,
+/* On a context on a device. */
+tkv_status tkv_device_codec_speed_measure(tkv_context *context, const tkv_device_codec_shape *shape,
                                           tkv_device_codec_speed *speed, tkv_error *error);
 
 #endif

@@ -1,7 +1,5 @@
 #include "eval/divergence.h"
 
-#include "base/error.h"
-
 #include <math.h>
 #include <stdlib.h>
 

@@ -1,7 +1,5 @@
 #include "eval/footprint.h"
 
-#include "cache/cache.h"
-
 /* Keys and values that a layer keeps of n_tokens: behind a window whole pages go. */
 static double layer_values(const tkv_model_config *config, int window, int n_tokens)
 {
@@ -24,7 +22,7 @@ size_t tkv_kv_bytes_f16(const tkv_model *model, int n_tokens)
 {
     const tkv_model_config *config = tkv_model_get_config(model);
     const tkv_policy f16 = {.type_k = TKV_TYPE_F16, .type_v = TKV_TYPE_F16};
-    size_t bytes = sizeof(tkv_cache);
+    size_t bytes = tkv_policy_object_bytes();
     for (int i = 0; i < config->n_layers && n_tokens > 0; i++) {
         const tkv_layer_shape shape = {.n_kv_heads = config->n_kv_heads,
                                        .head_dim_k = config->head_dim_k,

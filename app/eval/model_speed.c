@@ -1,6 +1,5 @@
 #include "eval/model_speed.h"
 
-#include "base/error.h"
 #include "eval/clock.h"
 #include "eval/footprint.h"
 #include "model/prompt.h"

@@ -1,6 +1,5 @@
 #include "eval/needles.h"
 
-#include "base/error.h"
 #include "eval/clock.h"
 #include "model/prompt.h"
 #include "model/sampler.h"

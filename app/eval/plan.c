@@ -1,8 +1,5 @@
 #include "eval/plan.h"
 
-#include "base/error.h"
-#include "cache/cache.h"
-
 #include <stdlib.h>
 
 #define LOOK_BACK 64
@@ -142,7 +139,7 @@ static tkv_status find_kept(const tkv_geometry *geometry, const tkv_policy *poli
 static uint64_t sum_layers(const tkv_plan_params *params, const tkv_policy *policy,
                            const kept_layers *kept, filling f)
 {
-    uint64_t sum = kept->n > 0 ? sizeof(tkv_cache) : 0;
+    uint64_t sum = kept->n > 0 ? tkv_policy_object_bytes() : 0;
     for (int i = 0; i < kept->n; i++) {
         const int lowest = i > LOOK_BACK ? i - LOOK_BACK : 0;
         int equal = i - 1;

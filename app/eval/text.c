@@ -1,6 +1,5 @@
 #include "eval/text.h"
 
-#include "base/error.h"
 #include "eval/clock.h"
 #include "model/prompt.h"
 #include "model/session.h"

@@ -1,5 +1,4 @@
 /* Reading libraries and compiled shaders: the names in them, and sources that are embedded. */
-#include "base/error.h"
 #include "gate/evidence.h"
 
 #include <ctype.h>

@@ -1,7 +1,5 @@
 #include "gate/evidence.h"
 
-#include "base/error.h"
-
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,5 @@
 #include "gate/isolate.h"
 
-#include "base/error.h"
 #include "eval/clock.h"
 
 #include <errno.h>

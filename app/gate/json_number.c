@@ -1,7 +1,5 @@
 #include "gate/json_number.h"
 
-#include "base/error.h"
-
 #include <math.h>
 #include <stdio.h>
 

@@ -1,6 +1,5 @@
 /* Reading the branches of a git repository with libgit2: it runs neither git nor anything that a
  * repository's configuration names, so that a repository need not be trusted to be looked at. */
-#include "base/error.h"
 #include "gate/llama_tree.h"
 
 #include <git2.h>

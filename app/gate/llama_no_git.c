@@ -1,5 +1,4 @@
 /* The build without libgit2: repositories are recognised, but not read. */
-#include "base/error.h"
 #include "gate/llama_tree.h"
 
 #include <stdio.h>

@@ -1,6 +1,5 @@
 /* Reading a directory of sources, or an installation. Links are not followed: what they lead to is
  * either in the tree, or not of it. */
-#include "base/error.h"
 #include "gate/llama_tree.h"
 
 #include <dirent.h>

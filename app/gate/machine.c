@@ -1,6 +1,5 @@
 #include "gate/machine.h"
 
-#include "base/error.h"
 #include "eval/clock.h"
 #include "gate/device_test.h"
 #include "gate/isolate.h"

@@ -1,9 +1,6 @@
 #include "gate/mlx.h"
 
-#include "base/error.h"
-#include "base/half.h"
-#include "device/context.h"
-#include "format/codec.h"
+#include "common/try.h"
 
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -61,7 +58,7 @@ static void add_signs(cJSON *object, int head_dim)
     for (int round = 0; round < 2; round++) {
         float signs[TKV_MAX_HEAD_DIM];
         for (int j = 0; j < head_dim; j++) {
-            const uint32_t word = tkv_rotation_signs[round][j / 32];
+            const uint32_t word = tkv_rotation_sign_words(round)[j / 32];
             signs[j] = word >> j % 32 & 1u ? -1.0f : 1.0f;
         }
         cJSON_AddItemToArray(rounds, row_to_json(head_dim, signs));
@@ -77,9 +74,7 @@ static void add_rotations(cJSON *known, uint32_t *seed)
         cJSON *c = cJSON_CreateObject();
         fill(seed, N_ROWS * dims[i], x);
         add_rows(c, "x", N_ROWS, dims[i], x);
-        for (int row = 0; row < N_ROWS; row++) {
-            tkv_rotate_row(dims[i], x + row * dims[i]);
-        }
+        (void)tkv_rotate(dims[i], N_ROWS, x, NULL); /* its arguments are right */
         add_rows(c, "y", N_ROWS, dims[i], x);
         add_signs(c, dims[i]);
         cJSON_AddItemToArray(cases, c);
@@ -87,61 +82,81 @@ static void add_rotations(cJSON *known, uint32_t *seed)
 }
 
 /* Rows of a codebook type: what they are coded to, and what that decodes to. */
-static void add_coded_rows(cJSON *cases, tkv_type type, const float *x)
+static tkv_status add_coded_rows(cJSON *cases, tkv_type type, const float *x, tkv_error *error)
 {
-    const tkv_codebook *book = tkv_codebook_get(tkv_type_level_bits(type));
+    const tkv_codebook *book = tkv_type_codebook(type);
+    uint8_t records[N_ROWS * 2 * DIM];
+    uint8_t codes[N_ROWS * DIM];
+    uint16_t sides[N_ROWS];
     float decoded[N_ROWS * DIM];
-    float scales[N_ROWS];
-    float codes[N_ROWS * DIM];
+    float values[N_ROWS * DIM];
     float levels[16];
-    for (int row = 0; row < N_ROWS; row++) {
-        tkv_row_codes coded;
-        tkv_encode_row(type, TKV_EFFORT_DEFAULT, DIM, x + row * DIM, &coded);
-        tkv_dequantise_row(type, DIM, &coded, decoded + row * DIM);
-        tkv_unrotate_row(DIM, decoded + row * DIM);
-        scales[row] = tkv_half_to_float(coded.side[0]) / 64.0f;
-        for (int j = 0; j < DIM; j++) {
-            codes[row * DIM + j] = (float)coded.codes[j];
-        }
-    }
-    for (int i = 0; i < book->n_levels; i++) {
-        levels[i] = (float)book->levels[i];
-    }
+    TKV_TRY(tkv_encode_rows(type, DIM, N_ROWS, x, records, error));
+    TKV_TRY(tkv_decode_rows(type, DIM, N_ROWS, records, decoded, error));
+    TKV_TRY(tkv_unpack_codes(type, DIM, N_ROWS, records, codes, sides, error));
     cJSON *c = cJSON_CreateObject();
+    cJSON_AddItemToArray(cases, c);
     cJSON_AddStringToObject(c, "type", tkv_type_get_info(type)->name);
     add_rows(c, "x", N_ROWS, DIM, x);
     add_rows(c, "decoded", N_ROWS, DIM, decoded);
-    add_rows(c, "codes", N_ROWS, DIM, codes);
+    for (int i = 0; i < N_ROWS * DIM; i++) {
+        values[i] = (float)codes[i];
+    }
+    add_rows(c, "codes", N_ROWS, DIM, values);
     add_signs(c, DIM);
-    cJSON_AddItemToObject(c, "scales", row_to_json(N_ROWS, scales));
+    tkv_halves_to_floats(N_ROWS, sides, values);
+    for (int row = 0; row < N_ROWS; row++) {
+        values[row] /= 64.0f;
+    }
+    cJSON_AddItemToObject(c, "scales", row_to_json(N_ROWS, values));
+    for (int i = 0; i < book->n_levels; i++) {
+        levels[i] = (float)book->levels[i];
+    }
     cJSON_AddItemToObject(c, "levels", row_to_json(book->n_levels, levels));
     cJSON_AddItemToObject(c, "thresholds", row_to_json(book->n_levels - 1, book->thresholds));
-    cJSON_AddItemToArray(cases, c);
+    return TKV_OK;
 }
 
 /* The words of a turbo4 row, and its codes. */
-static void add_words(cJSON *known, const float *x)
+static tkv_status add_words(cJSON *known, const float *x, tkv_error *error)
 {
-    tkv_row_codes coded;
     uint8_t record[2 * DIM];
+    uint8_t codes[DIM];
+    uint16_t side;
+    TKV_TRY(tkv_encode_rows(TKV_TYPE_TURBO4, DIM, 1, x, record, error));
+    TKV_TRY(tkv_unpack_codes(TKV_TYPE_TURBO4, DIM, 1, record, codes, &side, error));
     cJSON *object = cJSON_AddObjectToObject(known, "words");
     cJSON *words = cJSON_AddArrayToObject(object, "words");
-    cJSON *codes = cJSON_AddArrayToObject(object, "codes");
-    tkv_encode_row(TKV_TYPE_TURBO4, TKV_EFFORT_DEFAULT, DIM, x, &coded);
-    tkv_pack_row(TKV_TYPE_TURBO4, DIM, &coded, record);
+    cJSON *listed = cJSON_AddArrayToObject(object, "codes");
     for (int i = 0; i < DIM / 2; i += 4) {
         const uint32_t word = (uint32_t)record[i] | (uint32_t)record[i + 1] << 8 |
                               (uint32_t)record[i + 2] << 16 | (uint32_t)record[i + 3] << 24;
         cJSON_AddItemToArray(words, cJSON_CreateNumber((double)word));
     }
     for (int j = 0; j < DIM; j++) {
-        cJSON_AddItemToArray(codes, cJSON_CreateNumber(coded.codes[j]));
+        cJSON_AddItemToArray(listed, cJSON_CreateNumber(codes[j]));
     }
+    return TKV_OK;
 }
 
-/* One query on a context of f16 keys and values, as the library's portable attention has it:
- * another table may be wrong on this machine. */
-static tkv_status add_attention(cJSON *known, uint32_t *seed, tkv_error *error)
+/* Query, keys, values and output of one head. */
+typedef struct attention_case {
+    float q[DIM];
+    float k[N_KEYS * DIM];
+    float v[N_KEYS * DIM];
+    float out[DIM];
+} attention_case;
+
+static tkv_status attend(tkv_cache *cache, attention_case *c, tkv_error *error)
+{
+    const tkv_attend_params params = {.n_queries = 1, .n_heads = 1, .first_position = N_KEYS - 1};
+    TKV_TRY(tkv_cache_append(cache, 0, N_KEYS, c->k, c->v, error));
+    return tkv_attend(cache, 0, &params, c->q, c->out, error);
+}
+
+/* On f16 keys and values, as the library's portable attention has it: other kernels may be wrong on
+ * this machine. */
+static tkv_status compute_attention(attention_case *c, tkv_error *error)
 {
     const tkv_type f16 = TKV_TYPE_F16;
     const tkv_cache_params params = {.n_layers = 1,
@@ -151,62 +166,63 @@ static tkv_status add_attention(cJSON *known, uint32_t *seed, tkv_error *error)
                                      .max_tokens = N_KEYS,
                                      .types_k = &f16,
                                      .types_v = &f16};
-    const tkv_attend_params attend = {.n_queries = 1, .n_heads = 1, .first_position = N_KEYS - 1};
-    float q[DIM];
-    float out[DIM];
-    float kv[2][N_KEYS * DIM];
     tkv_context *context = NULL;
     tkv_cache *cache = NULL;
-    fill(seed, DIM, q);
-    fill(seed, N_KEYS * DIM, kv[0]);
-    fill(seed, N_KEYS * DIM, kv[1]);
-    tkv_status status = tkv_context_create(&(tkv_context_params){.n_threads = 1}, &context, error);
+    TKV_TRY(tkv_context_create(&(tkv_context_params){.n_threads = 1, .kernels = "scalar"}, &context,
+                               error));
+    tkv_status status = tkv_cache_create(context, &params, &cache, error);
     if (status == TKV_OK) {
-        context->kernels = &tkv_kernels_scalar;
-        status = tkv_cache_create(context, &params, &cache, error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_cache_append(cache, 0, N_KEYS, kv[0], kv[1], error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_attend(cache, 0, &attend, q, out, error);
-    }
-    if (status == TKV_OK) {
-        cJSON *object = cJSON_AddObjectToObject(known, "attention");
-        const char *const names[] = {"q", "k", "v", "out"};
-        const float *const values[] = {q, kv[0], kv[1], out};
-        for (int i = 0; i < 4; i++) {
-            cJSON *heads = cJSON_AddArrayToObject(object, names[i]);
-            cJSON *rows = cJSON_CreateArray();
-            for (int t = 0; t < (i == 1 || i == 2 ? N_KEYS : 1); t++) {
-                cJSON_AddItemToArray(rows, row_to_json(DIM, values[i] + t * DIM));
-            }
-            cJSON_AddItemToArray(heads, rows);
-        }
+        status = attend(cache, c, error);
     }
     tkv_cache_free(cache);
     tkv_context_free(context);
     return status;
 }
 
-tkv_status tkv_mlx_known_answers(char **json, tkv_error *error)
+static tkv_status add_attention(cJSON *known, uint32_t *seed, tkv_error *error)
+{
+    attention_case c;
+    fill(seed, DIM, c.q);
+    fill(seed, N_KEYS * DIM, c.k);
+    fill(seed, N_KEYS * DIM, c.v);
+    TKV_TRY(compute_attention(&c, error));
+    cJSON *object = cJSON_AddObjectToObject(known, "attention");
+    const struct {
+        const char *name;
+        int n_rows;
+        const float *rows;
+    } arrays[] = {{"q", 1, c.q}, {"k", N_KEYS, c.k}, {"v", N_KEYS, c.v}, {"out", 1, c.out}};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        cJSON *heads = cJSON_AddArrayToObject(object, arrays[i].name);
+        cJSON *rows = cJSON_CreateArray();
+        for (int t = 0; t < arrays[i].n_rows; t++) {
+            cJSON_AddItemToArray(rows, row_to_json(DIM, arrays[i].rows + t * DIM));
+        }
+        cJSON_AddItemToArray(heads, rows);
+    }
+    return TKV_OK;
+}
+
+static tkv_status add_answers(cJSON *known, tkv_error *error)
 {
     static const tkv_type types[] = {TKV_TYPE_TURBO4, TKV_TYPE_TURBO3, TKV_TYPE_TURBO2};
     uint32_t seed = 1;
     float x[N_ROWS * DIM];
-    cJSON *known = cJSON_CreateObject();
-    *json = NULL;
     add_rotations(known, &seed);
     fill(&seed, N_ROWS * DIM, x);
     cJSON *rows = cJSON_AddArrayToObject(known, "rows");
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        add_coded_rows(rows, types[i], x);
+        TKV_TRY(add_coded_rows(rows, types[i], x, error));
     }
-    add_words(known, x);
-    const tkv_status status = add_attention(known, &seed, error);
-    if (status == TKV_OK) {
-        *json = cJSON_PrintUnformatted(known);
-    }
+    TKV_TRY(add_words(known, x, error));
+    return add_attention(known, &seed, error);
+}
+
+tkv_status tkv_mlx_known_answers(char **json, tkv_error *error)
+{
+    cJSON *known = cJSON_CreateObject();
+    const tkv_status status = add_answers(known, error);
+    *json = status == TKV_OK ? cJSON_PrintUnformatted(known) : NULL;
     cJSON_Delete(known);
     return status == TKV_OK && !*json
                ? tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for known answers")

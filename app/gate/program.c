@@ -1,5 +1,4 @@
 /* Running another program with a time limit. */
-#include "base/error.h"
 #include "eval/clock.h"
 #include "gate/mlx.h"
 

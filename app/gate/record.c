@@ -1,6 +1,5 @@
 #include "gate/record.h"
 
-#include "base/error.h"
 #include "gate/json_number.h"
 
 #include <dirent.h>

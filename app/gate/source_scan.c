@@ -1,6 +1,5 @@
 /* Reading sources without compiling them: tokens, and the few shapes in which kernels, tables,
  * switches and types are written. */
-#include "base/error.h"
 #include "gate/evidence.h"
 
 #include <ctype.h>

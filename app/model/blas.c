@@ -1,7 +1,5 @@
 #include "model/blas.h"
 
-#include "base/error.h"
-
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,7 +1,5 @@
 #include "model/config.h"
 
-#include "base/error.h"
-
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>

@@ -1,22 +1,14 @@
 /* ggml's weight formats. Layouts: https://github.com/ggml-org/ggml, ggml-common.h. */
 #include "model/dequantise.h"
 
-#include "base/error.h"
-#include "base/half.h"
 #include "model/dequantise_k.h"
+#include "model/half.h"
 #include "model/simd_clones.h"
 
 #include <inttypes.h>
 #include <string.h>
 
 #define BLOCK 32
-
-static float load_half(const uint8_t *at)
-{
-    uint16_t half;
-    memcpy(&half, at, sizeof half);
-    return tkv_half_to_float(half);
-}
 
 static void dequantise_f32(const void *blocks, size_t n, float *values)
 {
@@ -28,7 +20,7 @@ static void dequantise_f16(const void *blocks, size_t n, float *values)
 {
     const uint16_t *halves = blocks;
     for (size_t i = 0; i < n; i++) {
-        values[i] = tkv_half_to_float(halves[i]);
+        values[i] = tkv_weight_from_half(halves[i]);
     }
 }
 
@@ -37,7 +29,7 @@ static void dequantise_bf16(const void *blocks, size_t n, float *values)
 {
     const uint16_t *halves = blocks;
     for (size_t i = 0; i < n; i++) {
-        values[i] = tkv_bits_float((uint32_t)halves[i] << 16);
+        values[i] = tkv_weight_from_bfloat(halves[i]);
     }
 }
 
@@ -47,7 +39,7 @@ static void dequantise_q8_0(const void *blocks, size_t n, float *values)
 {
     const uint8_t *block = blocks;
     for (size_t i = 0; i < n; i += BLOCK, block += 34) {
-        const float scale = load_half(block);
+        const float scale = tkv_weight_at(block);
         const int8_t *codes = (const int8_t *)block + 2;
         for (int j = 0; j < BLOCK; j++) {
             values[i + j] = scale * (float)codes[j];
@@ -61,7 +53,7 @@ static void dequantise_q4_0(const void *blocks, size_t n, float *values)
 {
     const uint8_t *block = blocks;
     for (size_t i = 0; i < n; i += BLOCK, block += 18) {
-        const float scale = load_half(block);
+        const float scale = tkv_weight_at(block);
         const uint8_t *codes = block + 2;
         for (int j = 0; j < BLOCK / 2; j++) {
             values[i + j] = scale * (float)((codes[j] & 15) - 8);
@@ -76,8 +68,8 @@ static void dequantise_q4_1(const void *blocks, size_t n, float *values)
 {
     const uint8_t *block = blocks;
     for (size_t i = 0; i < n; i += BLOCK, block += 20) {
-        const float scale = load_half(block);
-        const float minimum = load_half(block + 2);
+        const float scale = tkv_weight_at(block);
+        const float minimum = tkv_weight_at(block + 2);
         const uint8_t *codes = block + 4;
         for (int j = 0; j < BLOCK / 2; j++) {
             values[i + j] = scale * (float)(codes[j] & 15) + minimum;
@@ -102,7 +94,7 @@ static void dequantise_q5_0(const void *blocks, size_t n, float *values)
 {
     const uint8_t *block = blocks;
     for (size_t i = 0; i < n; i += BLOCK, block += 22) {
-        const float scale = load_half(block);
+        const float scale = tkv_weight_at(block);
         int codes[BLOCK];
         unpack_five_bits(block + 2, codes);
         for (int j = 0; j < BLOCK; j++) {
@@ -116,8 +108,8 @@ static void dequantise_q5_1(const void *blocks, size_t n, float *values)
 {
     const uint8_t *block = blocks;
     for (size_t i = 0; i < n; i += BLOCK, block += 24) {
-        const float scale = load_half(block);
-        const float minimum = load_half(block + 2);
+        const float scale = tkv_weight_at(block);
+        const float minimum = tkv_weight_at(block + 2);
         int codes[BLOCK];
         unpack_five_bits(block + 4, codes);
         for (int j = 0; j < BLOCK; j++) {

@@ -1,18 +1,11 @@
 #include "model/dequantise_k.h"
 
-#include "base/half.h"
+#include "model/half.h"
 #include "model/simd_clones.h"
 
 #include <string.h>
 
 #define GROUP 32
-
-static float load_half(const uint8_t *at)
-{
-    uint16_t half;
-    memcpy(&half, at, sizeof half);
-    return tkv_half_to_float(half);
-}
 
 /* Six-bit scale and minimum of group 0-7, packed into 12 bytes: groups 0-3 have bytes of their own,
  * whose upper two bits complete the nibbles of groups 4-7. */
@@ -35,8 +28,8 @@ void tkv_dequantise_q4_k(const void *blocks, size_t n, float *values)
 {
     const uint8_t *block = blocks;
     for (size_t i = 0; i < n; i += TKV_K_BLOCK, block += 144) {
-        const float block_scale = load_half(block);
-        const float block_minimum = load_half(block + 2);
+        const float block_scale = tkv_weight_at(block);
+        const float block_minimum = tkv_weight_at(block + 2);
         for (int group = 0; group < 8; group++) {
             const uint8_t *codes = block + 16 + group / 2 * GROUP;
             const int shift = group % 2 * 4;
@@ -59,8 +52,8 @@ void tkv_dequantise_q5_k(const void *blocks, size_t n, float *values)
 {
     const uint8_t *block = blocks;
     for (size_t i = 0; i < n; i += TKV_K_BLOCK, block += 176) {
-        const float block_scale = load_half(block);
-        const float block_minimum = load_half(block + 2);
+        const float block_scale = tkv_weight_at(block);
+        const float block_minimum = tkv_weight_at(block + 2);
         const uint8_t *high = block + 16;
         for (int group = 0; group < 8; group++) {
             const uint8_t *codes = block + 48 + group / 2 * GROUP;
@@ -86,7 +79,7 @@ void tkv_dequantise_q6_k(const void *blocks, size_t n, float *values)
 {
     const uint8_t *block = blocks;
     for (size_t i = 0; i < n; i += TKV_K_BLOCK, block += 210) {
-        const float block_scale = load_half(block + 208);
+        const float block_scale = tkv_weight_at(block + 208);
         const int8_t *scales = (const int8_t *)block + 192;
         for (int group = 0; group < 8; group++) {
             const int half = group / 4;

@@ -1,8 +1,8 @@
 #include "model/dot_q8_0.h"
 
-#include "base/cpu.h"
-#include "base/half.h"
+#include "model/half.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #define BLOCK 32
@@ -25,9 +25,7 @@ static void dot_portable(size_t n, const uint8_t *rows, size_t row_bytes, const 
         const uint8_t *block = rows + (size_t)r * row_bytes;
         float lanes[LANES] = {0};
         for (size_t i = 0; i < n; i += BLOCK, block += BLOCK_BYTES) {
-            uint16_t half;
-            memcpy(&half, block, sizeof half);
-            const float scale = tkv_half_to_float(half);
+            const float scale = tkv_weight_at(block);
             const int8_t *codes = (const int8_t *)block + 2;
             for (int l = 0; l < LANES; l++) {
                 lanes[l] += scale * ((float)codes[l] * x[i + (size_t)l] +
@@ -42,6 +40,7 @@ static void dot_portable(size_t n, const uint8_t *rows, size_t row_bytes, const 
 }
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
@@ -121,10 +120,22 @@ AVX512 static void dot_avx512(size_t n, const uint8_t *rows, size_t row_bytes, c
 }
 #endif
 
+#if defined(__x86_64__)
+/* Clang 14's __builtin_cpu_supports does not know "f16c". */
+static bool has_f16c(void)
+{
+    unsigned a;
+    unsigned b;
+    unsigned c = 0;
+    unsigned d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 tkv_dot_q8_0 tkv_dot_q8_0_get(void)
 {
 #if defined(__x86_64__)
-    if (tkv_cpu_has_avx2()) {
+    if (has_f16c() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         return __builtin_cpu_supports("avx512f") ? dot_avx512 : dot_avx2;
     }
 #endif

@@ -1,7 +1,5 @@
 #include "model/exchange.h"
 
-#include "base/error.h"
-
 #include <stdlib.h>
 #include <string.h>
 

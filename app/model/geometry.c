@@ -1,6 +1,5 @@
 #include "model/geometry.h"
 
-#include "base/error.h"
 #include "model/config.h"
 #include "model/geometry_reader.h"
 

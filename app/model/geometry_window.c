@@ -1,8 +1,6 @@
 /* Which layers have a sliding window. */
 #include "model/geometry_reader.h"
 
-#include "base/error.h"
-
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>

@@ -1,6 +1,5 @@
 #include "model/gguf.h"
 
-#include "base/error.h"
 #include "model/dequantise.h"
 
 #include <errno.h>

@@ -1,5 +1,4 @@
 /* Metadata values of a GGUF file as integers, numbers and text. */
-#include "base/error.h"
 #include "model/gguf.h"
 
 #include <inttypes.h>

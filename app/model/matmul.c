@@ -1,6 +1,5 @@
 #include "model/matmul.h"
 
-#include "base/error.h"
 #include "model/dequantise.h"
 #include "model/dot_q8_0.h"
 #include "model/simd_clones.h"
@@ -34,14 +33,15 @@ typedef struct product {
     const tkv_matmul_means *means;
 } product;
 
-static tkv_threads *threads_of(const product *p)
+/* The caller alone without a context. */
+static int count_threads(const product *p)
 {
-    return p->means->context ? p->means->context->threads : NULL;
+    return p->means->context ? tkv_context_threads(p->means->context) : 1;
 }
 
 static bool is_stopped(const product *p)
 {
-    return p->means->context && tkv_context_is_stopped(p->means->context);
+    return tkv_context_is_stopped(p->means->context);
 }
 
 /* Sums in lanes, so that the compiler may vectorise without reordering. n is any length. */
@@ -88,7 +88,7 @@ static void multiply_weight_row(const product *p, int out)
 /* Threads, and parts for them to take: several each, since a thread may come late. */
 static int choose_parts(const product *p, int *n_threads)
 {
-    *n_threads = tkv_threads_count(threads_of(p));
+    *n_threads = count_threads(p);
     if (*n_threads == 1 || (size_t)p->n_in * (size_t)p->n_out < MIN_PARALLEL_WEIGHTS) {
         *n_threads = 1;
         return 1;
@@ -124,7 +124,7 @@ static void multiply_few(const product *p)
     int n_threads;
     const bool has_dot = p->format->type == TKV_WEIGHT_Q8_0 && p->n_rows == 1;
     few_job job = {p, choose_parts(p, &n_threads), has_dot ? tkv_dot_q8_0_get() : NULL};
-    tkv_threads_run(threads_of(p), n_threads, job.n_parts, multiply_part, &job);
+    tkv_context_run(p->means->context, n_threads, job.n_parts, multiply_part, &job);
 }
 
 /* Many rows without a BLAS: the weights are read for every few of them. */
@@ -175,7 +175,7 @@ static void multiply_tile(void *argument, int item, int thread)
 
 static tkv_status multiply_many(const product *p, tkv_error *error)
 {
-    const int n_team = tkv_threads_count(threads_of(p));
+    const int n_team = count_threads(p);
     const int n_allowed = tkv_blas_threads(p->means->blas);
     const int n_threads = n_team < n_allowed ? n_team : n_allowed;
     many_job job = {p, tile_rows(p, n_threads), NULL};
@@ -186,7 +186,7 @@ static tkv_status multiply_many(const product *p, tkv_error *error)
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu tiles of %d x %d weights",
                         n_used, job.rows, p->n_in);
     }
-    tkv_threads_run(threads_of(p), (int)n_used, n_tiles, multiply_tile, &job);
+    tkv_context_run(p->means->context, (int)n_used, n_tiles, multiply_tile, &job);
     free(job.tiles);
     return TKV_OK;
 }

@@ -2,7 +2,6 @@
 #ifndef TKV_MODEL_MATMUL_H
 #define TKV_MODEL_MATMUL_H
 
-#include "device/context.h"
 #include "model/blas.h"
 #include "model/gguf.h"
 

@@ -1,6 +1,5 @@
 #include "model/model.h"
 
-#include "base/error.h"
 #include "model/config.h"
 #include "model/dequantise.h"
 #include "model/geometry.h"

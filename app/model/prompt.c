@@ -1,7 +1,5 @@
 #include "model/prompt.h"
 
-#include "base/error.h"
-
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,11 +1,8 @@
 #include "model/runner.h"
 
-#include "base/error.h"
-#include "device/context.h"
 #include "model/exchange.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct cpu_runner {
     tkv_runner base;
@@ -90,11 +87,11 @@ static bool is_on_cuda(const tkv_model *model)
 tkv_status tkv_runner_create(const tkv_model *model, tkv_context *context, int n_batch,
                              tkv_runner **runner, tkv_error *error)
 {
-    if (!context->device) {
+    if (tkv_context_device_kind(context) == TKV_DEVICE_CPU) {
         return create_on_cpu(model, context, n_batch, runner, error);
     }
 #ifdef TKV_HAVE_CUDA_MODEL
-    if (strcmp(tkv_context_kernels(context), "cuda") == 0 && is_on_cuda(model)) {
+    if (tkv_context_device_kind(context) == TKV_DEVICE_CUDA && is_on_cuda(model)) {
         return tkv_runner_create_cuda(model, context, n_batch, runner, error);
     }
 #endif

@@ -1,7 +1,5 @@
 #include "model/sampler.h"
 
-#include "base/error.h"
-
 #include <math.h>
 #include <stdlib.h>
 

@@ -1,7 +1,5 @@
 #include "model/session.h"
 
-#include "base/error.h"
-#include "device/context.h"
 #include "model/runner.h"
 #include "model/weights.h"
 

@@ -1,6 +1,5 @@
 #include "model/tokenizer.h"
 
-#include "base/error.h"
 #include "model/tokenizer_internal.h"
 
 #include <stdlib.h>

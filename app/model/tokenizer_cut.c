@@ -2,8 +2,6 @@
  * published them in their tokenizer files. */
 #include "model/tokenizer_internal.h"
 
-#include "base/error.h"
-
 #include <stdio.h>
 #include <string.h>
 

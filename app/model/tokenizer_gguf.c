@@ -1,5 +1,4 @@
 /* A tokenizer from the "tokenizer.ggml" metadata of a GGUF file. */
-#include "base/error.h"
 #include "model/tokenizer_internal.h"
 
 #include <float.h>

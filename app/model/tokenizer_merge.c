@@ -2,8 +2,6 @@
  * pairs, O(n log n). */
 #include "model/tokenizer_internal.h"
 
-#include "base/error.h"
-
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,8 +1,6 @@
 /* Special tokens: those that are found in text before anything else, and those that end a text. */
 #include "model/tokenizer_internal.h"
 
-#include "base/error.h"
-
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,5 @@
 #include "model/transformer.h"
 
-#include "base/error.h"
 #include "model/dequantise.h"
 #include "model/exchange.h"
 #include "model/matmul.h"
@@ -96,7 +95,7 @@ tkv_status tkv_workspace_create(const tkv_model *model, int n_batch, const tkv_c
         next += sizes[i].width * (size_t)n_batch;
     }
     /* After the buffers, which leave it what room there is. */
-    const tkv_status status = tkv_blas_open(context->n_threads, &created->blas, error);
+    const tkv_status status = tkv_blas_open(tkv_context_threads(context), &created->blas, error);
     created->means.blas = created->blas;
     if (status != TKV_OK) {
         tkv_workspace_free(created);

@@ -20,13 +20,6 @@ static inline int tkv_padded_dim(int head_dim)
 /* As tkv_check_head_dim, for what works on rows as they are stored: a multiple of TKV_DIM_STEP. */
 tkv_status tkv_check_padded_dim(tkv_type type, int head_dim, tkv_error *error);
 
-/* A scalar quantiser on unit-variance coordinates: code = number of thresholds below z. */
-typedef struct tkv_codebook {
-    int n_levels;
-    const int8_t *levels;    /* [n_levels] ascending, antisymmetric, outermost +-127 */
-    const float *thresholds; /* [n_levels - 1] ascending */
-} tkv_codebook;
-
 /* Lloyd-Max codebook of N(0,1) with 2, 3 or 4 bits (Max 1960; Lloyd 1982). */
 const tkv_codebook *tkv_codebook_get(int bits);
 

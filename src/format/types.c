@@ -6,15 +6,24 @@
 /* The enum of turbokv.h, which includes nothing, says what the table says. */
 #define CHECK_NUMBER(id, name, number, ...)                                                        \
     _Static_assert((int)TKV_TYPE_##id == number, "the number of " name);
+_Static_assert((int)TKV_CODING_HALF == TKV_CODE_HALF &&
+                   (int)TKV_CODING_UNIFORM == TKV_CODE_UNIFORM &&
+                   (int)TKV_CODING_CODEBOOK == TKV_CODE_CODEBOOK &&
+                   (int)TKV_CODING_TRELLIS == TKV_CODE_TRELLIS &&
+                   (int)TKV_CODING_SKETCH == TKV_CODE_SKETCH,
+               "the kinds of codes");
 #define PLUS_ONE(...) +1
 TKV_TYPES(CHECK_NUMBER)
 _Static_assert((int)TKV_TYPE_COUNT == TKV_TYPES(PLUS_ONE), "a line for each type");
 
 #define INFO(id, name, number, kind, plane0, plane1, plane2, level_bits, side_fields, rounding,    \
              nmse, description)                                                                    \
-    [number] = {name, description,                                                                 \
-                TKV_CODE_##kind == TKV_CODE_HALF ? 16 : plane0 + plane1 + plane2, side_fields,     \
-                nmse},
+    [number] = {name,                                                                              \
+                description,                                                                       \
+                TKV_CODE_##kind == TKV_CODE_HALF ? 16 : plane0 + plane1 + plane2,                  \
+                side_fields,                                                                       \
+                nmse,                                                                              \
+                (tkv_coding)TKV_CODE_##kind},
 static const tkv_type_info infos[TKV_TYPE_COUNT] = {TKV_TYPES(INFO)};
 
 static bool is_type(tkv_type type)

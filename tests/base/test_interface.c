@@ -174,6 +174,37 @@ static void memory_and_halves(void **state)
     tkv_context_free(context);
 }
 
+static void tables_and_codes_of_the_format(void **state)
+{
+    (void)state;
+    const tkv_codebook *book = tkv_type_codebook(TKV_TYPE_TURBO3);
+    assert_int_equal(book->n_levels, 8);
+    assert_int_equal(book->levels[7], 127);
+    assert_null(tkv_type_codebook(TKV_TYPE_TURBO8));
+    assert_null(tkv_type_codebook(TKV_TYPE_COUNT));
+    assert_int_equal(tkv_type_get_info(TKV_TYPE_TURBO4Q)->coding, TKV_CODING_SKETCH);
+    assert_non_null(tkv_rotation_sign_words(1));
+    assert_null(tkv_rotation_sign_words(2));
+    /* A row of the codebook's own levels, as they stand in the rotated domain. */
+    uint8_t record[2 * DIM];
+    uint8_t codes[DIM];
+    uint16_t side;
+    float x[DIM];
+    for (int j = 0; j < DIM; j++) {
+        x[j] = (float)book->levels[j * 5 % 8];
+    }
+    assert_ok(tkv_unrotate(DIM, 1, x, &error));
+    assert_ok(tkv_encode_rows(TKV_TYPE_TURBO3, DIM, 1, x, record, &error));
+    assert_ok(tkv_unpack_codes(TKV_TYPE_TURBO3, DIM, 1, record, codes, &side, &error));
+    for (int j = 0; j < DIM; j++) {
+        assert_int_equal(codes[j] & 4, j * 5 % 8 & 4); /* the sign */
+    }
+    assert_fails(tkv_unpack_codes(TKV_TYPE_F16, DIM, 1, record, codes, &side, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "no codes");
+    assert_fails(tkv_unpack_codes(TKV_TYPE_TURBO3, DIM, 1, NULL, codes, &side, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "NULL");
+}
+
 static void a_cache_from_a_policy(void **state)
 {
     (void)state;
@@ -217,6 +248,7 @@ int main(void)
         cmocka_unit_test(running_items),
         cmocka_unit_test(attached_objects),
         cmocka_unit_test(memory_and_halves),
+        cmocka_unit_test(tables_and_codes_of_the_format),
         cmocka_unit_test(a_cache_from_a_policy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

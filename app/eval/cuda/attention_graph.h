@@ -19,14 +19,8 @@ void tkv_attention_graph_free(tkv_attention_graph *graph);
 tkv_status tkv_attention_graph_run(tkv_attention_graph *graph, double *seconds, tkv_error *error);
 
 /* |o - o'| / |o| of the first and the last KV head's outputs of the last sequence, o in double over
- * the decoded rows. */
+ * the decoded rows. Ends the step: no run after it. */
 tkv_status tkv_attention_graph_error(tkv_attention_graph *graph, double *output_error,
                                      tkv_error *error);
-
-/* Bytes of keys and values that one call reads. */
-size_t tkv_attention_graph_bytes(const tkv_attention_graph *graph);
-
-/* Bytes a second, read and written, of a copy within the device's memory: the median of several. */
-tkv_status tkv_cuda_copy_bandwidth(tkv_context *context, double *bandwidth, tkv_error *error);
 
 #endif

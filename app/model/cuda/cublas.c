@@ -1,7 +1,5 @@
 #include "model/cuda/cublas.h"
 
-#include "base/error.h"
-
 #include <cublas_v2.h>
 #include <dlfcn.h>
 #include <stdlib.h>

@@ -1,9 +1,7 @@
 /* The forward pass on a CUDA device. Batches of prompts are enqueued kernel by kernel; the step of
  * one token is captured in a graph, which later steps replay. */
 #include "model/runner.h"
-#include "base/error.h"
-#include "cache/cache.h"
-#include "device/cuda/device_cuda.h"
+#include "common/cuda.h"
 #include "model/cuda/cublas.h"
 #include "model/cuda/kernels.h"
 #include "model/cuda/weights.h"
@@ -69,7 +67,7 @@ typedef struct pass {
 
 static tkv_status check(const pass *p, cudaError_t result, const char *what)
 {
-    return tkv_cuda_check(result, what, p->error);
+    return tkv_check_cuda(result, what, p->error);
 }
 
 static tkv_status multiply(const pass *p, const tkv_cuda_matrix *matrix, int n_rows, float *y)
@@ -302,7 +300,7 @@ static int plan_length(const tkv_cache *cache, int length)
     while (planned < length && planned <= INT32_MAX / 2) {
         planned *= 2;
     }
-    return planned < cache->max_tokens ? planned : cache->max_tokens;
+    return planned < tkv_cache_max_tokens(cache) ? planned : tkv_cache_max_tokens(cache);
 }
 
 /* The first step of a planned length runs as it is, and so allocates what it needs; the second is
@@ -353,7 +351,7 @@ static tkv_status forward(tkv_runner *base, tkv_cache *cache, const tkv_batch *b
     cuda_runner *r = (cuda_runner *)base;
     const pass p = {
         r, cache, batch->n_tokens, batch->first_position, batch->n_logits, batch->sparse_v, error};
-    const tkv_cuda_current current = tkv_cuda_enter(r->context->device);
+    const tkv_current_device current = tkv_enter_device(r->context);
     tkv_status status = upload_input(&p, batch->tokens);
     if (status == TKV_OK) {
         status = batch->n_tokens == 1 && batch->n_logits == 1 ? decode(&p, batch->logits)
@@ -362,7 +360,7 @@ static tkv_status forward(tkv_runner *base, tkv_cache *cache, const tkv_batch *b
     if (status == TKV_OK && batch->sparse_v > 0.0f) {
         status = add_stats(&p, batch->stats);
     }
-    tkv_cuda_leave(current);
+    tkv_leave_device(current);
     return status;
 }
 
@@ -378,7 +376,7 @@ static void free_runner(tkv_runner *base)
     void *const buffers[] = {r->input,    r->residual, r->halves.x, r->halves.scale,
                              r->product,  r->query,    r->key,      r->value,
                              r->attended, r->logits,   r->stats,    r->cublas_workspace};
-    const tkv_cuda_current current = tkv_cuda_enter(r->context->device);
+    const tkv_current_device current = tkv_enter_device(r->context);
     tkv_context_wait(r->context, NULL);
     drop_graph(r);
     tkv_cublas_close(r->cublas);
@@ -386,7 +384,7 @@ static void free_runner(tkv_runner *base)
         tkv_memory_free(r->context, buffers[i]);
     }
     tkv_cuda_weights_give_back(r->weights);
-    tkv_cuda_leave(current);
+    tkv_leave_device(current);
     free(r->staged);
     free(r);
 }
@@ -450,9 +448,9 @@ tkv_status tkv_runner_create_cuda(const tkv_model *model, tkv_context *context, 
     created->base.table = &cuda_table;
     created->model = model;
     created->context = context;
-    created->stream = tkv_cuda_stream(context->device);
+    created->stream = tkv_stream_of(context);
     created->n_batch = n_batch;
-    const tkv_cuda_current current = tkv_cuda_enter(context->device);
+    const tkv_current_device current = tkv_enter_device(context);
     tkv_status status = allocate_buffers(created, error);
     if (status == TKV_OK) {
         status = tkv_cublas_open(created->stream, created->cublas_workspace, CUBLAS_WORKSPACE,
@@ -461,7 +459,7 @@ tkv_status tkv_runner_create_cuda(const tkv_model *model, tkv_context *context, 
     if (status == TKV_OK) {
         status = tkv_cuda_weights_take(model, context, &created->weights, error);
     }
-    tkv_cuda_leave(current);
+    tkv_leave_device(current);
     if (status != TKV_OK) {
         free_runner(&created->base);
         return status;

@@ -1,8 +1,5 @@
 #include "model/cuda/weights.h"
 
-#include "base/error.h"
-#include "base/half.h"
-#include "device/context.h"
 #include "model/dequantise.h"
 
 #include <stdlib.h>
@@ -59,8 +56,8 @@ static void convert_row(void *argument, int item, int thread)
         c->statuses[thread] =
             tkv_dequantise_tensor_row(c->tensor, c->first + (size_t)item, row, NULL);
     }
-    for (size_t j = 0; c->statuses[thread] == TKV_OK && j < width; j++) {
-        c->halves[(size_t)item * width + j] = tkv_float_to_finite_half(row[j]);
+    if (c->statuses[thread] == TKV_OK) {
+        tkv_floats_to_halves(width, row, c->halves + (size_t)item * width);
     }
 }
 
@@ -68,12 +65,12 @@ static void convert_row(void *argument, int item, int thread)
 static tkv_status convert_rows(tkv_context *context, const tkv_gguf_tensor *tensor, size_t first,
                                size_t n, uint16_t *halves, tkv_error *error)
 {
-    const size_t n_threads = (size_t)context->n_threads;
+    const size_t n_threads = (size_t)tkv_context_threads(context);
     conversion c = {tensor, first, malloc(n_threads * (size_t)tensor->dims[0] * sizeof(float)),
                     halves, calloc(n_threads, sizeof(tkv_status))};
     tkv_status status = TKV_OK;
     if (c.rows && c.statuses) {
-        tkv_threads_run(context->threads, context->n_threads, (int)n, convert_row, &c);
+        tkv_context_run(context, 0, (int)n, convert_row, &c);
     } else {
         status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to convert tensor %.64s",
                           tensor->name);
