@@ -320,8 +320,7 @@ static void attend_by_definition(const bench *b, int head_dim, int n_seen, int h
  * of values, whose norm is a fraction of theirs (as in tests/attention). */
 static double attention_bound(const tkv_device_table *table, tkv_type type)
 {
-    const float query =
-        type == TKV_TYPE_TURBO8 ? table->query_rounding_turbo8 : table->query_rounding;
+    const float query = tkv_device_query_rounding(table, (int)type);
     const double coded = type == TKV_TYPE_F16 ? 0.0 : (double)fmaxf(table->weight_rounding, query);
     return FLOAT_BOUND + 10.0 * fmax(coded, (double)table->exact_rounding);
 }

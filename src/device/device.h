@@ -9,6 +9,7 @@
 #define TKV_DEVICE_DEVICE_H
 
 #include "device/device_layout.h"
+#include "format/type_table.h"
 #include "turbokv.h"
 
 typedef struct tkv_device_table tkv_device_table;
@@ -105,9 +106,21 @@ struct tkv_device_table {
     /* As in tkv_kernels: how far weights times scales, and queries, are rounded on coded pages. */
     float weight_rounding;
     float query_rounding;
-    float query_rounding_turbo8;
+    float query_rounding_fine;
     float exact_rounding; /* of weights and queries on exact pages, each by itself */
 };
+
+/* How far a table rounds the queries for a type. */
+static inline float tkv_device_query_rounding(const tkv_device_table *table, int type)
+{
+    switch (tkv_type_rounding(type)) {
+    case TKV_ROUNDING_NONE: break;
+    case TKV_ROUNDING_COARSE:
+    case TKV_ROUNDING_FINE: return table->query_rounding;
+    case TKV_ROUNDING_FINEST: return table->query_rounding_fine;
+    }
+    return 0.0f;
+}
 
 /* Tables of this build by index from 0; NULL beyond the last. A table may find no device. */
 const tkv_device_table *tkv_device_tables(int index);

@@ -60,17 +60,30 @@ float tkv_dot16(int n, const float *a, const float *b);
 void tkv_encode_row(tkv_type type, tkv_effort effort, int head_dim, const float *x,
                     tkv_row_codes *row);
 
-/* The same with another trellis search, which must find the same path. */
-void tkv_encode_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
-                         int head_dim, const float *x, tkv_row_codes *row);
-
 /* Quantises one rotated row of finite values whose squares do not overflow when summed. */
 void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
                       tkv_row_codes *row);
 
-/* The same with another trellis search. */
-void tkv_quantise_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
-                           int head_dim, const float *y, tkv_row_codes *row);
+/* A row between rotation and codes: y, and z = y * to_unit of unit variance. */
+typedef struct tkv_rotated_row {
+    int head_dim;
+    bool is_huge;  /* scaled down before it was rotated */
+    float maximum; /* of the magnitudes of y */
+    float norm2;   /* |y|^2 */
+    float to_unit;
+    float y[TKV_MAX_HEAD_DIM];
+    float z[TKV_MAX_HEAD_DIM];
+} tkv_rotated_row;
+
+/* Encoding in steps, for kernels with a trellis search of their own: begin (with a row, or with one
+ * that is rotated already), offer one path or several, end. False of begin: the row is zero or not
+ * finite, and its codes are complete. An offered path is kept if it correlates better with the row
+ * than *best, at first -1. */
+bool tkv_begin_row(int head_dim, const float *x, tkv_rotated_row *in, tkv_row_codes *row);
+bool tkv_begin_rotated_row(int head_dim, const float *y, tkv_rotated_row *in, tkv_row_codes *row);
+void tkv_offer_path(const tkv_trellis *trellis, const tkv_rotated_row *in,
+                    const tkv_trellis_path *path, float *best, tkv_row_codes *row);
+void tkv_end_row(tkv_type type, const tkv_rotated_row *in, tkv_row_codes *row);
 
 /* Values of one row in the rotated domain. */
 void tkv_dequantise_row(tkv_type type, int head_dim, const tkv_row_codes *row, float *y);

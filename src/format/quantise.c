@@ -57,24 +57,14 @@ static float max_magnitude(int n, const float *values)
     return maximum;
 }
 
-/* A row on its way: y [head_dim] and |y|^2, and z = y * to_unit of unit variance. */
-typedef struct row_input {
-    int head_dim;
-    const float *y;
-    float maximum;
-    float norm2;
-    float to_unit;
-    float z[TKV_MAX_HEAD_DIM];
-} row_input;
-
 /* The scale that makes inner products unbiased over random rotations: |y|^2 / <y, levels>
  * (RaBitQ, Gao and Long 2024; docs/FORMAT.md section 5). */
-static float unbiased_scale(const row_input *in, float dot)
+static float unbiased_scale(const tkv_rotated_row *in, float dot)
 {
     return fminf(in->norm2 / dot * TKV_LEVEL_UNIT, TKV_HALF_MAX);
 }
 
-static void quantise_uniform(const row_input *in, tkv_row_codes *row)
+static void quantise_uniform(const tkv_rotated_row *in, tkv_row_codes *row)
 {
     float levels[TKV_MAX_HEAD_DIM];
     const float factor = 127.0f / in->maximum;
@@ -86,7 +76,7 @@ static void quantise_uniform(const row_input *in, tkv_row_codes *row)
 }
 
 /* Codes and levels of the nearest codebook entries. */
-static void choose_codes(const tkv_codebook *codebook, const row_input *in, uint8_t *codes,
+static void choose_codes(const tkv_codebook *codebook, const tkv_rotated_row *in, uint8_t *codes,
                          float *levels)
 {
     for (int j = 0; j < in->head_dim; j++) {
@@ -99,7 +89,8 @@ static void choose_codes(const tkv_codebook *codebook, const row_input *in, uint
     }
 }
 
-static void quantise_codebook(const tkv_codebook *codebook, const row_input *in, tkv_row_codes *row)
+static void quantise_codebook(const tkv_codebook *codebook, const tkv_rotated_row *in,
+                              tkv_row_codes *row)
 {
     float levels[TKV_MAX_HEAD_DIM];
     choose_codes(codebook, in, row->codes, levels);
@@ -124,36 +115,29 @@ static uint16_t trellis_field(float scale, unsigned start)
     return (uint16_t)(best | (start >> 5) << 15);
 }
 
-/* How the efforts search: survivors, and gains of which the one with the best correlation wins. */
-typedef struct trellis_effort {
-    int survivor_bits;
-    int n_gains;
-    float gains[3];
-} trellis_effort;
-
-static const trellis_effort trellis_efforts[TKV_EFFORT_COUNT] = {
-    [TKV_EFFORT_DEFAULT] = {TKV_TRELLIS_STATE_BITS, 1, {1.0f}},
-    [TKV_EFFORT_FAST] = {5, 1, {1.0f}},
-    [TKV_EFFORT_BEST] = {TKV_TRELLIS_STATE_BITS, 3, {1.0f, 0.97f, 1.03f}},
-};
-
-static void quantise_trellis(tkv_trellis_search_function search, const tkv_trellis *trellis,
-                             tkv_effort effort, const row_input *in, tkv_row_codes *row)
+void tkv_offer_path(const tkv_trellis *trellis, const tkv_rotated_row *in,
+                    const tkv_trellis_path *path, float *best, tkv_row_codes *row)
 {
-    const trellis_effort *how = &trellis_efforts[effort];
+    float levels[TKV_MAX_HEAD_DIM];
+    tkv_trellis_levels(trellis, in->head_dim, path->codes, path->start, levels);
+    const float dot = tkv_dot16(in->head_dim, in->z, levels);
+    const float correlation = dot * dot / tkv_dot16(in->head_dim, levels, levels);
+    if (correlation > *best) {
+        *best = correlation;
+        memcpy(row->codes, path->codes, (size_t)in->head_dim);
+        row->side[0] = trellis_field(unbiased_scale(in, dot / in->to_unit), path->start);
+    }
+}
+
+static void quantise_trellis(const tkv_trellis *trellis, tkv_effort effort,
+                             const tkv_rotated_row *in, tkv_row_codes *row)
+{
+    const tkv_trellis_effort *how = tkv_trellis_get_effort(effort);
     float best = -1.0f;
     for (int g = 0; g < how->n_gains; g++) {
         tkv_trellis_path path;
-        float levels[TKV_MAX_HEAD_DIM];
-        search(trellis, how->survivor_bits, how->gains[g], in->head_dim, in->z, &path);
-        tkv_trellis_levels(trellis, in->head_dim, path.codes, path.start, levels);
-        const float dot = tkv_dot16(in->head_dim, in->z, levels);
-        const float correlation = dot * dot / tkv_dot16(in->head_dim, levels, levels);
-        if (correlation > best) {
-            best = correlation;
-            memcpy(row->codes, path.codes, (size_t)in->head_dim);
-            row->side[0] = trellis_field(unbiased_scale(in, dot / in->to_unit), path.start);
-        }
+        tkv_trellis_search(trellis, how->survivor_bits, how->gains[g], in->head_dim, in->z, &path);
+        tkv_offer_path(trellis, in, &path, &best, row);
     }
 }
 
@@ -161,12 +145,12 @@ static void quantise_trellis(tkv_trellis_search_function search, const tkv_trell
  * levels at the scale of least squares, then the signs of the sketched residual (QJL, arXiv
  * 2406.03482). The residual step |r| / (d E|u|), u a coordinate of a random unit vector, makes it
  * unbiased; E|u| = sqrt(2 / (pi d)) (1 + 1/(4d) + ...). */
-static void quantise_sketch(const tkv_codebook *codebook, const row_input *in, tkv_row_codes *row)
+static void quantise_sketch(int level_bits, const tkv_rotated_row *in, tkv_row_codes *row)
 {
     const int head_dim = in->head_dim;
     float levels[TKV_MAX_HEAD_DIM];
     float residual[TKV_MAX_HEAD_DIM];
-    choose_codes(codebook, in, row->codes, levels);
+    choose_codes(tkv_codebook_get(level_bits), in, row->codes, levels);
     const float scale = tkv_dot16(head_dim, in->z, levels) / in->to_unit /
                         tkv_dot16(head_dim, levels, levels) * TKV_LEVEL_UNIT;
     row->side[0] = tkv_float_to_half(fminf(scale, TKV_HALF_MAX));
@@ -176,88 +160,101 @@ static void quantise_sketch(const tkv_codebook *codebook, const row_input *in, t
     }
     const float norm2 = tkv_dot16(head_dim, residual, residual);
     tkv_sketch_row(head_dim, residual);
-    const int sign_shift = codebook->n_levels == 8 ? 3 : 2;
     for (int j = 0; j < head_dim; j++) {
-        row->codes[j] |= (uint8_t)((residual[j] < 0.0f) << sign_shift);
+        row->codes[j] |= (uint8_t)((residual[j] < 0.0f) << level_bits);
     }
     const float step =
         sqrtf(norm2 / (float)head_dim) * (1.25331414f * (1.0f - 0.25f / (float)head_dim));
     row->side[1] = tkv_float_to_half(fminf(step, TKV_HALF_MAX));
 }
 
-static void quantise_input(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
-                           const row_input *in, tkv_row_codes *row)
+static void quantise(tkv_type type, tkv_effort effort, const tkv_rotated_row *in,
+                     tkv_row_codes *row)
 {
     const int level_bits = tkv_type_level_bits(type);
     switch (tkv_type_kind(type)) {
     case TKV_CODE_UNIFORM: quantise_uniform(in, row); break;
     case TKV_CODE_CODEBOOK: quantise_codebook(tkv_codebook_get(level_bits), in, row); break;
-    case TKV_CODE_TRELLIS:
-        quantise_trellis(search, tkv_trellis_get(level_bits), effort, in, row);
-        break;
-    case TKV_CODE_SKETCH: quantise_sketch(tkv_codebook_get(level_bits), in, row); break;
+    case TKV_CODE_TRELLIS: quantise_trellis(tkv_trellis_get(level_bits), effort, in, row); break;
+    case TKV_CODE_SKETCH: quantise_sketch(level_bits, in, row); break;
     case TKV_CODE_HALF: break;
     }
 }
 
-/* A scale field at its largest; start bits stay, and the residual of a sketch is left out. */
-static void saturate_scale(tkv_type type, tkv_row_codes *row)
+/* What in->y holds is measured; false if it is zero. */
+static bool measure_row(tkv_rotated_row *in)
 {
-    const uint16_t largest = tkv_float_to_half(TKV_HALF_MAX);
-    row->side[0] = tkv_type_kind(type) == TKV_CODE_TRELLIS
-                       ? trellis_field(TKV_HALF_MAX, tkv_trellis_start(row->side[0]))
-                       : largest;
-    row->side[1] = 0;
+    in->maximum = max_magnitude(in->head_dim, in->y);
+    if (in->maximum < TINY) {
+        return false;
+    }
+    in->norm2 = tkv_dot16(in->head_dim, in->y, in->y);
+    in->to_unit = sqrtf((float)in->head_dim / in->norm2);
+    for (int j = 0; j < in->head_dim; j++) {
+        in->z[j] = in->y[j] * in->to_unit;
+    }
+    return true;
 }
 
-void tkv_quantise_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
-                           int head_dim, const float *y, tkv_row_codes *row)
+static void clear_codes(int head_dim, tkv_row_codes *row)
 {
     memset(row->codes, 0, (size_t)head_dim);
     memset(row->side, 0, sizeof row->side);
-    row_input in = {.head_dim = head_dim, .y = y, .maximum = max_magnitude(head_dim, y)};
-    if (in.maximum < TINY) {
-        return;
+}
+
+bool tkv_begin_rotated_row(int head_dim, const float *y, tkv_rotated_row *in, tkv_row_codes *row)
+{
+    clear_codes(head_dim, row);
+    in->head_dim = head_dim;
+    in->is_huge = false;
+    memcpy(in->y, y, (size_t)head_dim * sizeof *y);
+    return measure_row(in);
+}
+
+bool tkv_begin_row(int head_dim, const float *x, tkv_rotated_row *in, tkv_row_codes *row)
+{
+    clear_codes(head_dim, row);
+    if (tkv_find_non_finite((size_t)head_dim, x) < (size_t)head_dim) {
+        row->side[0] = TKV_HALF_NAN;
+        return false;
     }
-    in.norm2 = tkv_dot16(head_dim, y, y);
-    in.to_unit = sqrtf((float)head_dim / in.norm2);
+    in->head_dim = head_dim;
+    in->is_huge = max_magnitude(head_dim, x) > HUGE_ROW;
     for (int j = 0; j < head_dim; j++) {
-        in.z[j] = y[j] * in.to_unit;
+        in->y[j] = in->is_huge ? x[j] * HUGE_FACTOR : x[j];
     }
-    quantise_input(search, type, effort, &in, row);
+    tkv_rotate_row(head_dim, in->y);
+    return measure_row(in);
+}
+
+/* The scale field at its largest; start bits stay, and the residual of a sketch is left out. */
+void tkv_end_row(tkv_type type, const tkv_rotated_row *in, tkv_row_codes *row)
+{
+    if (in->is_huge) {
+        row->side[0] = tkv_type_kind(type) == TKV_CODE_TRELLIS
+                           ? trellis_field(TKV_HALF_MAX, tkv_trellis_start(row->side[0]))
+                           : tkv_float_to_half(TKV_HALF_MAX);
+        row->side[1] = 0;
+    }
 }
 
 void tkv_quantise_row(tkv_type type, tkv_effort effort, int head_dim, const float *y,
                       tkv_row_codes *row)
 {
-    tkv_quantise_row_with(tkv_trellis_search, type, effort, head_dim, y, row);
-}
-
-void tkv_encode_row_with(tkv_trellis_search_function search, tkv_type type, tkv_effort effort,
-                         int head_dim, const float *x, tkv_row_codes *row)
-{
-    if (tkv_find_non_finite((size_t)head_dim, x) < (size_t)head_dim) {
-        memset(row->codes, 0, (size_t)head_dim);
-        memset(row->side, 0, sizeof row->side);
-        row->side[0] = TKV_HALF_NAN;
-        return;
-    }
-    float y[TKV_MAX_HEAD_DIM];
-    const bool is_huge = max_magnitude(head_dim, x) > HUGE_ROW;
-    for (int j = 0; j < head_dim; j++) {
-        y[j] = is_huge ? x[j] * HUGE_FACTOR : x[j];
-    }
-    tkv_rotate_row(head_dim, y);
-    tkv_quantise_row_with(search, type, effort, head_dim, y, row);
-    if (is_huge) {
-        saturate_scale(type, row);
+    tkv_rotated_row in;
+    if (tkv_begin_rotated_row(head_dim, y, &in, row)) {
+        quantise(type, effort, &in, row);
     }
 }
 
 void tkv_encode_row(tkv_type type, tkv_effort effort, int head_dim, const float *x,
                     tkv_row_codes *row)
 {
-    tkv_encode_row_with(tkv_trellis_search, type, effort, head_dim, x, row);
+    tkv_rotated_row in;
+    if (tkv_begin_row(head_dim, x, &in, row)) {
+        quantise(type, effort, &in, row);
+        tkv_end_row(type, &in, row);
+    }
 }
 
 /* y += step * sketch transposed times signs. */

@@ -31,6 +31,17 @@ const tkv_trellis *tkv_trellis_get(int level_bits)
     return NULL;
 }
 
+static const tkv_trellis_effort efforts[TKV_EFFORT_COUNT] = {
+    [TKV_EFFORT_DEFAULT] = {TKV_TRELLIS_STATE_BITS, 1, {1.0f}},
+    [TKV_EFFORT_FAST] = {5, 1, {1.0f}},
+    [TKV_EFFORT_BEST] = {TKV_TRELLIS_STATE_BITS, 3, {1.0f, 0.97f, 1.03f}},
+};
+
+const tkv_trellis_effort *tkv_trellis_get_effort(tkv_effort effort)
+{
+    return &efforts[effort];
+}
+
 /* Targets beyond this are clamped: metrics must fit 16 bits, and the outermost levels win anyway.
  */
 #define TARGET_LIMIT 190

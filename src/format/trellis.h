@@ -44,10 +44,15 @@ typedef struct tkv_trellis_path {
     unsigned start;      /* start bits */
 } tkv_trellis_path;
 
-/* A search; every one gives the same path. */
-typedef void (*tkv_trellis_search_function)(const tkv_trellis *trellis, int survivor_bits,
-                                            float gain, int head_dim, const float *z,
-                                            tkv_trellis_path *path);
+/* How an effort searches: with how many survivors, and at which gains, of which the one with the
+ * best correlation wins. */
+typedef struct tkv_trellis_effort {
+    int survivor_bits;
+    int n_gains;
+    float gains[3];
+} tkv_trellis_effort;
+
+const tkv_trellis_effort *tkv_trellis_get_effort(tkv_effort effort);
 
 /* Finds the path whose levels are nearest to z [head_dim], of unit variance: Viterbi's algorithm on
  * integers, so that every back end finds the same one. survivor_bits: TKV_TRELLIS_STATE_BITS for

@@ -6,6 +6,7 @@
 #define TKV_KERNELS_KERNELS_H
 
 #include "base/threads.h"
+#include "format/type_table.h"
 #include "turbokv.h"
 
 /* A run of slots of one page. */
@@ -41,10 +42,10 @@ typedef struct tkv_kernels {
 
     /* On coded pages `accumulate` rounds weights times the scales of their tokens to within this
      * share of the largest of the row, `scores` rounds queries likewise; 0: not at all. */
-    float weight_rounding;       /* where three bits and fewer have an error that hides it */
-    float weight_rounding_fine;  /* of turbo8 and turbo4 */
-    float query_rounding;        /* where the codes have an error that hides it */
-    float query_rounding_turbo8; /* where they have not */
+    float weight_rounding;      /* where the codes have an error that hides it (tkv_rounding) */
+    float weight_rounding_fine; /* where they have not */
+    float query_rounding;
+    float query_rounding_fine;
 
     /* Rotate n_rows vectors [n_rows][head_dim] in place, or back. */
     void (*rotate)(int head_dim, int n_rows, float *x);
@@ -88,17 +89,25 @@ typedef struct tkv_kernels {
 /* How far a table rounds the weights for a type. */
 static inline float tkv_weight_rounding(const tkv_kernels *kernels, tkv_type type)
 {
-    return type == TKV_TYPE_F16                                 ? 0.0f
-           : type == TKV_TYPE_TURBO8 || type == TKV_TYPE_TURBO4 ? kernels->weight_rounding_fine
-                                                                : kernels->weight_rounding;
+    switch (tkv_type_rounding(type)) {
+    case TKV_ROUNDING_NONE: break;
+    case TKV_ROUNDING_COARSE: return kernels->weight_rounding;
+    case TKV_ROUNDING_FINE:
+    case TKV_ROUNDING_FINEST: return kernels->weight_rounding_fine;
+    }
+    return 0.0f;
 }
 
 /* How far a table rounds the queries for a type. */
 static inline float tkv_query_rounding(const tkv_kernels *kernels, tkv_type type)
 {
-    return type == TKV_TYPE_F16      ? 0.0f
-           : type == TKV_TYPE_TURBO8 ? kernels->query_rounding_turbo8
-                                     : kernels->query_rounding;
+    switch (tkv_type_rounding(type)) {
+    case TKV_ROUNDING_NONE: break;
+    case TKV_ROUNDING_COARSE:
+    case TKV_ROUNDING_FINE: return kernels->query_rounding;
+    case TKV_ROUNDING_FINEST: return kernels->query_rounding_fine;
+    }
+    return 0.0f;
 }
 
 /* The reference: portable C, the specification in code. */

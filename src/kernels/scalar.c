@@ -1,7 +1,6 @@
 /* The reference kernels: portable C over the functions of the codec. */
 #include "base/half.h"
 #include "format/codec.h"
-#include "kernels/encode.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -21,8 +20,7 @@ static void unrotate(int head_dim, int n_rows, float *x)
     }
 }
 
-void tkv_encode_span(tkv_trellis_search_function search, const tkv_page_span *span, const float *x,
-                     size_t row_stride, void *page)
+static void encode(const tkv_page_span *span, const float *x, size_t row_stride, void *page)
 {
     const int head_dim = span->head_dim;
     for (int i = 0; i < span->n_rows; i++, x += row_stride) {
@@ -35,14 +33,9 @@ void tkv_encode_span(tkv_trellis_search_function search, const tkv_page_span *sp
             continue;
         }
         tkv_row_codes row;
-        tkv_encode_row_with(search, span->type, span->effort, head_dim, x, &row);
+        tkv_encode_row(span->type, span->effort, head_dim, x, &row);
         tkv_pack_slot(span->type, span->order, head_dim, slot, &row, page);
     }
-}
-
-static void encode(const tkv_page_span *span, const float *x, size_t row_stride, void *page)
-{
-    tkv_encode_span(tkv_trellis_search, span, x, row_stride, page);
 }
 
 /* Values of slot `slot` in the domain of the codes. */

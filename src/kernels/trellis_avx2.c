@@ -1,6 +1,6 @@
 /* Viterbi search of the trellis on AVX2: 256 metrics of 16 bits in sixteen vectors. */
-#include "kernels/encode.h"
 #include "kernels/trellis_fast.h"
+#include "kernels/trellis_search.h"
 #include "kernels/trellis_subsets.h"
 
 #include <immintrin.h>

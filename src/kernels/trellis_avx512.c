@@ -1,7 +1,7 @@
 /* Viterbi search of the trellis on AVX-512: 256 metrics of 16 bits in eight registers. Bound by
  * some 70 instructions a coordinate. */
-#include "kernels/encode.h"
 #include "kernels/trellis_fast.h"
+#include "kernels/trellis_search.h"
 #include "kernels/trellis_subsets.h"
 
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 /* Viterbi search of the trellis on ARM64: 256 metrics of 16 bits in 32 vectors, or those of the 32
  * survivors of effort "fast" in four. */
-#include "kernels/encode.h"
+#include "kernels/trellis_search.h"
 #include "kernels/trellis_subsets.h"
 #include "kernels/trellis_trace.h"
 

@@ -1,8 +1,9 @@
-/* Decoding V_LANES rows at once, to the bit as the reference does. Included after vector_unpack.h
- * and vector_transform.h. */
+/* Decoding V_LANES rows at once, to the bit as the reference does. Included after the vector
+ * operations. */
 #ifndef TKV_KERNELS_VECTOR_DECODE_H
 #define TKV_KERNELS_VECTOR_DECODE_H
 
+#include "kernels/vector_kernels.h"
 #include "kernels/vector_transform.h"
 #include "kernels/vector_unpack.h"
 
@@ -15,7 +16,7 @@ typedef struct page_levels {
 /* Which code along a lane is byte k of a dword of levels. */
 static inline int code_of_byte(tkv_type type, int dword, int k)
 {
-    return type == TKV_TYPE_TURBO8 ? 4 * dword + k : dword / 8 * 32 + 8 * k + dword % 8;
+    return is_bytewise(type) ? 4 * dword + k : dword / 8 * 32 + 8 * k + dword % 8;
 }
 
 /* Byte k of each dword without the bias; with a bias bytes are unsigned. */

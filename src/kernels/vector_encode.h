@@ -1,12 +1,14 @@
 /* Encoding V_LANES rows at once, to the bit as the reference does: lanes are rows, sums run in the
- * order of tkv_sum16. Rows that are not finite, huge or tiny go through the reference. What bounds
- * it: the butterflies and the halving of the codebook, some 400 vector instructions a row of 128 at
- * four bits on 16 lanes. Included after vector_transform.h. */
+ * order of tkv_sum16. Rows that are not finite, huge or tiny go through the reference, those of a
+ * trellis all through TRELLIS_SEARCH. What bounds it: the butterflies and the halving of the
+ * codebook, some 400 vector instructions a row of 128 at four bits on 16 lanes. Included after
+ * vector_transform.h. */
 #ifndef TKV_KERNELS_VECTOR_ENCODE_H
 #define TKV_KERNELS_VECTOR_ENCODE_H
 
 #include "base/half.h"
-#include "kernels/encode.h"
+#include "kernels/kernels.h"
+#include "kernels/trellis_search.h"
 #include "kernels/vector_pack.h"
 #include "kernels/vector_transform.h"
 
@@ -103,10 +105,13 @@ static inline void quantise_uniform(int head_dim, vfloat largest, vfloat norm2,
     v_store(out->scale, unbiased_scales(norm2, fold_sums(sums)));
 }
 
+/* Of a codebook: vtable has 16 entries. */
+enum { MAX_LEVEL_BITS = 4 };
+
 /* How many of the thresholds lie below z, by halving: tables[i][code] is the threshold that the
  * next bit depends on. */
 typedef struct threshold_search {
-    vtable tables[4];
+    vtable tables[MAX_LEVEL_BITS];
     int n_levels;
 } threshold_search;
 
@@ -169,16 +174,30 @@ static ALWAYS_INLINE vfloat choose_codes(int n_levels, int head_dim, bool keeps_
     return fold_sums(sums);
 }
 
+/* The same for a codebook of so many bits: compiled once for each. */
+#define CHECK_BITS(BITS) _Static_assert(BITS <= MAX_LEVEL_BITS, "a codebook that fits a vtable");
+TKV_CODEBOOKS(CHECK_BITS)
+#undef CHECK_BITS
+
+static ALWAYS_INLINE vfloat choose_codes_of(int bits, int head_dim, bool keeps_levels,
+                                            vfloat to_unit, const lane_rows *rows, lane_codes *out,
+                                            vfloat *level_norm2)
+{
+#define CHOOSE_CODES(BITS)                                                                         \
+    case BITS:                                                                                     \
+        return choose_codes(1 << BITS, head_dim, keeps_levels, tkv_codebook_get(BITS), to_unit,    \
+                            rows, out, level_norm2);
+    switch (bits) {
+        TKV_CODEBOOKS(CHOOSE_CODES)
+    }
+#undef CHOOSE_CODES
+    __builtin_unreachable(); /* codebook.c has one for each type */
+}
+
 static inline void quantise_codebook(int bits, int head_dim, vfloat norm2, vfloat to_unit,
                                      const lane_rows *rows, lane_codes *out)
 {
-    const tkv_codebook *codebook = tkv_codebook_get(bits);
-    vfloat dot;
-    switch (bits) {
-    case 2: dot = choose_codes(4, head_dim, false, codebook, to_unit, rows, out, NULL); break;
-    case 3: dot = choose_codes(8, head_dim, false, codebook, to_unit, rows, out, NULL); break;
-    default: dot = choose_codes(16, head_dim, false, codebook, to_unit, rows, out, NULL); break;
-    }
+    const vfloat dot = choose_codes_of(bits, head_dim, false, to_unit, rows, out, NULL);
     v_store(out->scale, unbiased_scales(norm2, v_div(dot, to_unit)));
 }
 
@@ -186,11 +205,8 @@ static inline void quantise_codebook(int bits, int head_dim, vfloat norm2, vfloa
 static inline void quantise_sketch(int bits, int head_dim, vfloat to_unit, lane_rows *rows,
                                    lane_codes *out)
 {
-    const tkv_codebook *codebook = tkv_codebook_get(bits);
     vfloat level_norm2;
-    const vfloat dot =
-        bits == 2 ? choose_codes(4, head_dim, true, codebook, to_unit, rows, out, &level_norm2)
-                  : choose_codes(8, head_dim, true, codebook, to_unit, rows, out, &level_norm2);
+    const vfloat dot = choose_codes_of(bits, head_dim, true, to_unit, rows, out, &level_norm2);
     const vfloat scale = v_mul(v_div(v_div(dot, to_unit), level_norm2), v_set(TKV_LEVEL_UNIT));
     _Alignas(64) float stored[V_LANES];
     v_store(out->scale, v_min(scale, v_set(TKV_HALF_MAX)));
@@ -213,19 +229,34 @@ static inline void quantise_sketch(int bits, int head_dim, vfloat to_unit, lane_
     v_store(out->step, v_min(step, v_set(TKV_HALF_MAX)));
 }
 
+static inline void search_row(tkv_type type, tkv_effort effort, const tkv_rotated_row *in,
+                              tkv_row_codes *row)
+{
+    const tkv_trellis *trellis = tkv_trellis_get(tkv_type_level_bits(type));
+    const tkv_trellis_effort *how = tkv_trellis_get_effort(effort);
+    float best = -1.0f;
+    for (int g = 0; g < how->n_gains; g++) {
+        tkv_trellis_path path;
+        TRELLIS_SEARCH(trellis, how->survivor_bits, how->gains[g], in->head_dim, in->z, &path);
+        tkv_offer_path(trellis, in, &path, &best, row);
+    }
+}
+
 /* Trellis rows are searched one at a time, a state a lane. */
-static inline void quantise_trellis(tkv_trellis_search_function search, const tkv_page_span *span,
-                                    int n_rows, const lane_rows *rows, lane_codes *out,
-                                    uint16_t fields[V_LANES])
+static inline void quantise_trellis(const tkv_page_span *span, int n_rows, const lane_rows *rows,
+                                    lane_codes *out, uint16_t fields[V_LANES])
 {
     const int head_dim = span->head_dim;
     float y[TKV_MAX_HEAD_DIM];
+    tkv_rotated_row in;
     tkv_row_codes row;
     for (int lane = 0; lane < n_rows; lane++) {
         for (int j = 0; j < head_dim; j++) {
             y[j] = rows->x[j * V_LANES + lane];
         }
-        tkv_quantise_row_with(search, span->type, span->effort, head_dim, y, &row);
+        if (tkv_begin_rotated_row(head_dim, y, &in, &row)) {
+            search_row(span->type, span->effort, &in, &row);
+        }
         for (int j = 0; j < head_dim; j++) {
             out->codes[j * V_LANES + lane] = row.codes[j];
         }
@@ -234,8 +265,8 @@ static inline void quantise_trellis(tkv_trellis_search_function search, const tk
 }
 
 /* Quantises rotated rows and packs them from `slot` on. */
-static inline void encode_rotated(tkv_trellis_search_function search, const tkv_page_span *span,
-                                  int slot, int n_rows, vfloat largest, lane_rows *rows, void *page)
+static inline void encode_rotated(const tkv_page_span *span, int slot, int n_rows, vfloat largest,
+                                  lane_rows *rows, void *page)
 {
     const tkv_code_kind kind = tkv_type_kind(span->type);
     const int level_bits = tkv_type_level_bits(span->type);
@@ -250,7 +281,7 @@ static inline void encode_rotated(tkv_trellis_search_function search, const tkv_
         quantise_codebook(level_bits, head_dim, norm2, to_unit, rows, &out);
         break;
     case TKV_CODE_SKETCH: quantise_sketch(level_bits, head_dim, to_unit, rows, &out); break;
-    case TKV_CODE_TRELLIS: quantise_trellis(search, span, n_rows, rows, &out, fields[0]); break;
+    case TKV_CODE_TRELLIS: quantise_trellis(span, n_rows, rows, &out, fields[0]); break;
     case TKV_CODE_HALF: return;
     }
     for (int lane = 0; lane < V_LANES && kind != TKV_CODE_TRELLIS; lane++) {
@@ -273,9 +304,26 @@ static inline void encode_halves(const tkv_page_span *span, const float *x, size
     }
 }
 
-/* The kernel of the table, with the search that the instruction set has. */
-static inline void encode_span(tkv_trellis_search_function search, const tkv_page_span *span,
-                               const float *x, size_t row_stride, void *page)
+/* Rows that lanes do not take, as the reference. */
+static inline void encode_row_by_row(const tkv_page_span *span, const float *x, size_t row_stride,
+                                     void *page)
+{
+    if (tkv_type_kind(span->type) != TKV_CODE_TRELLIS) {
+        tkv_kernels_scalar.encode(span, x, row_stride, page);
+        return;
+    }
+    tkv_rotated_row in;
+    tkv_row_codes row;
+    for (int i = 0; i < span->n_rows; i++, x += row_stride) {
+        if (tkv_begin_row(span->head_dim, x, &in, &row)) {
+            search_row(span->type, span->effort, &in, &row);
+            tkv_end_row(span->type, &in, &row);
+        }
+        tkv_pack_slot(span->type, span->order, span->head_dim, span->first_slot + i, &row, page);
+    }
+}
+
+static void encode(const tkv_page_span *span, const float *x, size_t row_stride, void *page)
 {
     if (span->type == TKV_TYPE_F16) {
         encode_halves(span, x, row_stride, page);
@@ -297,11 +345,11 @@ static inline void encode_span(tkv_trellis_search_function search, const tkv_pag
             is_ordinary = v_minimum(largest) >= SMALLEST_ROW;
         }
         if (is_ordinary) {
-            encode_rotated(search, span, slot, n, largest, &rows, page);
+            encode_rotated(span, slot, n, largest, &rows, page);
         } else {
             const tkv_page_span part = {span->type, span->order, span->head_dim,
                                         slot,       n,           span->effort};
-            tkv_encode_span(search, &part, x, row_stride, page);
+            encode_row_by_row(&part, x, row_stride, page);
         }
     }
 }

@@ -18,7 +18,7 @@ enum { MAX_PARTS = 2, MAX_COLUMN_VECTORS = 4 };
 typedef struct row_form {
     int n_parts;
     int n_dwords;
-    bool is_bytewise; /* in the order of turbo8 */
+    bool is_bytewise; /* in the order of a type whose codes are bytes */
 } row_form;
 
 typedef struct integer_row {
@@ -46,7 +46,7 @@ static inline integer_row *row_at(void *rows, row_form form, int row)
 /* Dwords of n levels along a lane. */
 static inline int level_dwords(tkv_type type, int n)
 {
-    return type == TKV_TYPE_TURBO8 ? n / 4 : (n + 31) / 32 * 8;
+    return is_bytewise(type) ? n / 4 : (n + 31) / 32 * 8;
 }
 
 static inline float largest_magnitude(int n, const float *x)

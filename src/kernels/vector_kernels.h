@@ -21,14 +21,15 @@
 /* Weights: a page's sum is as exact as its largest weight. */
 static ALWAYS_INLINE row_form weight_form(tkv_type type)
 {
-    const bool is_fine = type == TKV_TYPE_TURBO8 || type == TKV_TYPE_TURBO4;
-    return (row_form){is_fine ? 2 : WEIGHT_PARTS, TKV_PAGE_TOKENS / 4, type == TKV_TYPE_TURBO8};
+    const bool is_coarse = tkv_type_rounding(type) == TKV_ROUNDING_COARSE;
+    return (row_form){is_coarse ? WEIGHT_PARTS : MAX_PARTS, TKV_PAGE_TOKENS / 4, is_bytewise(type)};
 }
 
 static inline row_form query_form(tkv_type type, int head_dim)
 {
-    const bool is_turbo8 = type == TKV_TYPE_TURBO8;
-    return (row_form){is_turbo8 ? 2 : QUERY_PARTS, level_dwords(type, head_dim), is_turbo8};
+    const bool is_finest = tkv_type_rounding(type) == TKV_ROUNDING_FINEST;
+    return (row_form){is_finest ? MAX_PARTS : QUERY_PARTS, level_dwords(type, head_dim),
+                      is_bytewise(type)};
 }
 
 /* Rows of integers; for a sketch type followed by those of the sketched queries, since its residual
@@ -71,8 +72,8 @@ static size_t scratch_bytes(int head_dim, int n_rows)
 {
     const size_t n = (size_t)n_rows;
     const size_t values = TKV_PAGE_TOKENS * (size_t)head_dim * sizeof(float);
-    const size_t coded =
-        levels_bytes(head_dim) + n * integer_row_bytes(weight_form(TKV_TYPE_TURBO8));
+    const row_form largest = {MAX_PARTS, TKV_PAGE_TOKENS / 4, false};
+    const size_t coded = levels_bytes(head_dim) + n * integer_row_bytes(largest);
     return values > coded ? values : coded;
 }
 

@@ -1,9 +1,9 @@
 /* Pages to levels, in vectors: codes become bytes without passing through single values. A key page
  * gives [dwords][64 tokens], a value page [dwords][head_dim], each word four levels plus LEVEL_BIAS
- * of one lane: with n = 4 h + r, byte k of dword 8 g + n is code 8 k + n of group g; of turbo8,
- * byte k of dword i is code 4 i + k. In both orders lanes run along a row, so that one function
- * serves both. Where a half group ends, bytes 2 and 3 are arbitrary. Included by vector_kernels.h
- * after the vector operations. */
+ * of one lane: with n = 4 h + r, byte k of dword 8 g + n is code 8 k + n of group g; where
+ * codes are bytes, byte k of dword i is code 4 i + k. In both orders lanes run along a row, so that
+ * one function serves both. Where a half group ends, bytes 2 and 3 are arbitrary. Included by
+ * vector_kernels.h after the vector operations. */
 #ifndef TKV_KERNELS_VECTOR_UNPACK_H
 #define TKV_KERNELS_VECTOR_UNPACK_H
 
@@ -17,8 +17,31 @@
 /* Path words of a trellis row before its first: eight more than a row has. */
 #define PATH_MARGIN 8
 
-/* The words of one group for V_LANES lanes: up to four of a wide plane, one of a one-bit plane, and
- * the subset bits of a trellis. */
+/* Whether codes are levels in bytes; all others are indices into a table. */
+static inline bool is_bytewise(tkv_type type)
+{
+    return tkv_type_plane_bits(type, 0) == 8;
+}
+
+/* Whether the levels' indices have a bit in plane 1, beside those in plane 0. */
+static inline bool has_single(tkv_type type)
+{
+    return tkv_type_kind(type) != TKV_CODE_TRELLIS &&
+           tkv_type_level_bits(type) > tkv_type_plane_bits(type, 0);
+}
+
+/* What is unpacked here: bytes, or indices of up to four bits in planes of 4, 2 or 2 and 1 bits;
+ * of a trellis, 2 or 1 free bits and the path. */
+#define CHECK_PLANES(id, name, number, kind, plane0, plane1, plane2, level_bits, ...)              \
+    _Static_assert(TKV_CODE_##kind == TKV_CODE_TRELLIS                                             \
+                       ? plane0 <= 2 && plane1 == 1 && !plane2                                     \
+                       : plane0 >= 2 && plane1 <= 1 && level_bits <= 4,                            \
+                   "planes of " name);
+TKV_CODED_TYPES(CHECK_PLANES)
+#undef CHECK_PLANES
+
+/* The words of one group for V_LANES lanes: up to eight of plane 0, one of a one-bit plane, and the
+ * subset bits of a trellis. */
 typedef struct group_words {
     vint wide[8];
     vint single;
@@ -102,21 +125,19 @@ static ALWAYS_INLINE void load_plane(const page_view *view, int plane, int bits,
 static ALWAYS_INLINE vint code_nibbles(tkv_type type, const group_words *w, int r)
 {
     const vint two_bits = v_set_int(0x33333333u);
-    if (type == TKV_TYPE_TURBO4) {
+    const int wide_bits = tkv_type_plane_bits(type, 0);
+    if (wide_bits == 4) {
         return w->wide[r];
     }
-    if (type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2) {
+    if (tkv_type_kind(type) == TKV_CODE_TRELLIS) {
         const vint z1 = v_shift(w->z1, 1 - r);
         const vint subset = v_select(v_set_int(0x11111111u), v_right(w->z0, r), z1);
-        const vint free = type == TKV_TYPE_TRELLIS2 ? v_shift(w->wide[0], 2 - r)
-                                                    : v_shift(w->wide[r >> 1], r & 1 ? 0 : 2);
+        const vint free =
+            wide_bits == 1 ? v_shift(w->wide[0], 2 - r) : v_shift(w->wide[r >> 1], r & 1 ? 0 : 2);
         return v_select(two_bits, subset, free);
     }
     const vint low = v_right(w->wide[r >> 1], 2 * (r & 1));
-    if (type == TKV_TYPE_TURBO2 || type == TKV_TYPE_TURBO3Q) {
-        return low;
-    }
-    return v_select(two_bits, low, v_shift(w->single, 2 - r));
+    return has_single(type) ? v_select(two_bits, low, v_shift(w->single, 2 - r)) : low;
 }
 
 /* Along coordinates (key pages) the subset bits are XORs of shifted words. */
@@ -171,12 +192,8 @@ typedef struct trellis_start {
 static ALWAYS_INLINE void load_group(tkv_type type, const page_view *view, int group, int lane,
                                      const trellis_start *start, group_words *w)
 {
-    const int wide_bits = type == TKV_TYPE_TURBO8     ? 8
-                          : type == TKV_TYPE_TURBO4   ? 4
-                          : type == TKV_TYPE_TRELLIS2 ? 1
-                                                      : 2;
-    load_plane(view, 0, wide_bits, group, lane, w->wide);
-    if (type == TKV_TYPE_TURBO3 || type == TKV_TYPE_TURBO4Q) {
+    load_plane(view, 0, tkv_type_plane_bits(type, 0), group, lane, w->wide);
+    if (has_single(type)) {
         load_plane(view, 1, 1, group, lane, &w->single);
     }
     if (start && view->order == TKV_ORDER_KEY) {
@@ -199,7 +216,7 @@ static ALWAYS_INLINE void unpack_group(tkv_type type, const page_view *view, int
         group_words w;
         load_group(type, view, group, lane, start, &w);
         uint32_t *to = levels + (size_t)(8 * group) * stride + lane;
-        if (type == TKV_TYPE_TURBO8) {
+        if (is_bytewise(type)) {
             for (int i = 0; i < (group < view->n_groups ? 8 : 4); i++) {
                 v_store_int(to + (size_t)i * stride, v_bias_levels(w.wide[i]));
             }
@@ -227,7 +244,7 @@ static ALWAYS_INLINE void unpack_type(tkv_type type, const page_view *view, uint
 {
     static const int8_t no_levels[1] = {0};
     const int level_bits = tkv_type_level_bits(type);
-    const bool is_trellis = type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
+    const bool is_trellis = tkv_type_kind(type) == TKV_CODE_TRELLIS;
     const vbytes table = level_table(level_bits ? 1 << level_bits : 1,
                                      is_trellis   ? tkv_trellis_get(level_bits)->levels
                                      : level_bits ? tkv_codebook_get(level_bits)->levels
@@ -250,21 +267,17 @@ static inline size_t level_words(int head_dim)
     return (size_t)(head_dim + 31) / 32 * 8 * TKV_PAGE_TOKENS;
 }
 
-/* Levels of a page of any coded type, without scales and residual signs. */
+/* Levels of a page of any coded type, without scales and residual signs: compiled once a type. */
 static inline void unpack_levels(tkv_type type, const page_view *view, uint32_t *levels)
 {
+#define UNPACK_TYPE(id, ...)                                                                       \
+    case TKV_TYPE_##id: unpack_type(TKV_TYPE_##id, view, levels); break;
     switch (type) {
-    case TKV_TYPE_TURBO8: unpack_type(TKV_TYPE_TURBO8, view, levels); break;
-    case TKV_TYPE_TURBO4: unpack_type(TKV_TYPE_TURBO4, view, levels); break;
-    case TKV_TYPE_TURBO3: unpack_type(TKV_TYPE_TURBO3, view, levels); break;
-    case TKV_TYPE_TURBO2: unpack_type(TKV_TYPE_TURBO2, view, levels); break;
-    case TKV_TYPE_TRELLIS3: unpack_type(TKV_TYPE_TRELLIS3, view, levels); break;
-    case TKV_TYPE_TRELLIS2: unpack_type(TKV_TYPE_TRELLIS2, view, levels); break;
-    case TKV_TYPE_TURBO4Q: unpack_type(TKV_TYPE_TURBO4Q, view, levels); break;
-    case TKV_TYPE_TURBO3Q: unpack_type(TKV_TYPE_TURBO3Q, view, levels); break;
+        TKV_CODED_TYPES(UNPACK_TYPE)
     case TKV_TYPE_F16:
     case TKV_TYPE_COUNT: break;
     }
+#undef UNPACK_TYPE
 }
 
 /* Residual signs of a sketch type, the last plane of its page, as levels +1 and -1. */

@@ -171,7 +171,7 @@ static double attention_bound(const tkv_context *context)
     if (context->device) {
         const tkv_device_table *t = context->device->table;
         return 1e-5 + 20.0 * (double)fmaxf(fmaxf(t->weight_rounding, t->query_rounding),
-                                           fmaxf(t->query_rounding_turbo8, t->exact_rounding));
+                                           fmaxf(t->query_rounding_fine, t->exact_rounding));
     }
     const tkv_kernels *k = context->kernels;
     return 1e-5 + 20.0 * (double)fmaxf(k->weight_rounding, k->query_rounding);

@@ -247,8 +247,7 @@ static void attend_on_device(device_under_test *dut, const attend_case *c,
 static double attend_bound(const tkv_device_table *table, const device_case *c)
 {
     const bool is_exact = c->layer.type_k == TKV_TYPE_F16 && c->layer.type_v == TKV_TYPE_F16;
-    const float query =
-        c->layer.type_k == TKV_TYPE_TURBO8 ? table->query_rounding_turbo8 : table->query_rounding;
+    const float query = tkv_device_query_rounding(table, c->layer.type_k);
     const float coded = fmaxf(table->weight_rounding, query);
     return 1e-5 +
            10.0 * (double)(is_exact ? table->exact_rounding : fmaxf(coded, table->exact_rounding));

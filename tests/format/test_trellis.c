@@ -1,6 +1,7 @@
 #include "format/codec.h"
 #include "format/trellis.h"
-#include "kernels/encode.h"
+#include "kernels/kernels.h"
+#include "kernels/trellis_search.h"
 #include "support/support.h"
 
 /* The cost that the search minimises, of a given path. */
@@ -126,8 +127,11 @@ static void fill_row(uint64_t *seed, int kind, int head_dim, float *z)
     }
 }
 
+typedef void (*search_function)(const tkv_trellis *trellis, int survivor_bits, float gain,
+                                int head_dim, const float *z, tkv_trellis_path *path);
+
 /* Vector searches give the reference's path, whatever the row, the gain and the size. */
-static void check_search(tkv_trellis_search_function search)
+static void check_search(search_function search)
 {
     const float gains[] = {1.0f, 0.97f, 1.03f};
     uint64_t seed = 99;
@@ -147,7 +151,7 @@ static void check_search(tkv_trellis_search_function search)
 }
 
 /* The search of a kernel table; the reference's for those that bring none. */
-static tkv_trellis_search_function search_of(const char *kernels)
+static search_function search_of(const char *kernels)
 {
 #if defined(TKV_HAVE_X86_KERNELS)
     if (strcmp(kernels, "avx2") == 0) {

@@ -432,6 +432,6 @@ const tkv_device_table tkv_device_table_cuda = {
     .attend = attend,
     .weight_rounding = TKV_CUDA_WEIGHT_ROUNDING,
     .query_rounding = TKV_CUDA_QUERY_ROUNDING,
-    .query_rounding_turbo8 = TKV_CUDA_QUERY_ROUNDING_TURBO8,
+    .query_rounding_fine = TKV_CUDA_QUERY_ROUNDING_FINE,
     .exact_rounding = 0x1p-11f, /* halves, where there are many queries */
 };

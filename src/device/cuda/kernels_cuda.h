@@ -18,7 +18,7 @@ extern "C" {
 /* How far attention rounds on coded pages: weight_rounding and query_rounding of the table. */
 #define TKV_CUDA_WEIGHT_ROUNDING 0x1p-8f
 #define TKV_CUDA_QUERY_ROUNDING 0x1p-8f
-#define TKV_CUDA_QUERY_ROUNDING_TURBO8 0x1p-14f
+#define TKV_CUDA_QUERY_ROUNDING_FINE 0x1p-14f
 
 /* What the code that the current device runs was compiled for, 80 or newer (__CUDA_ARCH__ / 10):
  * something older than the device where the driver compiles it from PTX. */

@@ -1,13 +1,9 @@
-/* Encoding on the CPU: the reference's, with the trellis search that an instruction set brings. */
-#ifndef TKV_KERNELS_ENCODE_H
-#define TKV_KERNELS_ENCODE_H
+/* The trellis searches that instruction sets bring; each finds the path that tkv_trellis_search
+ * finds. */
+#ifndef TKV_KERNELS_TRELLIS_SEARCH_H
+#define TKV_KERNELS_TRELLIS_SEARCH_H
 
 #include "format/trellis.h"
-#include "kernels/kernels.h"
-
-/* tkv_kernels.encode with a search. */
-void tkv_encode_span(tkv_trellis_search_function search, const tkv_page_span *span, const float *x,
-                     size_t row_stride, void *page);
 
 #if defined(TKV_HAVE_X86_KERNELS)
 void tkv_trellis_search_avx2(const tkv_trellis *trellis, int survivor_bits, float gain,
