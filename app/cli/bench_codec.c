@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/open_context.h"
 #include "cli/progress.h"
+#include "common/try.h"
 #include "device/context.h"
 #include "eval/bandwidth.h"
 #include "eval/codec_quality.h"
@@ -203,16 +204,11 @@ static tkv_status measure_type(codec_run *run, tkv_type type, int head_dim, cons
                                              .seed = o->seed + 1,
                                              .progress = show_progress,
                                              .progress_user = run};
-    tkv_status status = tkv_codec_quality_measure(run->context, &params, &r->quality, error);
-    if (status == TKV_OK) {
-        status = tkv_codec_speed_measure(run->context, type, TKV_ORDER_KEY, head_dim, SPEED_PAGES,
-                                         &r->key, error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_codec_speed_measure(run->context, type, TKV_ORDER_VALUE, head_dim, SPEED_PAGES,
-                                         &r->value, error);
-    }
-    return status;
+    TKV_TRY(tkv_codec_quality_measure(run->context, &params, &r->quality, error));
+    TKV_TRY(tkv_codec_speed_measure(run->context, type, TKV_ORDER_KEY, head_dim, SPEED_PAGES,
+                                    &r->key, error));
+    return tkv_codec_speed_measure(run->context, type, TKV_ORDER_VALUE, head_dim, SPEED_PAGES,
+                                   &r->value, error);
 }
 
 static tkv_status measure(codec_run *run, tkv_error *error)
@@ -328,15 +324,13 @@ static cJSON *to_json(const codec_run *run)
 /* Types and sizes from the options. */
 static tkv_status prepare(codec_run *run, tkv_error *error)
 {
-    tkv_status status = bench_parse_types(run->options->types, run->types, &run->n_types, error);
-    if (status == TKV_OK) {
-        status = bench_parse_numbers("head-dim", run->options->head_dims, 1, MAX_HEAD_DIMS,
-                                     run->head_dims, &run->n_head_dims, error);
+    TKV_TRY(bench_parse_types(run->options->types, run->types, &run->n_types, error));
+    TKV_TRY(bench_parse_numbers("head-dim", run->options->head_dims, 1, MAX_HEAD_DIMS,
+                                run->head_dims, &run->n_head_dims, error));
+    for (int i = 0; i < run->n_head_dims; i++) {
+        TKV_TRY(tkv_check_padded_dim(TKV_TYPE_TURBO4, run->head_dims[i], error));
     }
-    for (int i = 0; i < run->n_head_dims && status == TKV_OK; i++) {
-        status = tkv_check_padded_dim(TKV_TYPE_TURBO4, run->head_dims[i], error);
-    }
-    return status;
+    return TKV_OK;
 }
 
 static int measure_device(const codec_run *run)

@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/open_context.h"
 #include "cli/progress.h"
+#include "common/try.h"
 #include "eval/clock.h"
 #include "eval/model_speed.h"
 
@@ -149,13 +150,10 @@ static int compare_depths(const void *a, const void *b)
 static tkv_status parse_lists(model_run *run, tkv_error *error)
 {
     const model_options *o = run->options;
-    tkv_status status =
-        bench_parse_numbers("depths", o->depths, 0, MAX_DEPTHS, run->depths, &run->n_depths, error);
-    if (status == TKV_OK) {
-        qsort(run->depths, (size_t)run->n_depths, sizeof *run->depths, compare_depths);
-        status = parse_policies(run, o->types, error);
-    }
-    return status;
+    TKV_TRY(bench_parse_numbers("depths", o->depths, 0, MAX_DEPTHS, run->depths, &run->n_depths,
+                                error));
+    qsort(run->depths, (size_t)run->n_depths, sizeof *run->depths, compare_depths);
+    return parse_policies(run, o->types, error);
 }
 
 static tkv_status check_length(const model_run *run, const char *option, int n_tokens,
@@ -183,11 +181,9 @@ static tkv_status check_lengths(model_run *run, tkv_error *error)
                 run->depths[*n - 1], tkv_model_get_config(run->loaded.model)->context_length);
         --*n;
     }
-    tkv_status status = check_length(run, "depths", run->depths[*n - 1], error);
-    if (status == TKV_OK) {
-        status = check_length(run, "prompt", o->n_prompt, error);
-    }
-    return status == TKV_OK ? check_length(run, "predict", o->n_decode, error) : status;
+    TKV_TRY(check_length(run, "depths", run->depths[*n - 1], error));
+    TKV_TRY(check_length(run, "prompt", o->n_prompt, error));
+    return check_length(run, "predict", o->n_decode, error);
 }
 
 /* Tokens that a sequence has room for. */
@@ -254,13 +250,12 @@ static tkv_status prepare(model_run *run, tkv_error *error)
         result->prefill = next;
         result->decode = next + n;
     }
-    tkv_status status = TKV_OK;
-    for (int i = 0; i < run->n_policies && status == TKV_OK; i++) {
-        status = tkv_model_work_create(run->loaded.model, run->loaded.tokenizer,
-                                       run->loaded.context, &run->policies[i].policy,
-                                       longest_sequence(run), &run->policies[i].work, error);
+    for (int i = 0; i < run->n_policies; i++) {
+        TKV_TRY(tkv_model_work_create(run->loaded.model, run->loaded.tokenizer, run->loaded.context,
+                                      &run->policies[i].policy, longest_sequence(run),
+                                      &run->policies[i].work, error));
     }
-    return status;
+    return TKV_OK;
 }
 
 /* All policies in turns, so that what else the machine does falls on all of them. */

@@ -1,6 +1,7 @@
 #include "cli/command.h"
 
 #include "cli/open_context.h"
+#include "common/try.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -162,33 +163,21 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
 {
     *loaded = (loaded_model){0};
     char shipped[MAX_PATH];
-    tkv_status status = path ? TKV_OK : find_shipped_model(shipped, error);
-    if (status == TKV_OK) {
-        status = tkv_gguf_open(path ? path : shipped, &loaded->gguf, error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_model_create(loaded->gguf, &loaded->model, error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_tokenizer_from_gguf(loaded->gguf, &loaded->tokenizer, error);
-    }
+    TKV_TRY(path ? TKV_OK : find_shipped_model(shipped, error));
+    TKV_TRY(tkv_gguf_open(path ? path : shipped, &loaded->gguf, error));
+    TKV_TRY(tkv_model_create(loaded->gguf, &loaded->model, error));
+    TKV_TRY(tkv_tokenizer_from_gguf(loaded->gguf, &loaded->tokenizer, error));
     const char *warning;
-    for (int i = 0; status == TKV_OK && (warning = tkv_tokenizer_warning(loaded->tokenizer, i));
-         i++) {
+    for (int i = 0; (warning = tkv_tokenizer_warning(loaded->tokenizer, i)); i++) {
         fprintf(stderr, "turbokv: warning: %s\n", warning);
     }
-    if (status == TKV_OK) {
-        const int n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size;
-        if (tkv_tokenizer_size(loaded->tokenizer) > n_vocabulary) {
-            status = tkv_fail(error, TKV_ERR_FORMAT,
-                              "the tokenizer has %d tokens, the model's embedding only %d",
-                              (int)tkv_tokenizer_size(loaded->tokenizer), n_vocabulary);
-        }
+    const int n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size;
+    if (tkv_tokenizer_size(loaded->tokenizer) > n_vocabulary) {
+        return tkv_fail(error, TKV_ERR_FORMAT,
+                        "the tokenizer has %d tokens, the model's embedding only %d",
+                        (int)tkv_tokenizer_size(loaded->tokenizer), n_vocabulary);
     }
-    if (status == TKV_OK) {
-        status = command_open_context(params, ignores_gate, &loaded->context, error);
-    }
-    return status;
+    return command_open_context(params, ignores_gate, &loaded->context, error);
 }
 
 void command_warn_of_context(const loaded_model *loaded, int n_tokens)
@@ -268,8 +257,8 @@ tkv_status command_read_text(const char *path, char **text, size_t *length, tkv_
 tkv_status command_read_shipped(const char *name, char **text, size_t *length, tkv_error *error)
 {
     char path[MAX_PATH];
-    const tkv_status status = find_shipped(name, path, error);
-    return status == TKV_OK ? command_read_text(path, text, length, error) : status;
+    TKV_TRY(find_shipped(name, path, error));
+    return command_read_text(path, text, length, error);
 }
 
 tkv_status command_read_policy(const char *path, tkv_policy *policy, tkv_error *error)

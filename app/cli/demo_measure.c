@@ -2,6 +2,7 @@
  * of the others are compared with. */
 #include "cli/demo.h"
 #include "cli/progress.h"
+#include "common/try.h"
 #include "eval/clock.h"
 #include "eval/footprint.h"
 #include "model/sampler.h"
@@ -64,21 +65,20 @@ static tkv_status score(pass *p, tkv_error *error)
 {
     const int32_t *ids = p->prompt->tokens.ids;
     const int first = (int)p->prompt->tokens.n - 1 - p->n_scored;
-    tkv_status status = TKV_OK;
-    for (int done = 0; done < p->n_scored && status == TKV_OK; done += SCORED_STEP) {
+    for (int done = 0; done < p->n_scored; done += SCORED_STEP) {
         const int left = p->n_scored - done;
         const int n = left < SCORED_STEP ? left : SCORED_STEP;
         float *reference = p->reference + (size_t)done * (size_t)p->n_vocabulary;
         float *logits = p->is_reference ? reference : p->tested;
         const tkv_eval_params eval = {.logits_mode = TKV_LOGITS_ALL, .logits = logits};
-        status = tkv_session_eval(p->session, ids + first + done, n, &eval, error);
-        for (int i = 0; i < n && status == TKV_OK; i++) {
+        TKV_TRY(tkv_session_eval(p->session, ids + first + done, n, &eval, error));
+        for (int i = 0; i < n; i++) {
             const size_t row = (size_t)i * (size_t)p->n_vocabulary;
-            status = tkv_divergence_add(&p->result->divergence, reference + row, logits + row,
-                                        p->n_vocabulary, ids[first + done + i + 1], error);
+            TKV_TRY(tkv_divergence_add(&p->result->divergence, reference + row, logits + row,
+                                       p->n_vocabulary, ids[first + done + i + 1], error));
         }
     }
-    return status;
+    return TKV_OK;
 }
 
 static void measure_cache(pass *p)

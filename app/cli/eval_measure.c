@@ -3,6 +3,7 @@
 #include "cli/eval_state.h"
 #include "cli/eval_step.h"
 #include "cli/progress.h"
+#include "common/try.h"
 #include "eval/footprint.h"
 #include "eval/plan.h"
 
@@ -102,10 +103,8 @@ static tkv_status keep_policy(void *user, int i, tkv_error *error)
     chunk_work *work = user;
     char name[STEP_NAME];
     name_chunk(work->m, work->missing[i], work->chunk, name);
-    const tkv_status status = merge_chunk(work->m, work->missing[i], &work->results[i], error);
-    return status == TKV_OK
-               ? eval_state_add(&work->m->state, name, eval_chunk_to_json(&work->results[i]), error)
-               : status;
+    TKV_TRY(merge_chunk(work->m, work->missing[i], &work->results[i], error));
+    return eval_state_add(&work->m->state, name, eval_chunk_to_json(&work->results[i]), error);
 }
 
 static tkv_status measure_missing(chunk_work *work, tkv_error *error)
@@ -217,27 +216,22 @@ static tkv_status measure_prompt(measurement *m, int policy, int length_index, i
     tkv_needles_result result = {0};
     name_prompt(m, policy, length, prompt, name);
     const cJSON *step = eval_state_find(&m->state, name);
-    tkv_status status;
     if (step) {
-        status = eval_prompt_from_json(step, name, m->plan->state_path, m->plan->n_facts, &result,
-                                       error);
+        TKV_TRY(eval_prompt_from_json(step, name, m->plan->state_path, m->plan->n_facts, &result,
+                                      error));
         m->results->n_resumed++;
     } else {
         const tkv_needles_params params = needle_params(m, length_index, prompt);
         m->step_work = length;
-        status = tkv_needles_ask(m->loaded->model, m->loaded->tokenizer, m->loaded->context,
-                                 &params, policy_at(m, policy), &result, error);
+        TKV_TRY(tkv_needles_ask(m->loaded->model, m->loaded->tokenizer, m->loaded->context, &params,
+                                policy_at(m, policy), &result, error));
         m->work_done += length;
-        if (status == TKV_OK) {
-            status = eval_state_add(&m->state, name, eval_prompt_to_json(&result, m->plan->n_facts),
-                                    error);
-        }
+        TKV_TRY(
+            eval_state_add(&m->state, name, eval_prompt_to_json(&result, m->plan->n_facts), error));
     }
-    if (status == TKV_OK) {
-        count_prompt(m, policy, length_index, &result);
-        m->results->was_interrupted = !show_progress(m, 0, 1);
-    }
-    return status;
+    count_prompt(m, policy, length_index, &result);
+    m->results->was_interrupted = !show_progress(m, 0, 1);
+    return TKV_OK;
 }
 
 /* One prompt with f16 and with every policy. */

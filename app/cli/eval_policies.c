@@ -1,5 +1,6 @@
 /* The list of policies that an evaluation compares. */
 #include "cli/eval.h"
+#include "common/try.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,11 +12,8 @@ static tkv_status parse_types(const char *text, tkv_policy *policy, tkv_error *e
     const char *slash = strchr(text, '/');
     const size_t length = slash ? (size_t)(slash - text) : strlen(text);
     snprintf(type_k, sizeof type_k, "%.*s", (int)(length < 31 ? length : 31), text);
-    tkv_status status = tkv_type_from_name(type_k, &policy->type_k, error);
-    if (status == TKV_OK) {
-        status = tkv_type_from_name(slash ? slash + 1 : type_k, &policy->type_v, error);
-    }
-    return status;
+    TKV_TRY(tkv_type_from_name(type_k, &policy->type_k, error));
+    return tkv_type_from_name(slash ? slash + 1 : type_k, &policy->type_v, error);
 }
 
 static tkv_status parse_entry(const char *text, tkv_policy *policy, tkv_error *error)
@@ -36,24 +34,22 @@ static tkv_status parse_entry(const char *text, tkv_policy *policy, tkv_error *e
 
 tkv_status policy_list_parse(const char *text, policy_list *list, tkv_error *error)
 {
-    tkv_status status = TKV_OK;
     list->names = strdup(text);
     if (!list->names) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the policies");
     }
     char *rest = list->names;
-    for (char *name; status == TKV_OK && (name = strsep(&rest, ","));) {
+    char *name;
+    while ((name = strsep(&rest, ","))) {
         const int i = list->n;
         if (i == EVAL_MAX_POLICIES) {
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "more than %d policies",
                             EVAL_MAX_POLICIES);
         }
         list->name[i] = name;
-        status = parse_entry(name, &list->policy[i], error);
-        if (status == TKV_OK) {
-            status = tkv_policy_format(&list->policy[i], list->text[i], EVAL_POLICY_TEXT, error);
-        }
+        TKV_TRY(parse_entry(name, &list->policy[i], error));
+        TKV_TRY(tkv_policy_format(&list->policy[i], list->text[i], EVAL_POLICY_TEXT, error));
         list->n++;
     }
-    return status;
+    return TKV_OK;
 }

@@ -1,5 +1,6 @@
 #include "cli/eval_step.h"
 
+#include "common/try.h"
 #include "gate/json_number.h"
 
 #include <float.h>
@@ -84,19 +85,16 @@ static tkv_status read_chunk_numbers(const cJSON *step, tkv_eval_text_result *re
                   {"kv_bytes", 1.0, MAX_COUNT, &kv_bytes},
                   {"seconds", 0.0, MAX_COUNT, &result->seconds},
                   {"weights", 0.0, MAX_COUNT, &n_weights}};
-    tkv_status status = TKV_OK;
-    for (size_t i = 0; i < sizeof fields / sizeof *fields && status == TKV_OK; i++) {
-        status = tkv_json_number(step, fields[i].name, fields[i].low, fields[i].high,
-                                 fields[i].number, error);
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        TKV_TRY(tkv_json_number(step, fields[i].name, fields[i].low, fields[i].high,
+                                fields[i].number, error));
     }
-    if (status == TKV_OK) {
-        status = tkv_json_number(step, "skipped", 0.0, n_weights, &n_skipped, error);
-    }
+    TKV_TRY(tkv_json_number(step, "skipped", 0.0, n_weights, &n_skipped, error));
     d->n_same_top = (size_t)same_top;
     result->kv_bytes = (size_t)kv_bytes;
     result->n_weights = (int64_t)n_weights;
     result->n_skipped = (int64_t)n_skipped;
-    return status;
+    return TKV_OK;
 }
 
 tkv_status eval_chunk_from_json(const cJSON *step, const char *name, const char *path,

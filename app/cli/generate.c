@@ -1,6 +1,7 @@
 #include "cli/generate.h"
 
 #include "cli/progress.h"
+#include "common/try.h"
 #include "eval/clock.h"
 #include "eval/footprint.h"
 #include "model/prompt.h"
@@ -89,11 +90,9 @@ static tkv_status add_token(generator *g, int32_t token, tkv_error *error)
     memcpy(r->text + r->text_length, bytes.data, bytes.length);
     r->text_length += bytes.length;
     r->text[r->text_length] = '\0';
-    const tkv_status status = tkv_tokens_push(&r->tokens, token, error);
-    if (status == TKV_OK) {
-        show_text(g, false);
-    }
-    return status;
+    TKV_TRY(tkv_tokens_push(&r->tokens, token, error));
+    show_text(g, false);
+    return TKV_OK;
 }
 
 /* First tokens that a shift of the context leaves alone. */
@@ -218,17 +217,17 @@ static tkv_status encode_prompt(generator *g, int *max_tokens, tkv_error *error)
     const tkv_model_config *config = tkv_model_get_config(g->loaded->model);
     tkv_tokens *tokens = &g->result->prompt_tokens;
     *max_tokens = p->max_tokens ? p->max_tokens : config->context_length;
-    tkv_status status = prepare_prompt(g, error);
-    if (status == TKV_OK && tokens->n == 0) {
-        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                          "the prompt is empty: expected at least one token");
+    TKV_TRY(prepare_prompt(g, error));
+    if (tokens->n == 0) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "the prompt is empty: expected at least one token");
     }
-    if (status == TKV_OK && tokens->n > (size_t)*max_tokens) {
-        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                          "the prompt has %zu tokens, the context %d: give a larger one with -c",
-                          tokens->n, *max_tokens);
+    if (tokens->n > (size_t)*max_tokens) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "the prompt has %zu tokens, the context %d: give a larger one with -c",
+                        tokens->n, *max_tokens);
     }
-    return status == TKV_OK ? check_shift(g, *max_tokens, error) : status;
+    return check_shift(g, *max_tokens, error);
 }
 
 tkv_status generation_run(const loaded_model *loaded, const generation_params *params,

@@ -1,5 +1,6 @@
 #include "eval/attention_speed.h"
 
+#include "common/try.h"
 #include "eval/clock.h"
 
 #include <stdint.h>
@@ -74,13 +75,9 @@ static tkv_status create_queries(tkv_attention_work *work, uint32_t *seed, tkv_e
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the queries");
     }
     tkv_attention_fill(seed, work->bytes / sizeof(float), work->output);
-    tkv_status status = tkv_memory_allocate(work->context, work->bytes, &work->queries, error);
-    if (status == TKV_OK) {
-        status = tkv_memory_allocate(work->context, work->bytes, &work->results, error);
-    }
-    return status == TKV_OK
-               ? tkv_memory_upload(work->context, work->queries, work->output, work->bytes, error)
-               : status;
+    TKV_TRY(tkv_memory_allocate(work->context, work->bytes, &work->queries, error));
+    TKV_TRY(tkv_memory_allocate(work->context, work->bytes, &work->results, error));
+    return tkv_memory_upload(work->context, work->queries, work->output, work->bytes, error);
 }
 
 tkv_status tkv_attention_work_create(tkv_context *context, const tkv_attention_shape *shape,
@@ -141,14 +138,10 @@ tkv_status tkv_attention_work_run(tkv_attention_work *work, double *seconds, tkv
                                       .n_heads = s->n_kv_heads * s->group,
                                       .first_position = s->n_tokens - s->n_queries};
     const double start = tkv_clock();
-    tkv_status status = tkv_attend(work->cache, 0, &params, work->queries, work->results, error);
-    if (status == TKV_OK) {
-        status = tkv_context_wait(work->context, error);
-    }
+    TKV_TRY(tkv_attend(work->cache, 0, &params, work->queries, work->results, error));
+    TKV_TRY(tkv_context_wait(work->context, error));
     *seconds = tkv_clock() - start;
-    return status == TKV_OK
-               ? tkv_memory_download(work->context, work->output, work->results, work->bytes, error)
-               : status;
+    return tkv_memory_download(work->context, work->output, work->results, work->bytes, error);
 }
 
 const float *tkv_attention_work_output(const tkv_attention_work *work, size_t *n)

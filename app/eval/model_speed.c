@@ -1,5 +1,6 @@
 #include "eval/model_speed.h"
 
+#include "common/try.h"
 #include "eval/clock.h"
 #include "eval/footprint.h"
 #include "model/prompt.h"
@@ -21,13 +22,13 @@ static tkv_status choose_tokens(tkv_model_work *work, const tkv_tokenizer *token
                                 tkv_error *error)
 {
     uint32_t seed = 1;
-    tkv_status status = tkv_prompt_begin(tokenizer, &work->tokens, error);
-    while (work->tokens.n < (size_t)n && status == TKV_OK) {
+    TKV_TRY(tkv_prompt_begin(tokenizer, &work->tokens, error));
+    while (work->tokens.n < (size_t)n) {
         seed = seed * 1664525u + 1013904223u;
         const int32_t token = (int32_t)((seed >> 8) % (uint32_t)work->n_vocabulary);
-        status = tkv_tokens_push(&work->tokens, token, error);
+        TKV_TRY(tkv_tokens_push(&work->tokens, token, error));
     }
-    return status;
+    return TKV_OK;
 }
 
 tkv_status tkv_model_work_create(const tkv_model *model, const tkv_tokenizer *tokenizer,
@@ -74,13 +75,12 @@ static tkv_status eval(const tkv_model_work *work, tkv_session *session, int n_t
 {
     const int length = tkv_session_length(session);
     const tkv_eval_params params = {.logits_mode = TKV_LOGITS_LAST, .logits = work->logits};
-    tkv_status status = TKV_OK;
-    for (int done = 0; done < n_tokens && status == TKV_OK; done += n_at_once) {
+    for (int done = 0; done < n_tokens; done += n_at_once) {
         const int left = n_tokens - done;
-        status = tkv_session_eval(session, work->tokens.ids + length + done,
-                                  left < n_at_once ? left : n_at_once, &params, error);
+        TKV_TRY(tkv_session_eval(session, work->tokens.ids + length + done,
+                                 left < n_at_once ? left : n_at_once, &params, error));
     }
-    return status;
+    return TKV_OK;
 }
 
 /* Lets a session do what it does once: on a device it captures its step. */
@@ -88,9 +88,8 @@ static tkv_status warm_up(const tkv_model_work *work, tkv_session *session, tkv_
 {
     const int length = tkv_session_length(session);
     const int room = (int)work->tokens.n - length;
-    const tkv_status status =
-        eval(work, session, room < WARM_UP_TOKENS ? room : WARM_UP_TOKENS, 1, error);
-    return status == TKV_OK ? tkv_session_truncate(session, length, error) : status;
+    TKV_TRY(eval(work, session, room < WARM_UP_TOKENS ? room : WARM_UP_TOKENS, 1, error));
+    return tkv_session_truncate(session, length, error);
 }
 
 /* Times a pass in a copy of the sequence that shares its pages. */
@@ -146,8 +145,8 @@ tkv_status tkv_model_work_fill(tkv_model_work *work, int depth,
 {
     listener all_but_one = {progress, progress_user};
     listener none = {NULL, NULL};
-    const tkv_status status = extend(work, depth - 1, &all_but_one, error);
-    return status == TKV_OK ? extend(work, depth, &none, error) : status;
+    TKV_TRY(extend(work, depth - 1, &all_but_one, error));
+    return extend(work, depth, &none, error);
 }
 
 tkv_status tkv_model_work_prefill(const tkv_model_work *work, int n_tokens, double *seconds,

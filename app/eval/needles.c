@@ -1,5 +1,6 @@
 #include "eval/needles.h"
 
+#include "common/try.h"
 #include "eval/clock.h"
 #include "model/prompt.h"
 #include "model/sampler.h"
@@ -254,8 +255,8 @@ static tkv_status prepare(haystack *h, const tkv_model *model, tkv_context *cont
                         "%d facts",
                         p->length, p->n_facts, TKV_NEEDLES_MAX_FACTS);
     }
-    const tkv_status status = build_prompt(h, error);
-    return status == TKV_OK ? tkv_session_create(model, context, &params, session, error) : status;
+    TKV_TRY(build_prompt(h, error));
+    return tkv_session_create(model, context, &params, session, error);
 }
 
 tkv_status tkv_needles_check(const tkv_model *model, const tkv_tokenizer *tokenizer,

@@ -1,5 +1,7 @@
 #include "eval/plan.h"
 
+#include "common/try.h"
+
 #include <stdlib.h>
 
 #define LOOK_BACK 64
@@ -228,10 +230,9 @@ tkv_status tkv_plan_longest(const tkv_plan_params *params, const tkv_policy *pol
     int fitting = 0;
     int next = 1;
     int too_long = TKV_PLAN_MAX_TOKENS + 1;
-    tkv_status status = TKV_OK;
-    while (too_long - fitting > 1 && status == TKV_OK) {
+    while (too_long - fitting > 1) {
         uint64_t bytes = 0;
-        status = tkv_plan_series(params, policy, 1, &next, &bytes, error);
+        TKV_TRY(tkv_plan_series(params, policy, 1, &next, &bytes, error));
         if (bytes <= budget) {
             fitting = next;
         } else {
@@ -241,7 +242,7 @@ tkv_status tkv_plan_longest(const tkv_plan_params *params, const tkv_policy *pol
         next = doubled > 0 && doubled < too_long ? doubled : fitting + (too_long - fitting) / 2;
     }
     *n_tokens = fitting;
-    return status;
+    return TKV_OK;
 }
 
 tkv_status tkv_plan_choose(const tkv_plan_params *params, int wanted_tokens,
@@ -249,22 +250,17 @@ tkv_status tkv_plan_choose(const tkv_plan_params *params, int wanted_tokens,
 {
     *choice = (tkv_plan_choice){.preset = NULL};
     const char *name;
-    tkv_status status = TKV_OK;
-    for (int i = 0;
-         status == TKV_OK && choice->n_tokens < wanted_tokens && (name = tkv_policy_preset_name(i));
-         i++) {
+    for (int i = 0; choice->n_tokens < wanted_tokens && (name = tkv_policy_preset_name(i)); i++) {
         tkv_policy policy;
         int longest = 0;
         uint64_t bytes = 0;
-        status = tkv_policy_preset(name, &policy, error);
-        if (status == TKV_OK) {
-            status = tkv_plan_longest(params, &policy, &longest, error);
-        }
+        TKV_TRY(tkv_policy_preset(name, &policy, error));
+        TKV_TRY(tkv_plan_longest(params, &policy, &longest, error));
         const int n_tokens = longest < wanted_tokens ? longest : wanted_tokens;
-        if (status == TKV_OK && n_tokens > choice->n_tokens) {
-            status = tkv_plan_series(params, &policy, 1, &n_tokens, &bytes, error);
+        if (n_tokens > choice->n_tokens) {
+            TKV_TRY(tkv_plan_series(params, &policy, 1, &n_tokens, &bytes, error));
             *choice = (tkv_plan_choice){name, n_tokens, bytes};
         }
     }
-    return status;
+    return TKV_OK;
 }

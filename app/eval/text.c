@@ -1,5 +1,6 @@
 #include "eval/text.h"
 
+#include "common/try.h"
 #include "eval/clock.h"
 #include "model/prompt.h"
 #include "model/session.h"
@@ -98,19 +99,19 @@ static tkv_status score_step(evaluation *e, int policy, tkv_session *exact, tkv_
     tkv_eval_text_result *result = &e->results[policy];
     float *reference =
         e->reference + (e->is_kept ? (size_t)(at - e->first_scored) * n_vocabulary : 0);
-    tkv_status status = exact ? pass(e, exact, tokens + at, n, reference, error) : TKV_OK;
+    TKV_TRY(exact ? pass(e, exact, tokens + at, n, reference, error) : TKV_OK);
     const double start = tkv_clock();
-    if (status == TKV_OK && !e->is_stopped) {
-        status = pass(e, session, tokens + at, n, e->tested, error);
+    if (!e->is_stopped) {
+        TKV_TRY(pass(e, session, tokens + at, n, e->tested, error));
     }
     result->seconds += tkv_clock() - start;
     const int n_scored = at + n == e->params->n_context ? n - 1 : n;
-    for (int t = 0; t < n_scored && status == TKV_OK && !e->is_stopped; t++) {
+    for (int t = 0; t < n_scored && !e->is_stopped; t++) {
         const size_t row = (size_t)t * n_vocabulary;
-        status = tkv_divergence_add(&result->divergence, reference + row, e->tested + row,
-                                    e->n_vocabulary, tokens[at + t + 1], error);
+        TKV_TRY(tkv_divergence_add(&result->divergence, reference + row, e->tested + row,
+                                   e->n_vocabulary, tokens[at + t + 1], error));
     }
-    return status;
+    return TKV_OK;
 }
 
 static void add_session(const tkv_session *session, tkv_eval_text_result *result)
@@ -159,11 +160,11 @@ static tkv_status fill_chunk(evaluation *e, int chunk, tkv_error *error)
     const tkv_eval_text_params *p = e->params;
     const int32_t *text = p->tokens + (size_t)chunk * (size_t)p->n_context;
     e->chunk.n = 0;
-    tkv_status status = tkv_prompt_begin(p->tokenizer, &e->chunk, error);
-    while (status == TKV_OK && e->chunk.n < (size_t)p->n_context) {
-        status = tkv_tokens_push(&e->chunk, *text++, error);
+    TKV_TRY(tkv_prompt_begin(p->tokenizer, &e->chunk, error));
+    while (e->chunk.n < (size_t)p->n_context) {
+        TKV_TRY(tkv_tokens_push(&e->chunk, *text++, error));
     }
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status run_chunk(evaluation *e, int chunk, tkv_error *error)

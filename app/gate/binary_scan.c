@@ -1,4 +1,5 @@
 /* Reading libraries and compiled shaders: the names in them, and sources that are embedded. */
+#include "common/try.h"
 #include "gate/evidence.h"
 
 #include <ctype.h>
@@ -117,49 +118,45 @@ static tkv_status look_at_source(const binary_scan *s, const char *begin, size_t
     if (!s->words) {
         return tkv_source_survey(begin, size, s->report, s->error);
     }
-    tkv_status status = tkv_source_scan(begin, size, s->words, &source, s->error);
-    if (status == TKV_OK) {
-        status = tkv_report_merge(&source, s->report, s->error);
-        s->report->n_lines += source.n_lines;
-        s->report->n_mentions += source.n_mentions;
-        tkv_source_report_free(&source);
-    }
+    TKV_TRY(tkv_source_scan(begin, size, s->words, &source, s->error));
+    const tkv_status status = tkv_report_merge(&source, s->report, s->error);
+    s->report->n_lines += source.n_lines;
+    s->report->n_mentions += source.n_mentions;
+    tkv_source_report_free(&source);
     return status;
 }
 
 /* A run of text: a source, or names. */
 static tkv_status look_at_run(const binary_scan *s, const char *begin, const char *end)
 {
-    tkv_status status = TKV_OK;
     if (end - begin >= SOURCE_LENGTH) {
         return look_at_source(s, begin, (size_t)(end - begin));
     }
-    while (begin < end && status == TKV_OK) {
+    while (begin < end) {
         const char *stop = begin;
         while (stop < end && is_name_char(*stop)) {
             stop++;
         }
-        status = look_at_name(s, begin, stop);
+        TKV_TRY(look_at_name(s, begin, stop));
         begin = stop + 1;
     }
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status read_binary(const binary_scan *s, const char *bytes, size_t size)
 {
-    tkv_status status = TKV_OK;
     const char *end = bytes + size;
-    for (const char *at = bytes; at < end && status == TKV_OK;) {
+    for (const char *at = bytes; at < end;) {
         const char *stop = at;
         while (stop < end && is_text(*stop)) {
             stop++;
         }
         if (stop - at >= 5) {
-            status = look_at_run(s, at, stop);
+            TKV_TRY(look_at_run(s, at, stop));
         }
         at = stop + 1;
     }
-    return status;
+    return TKV_OK;
 }
 
 tkv_status tkv_binary_scan(const char *bytes, size_t size, const tkv_words *words,

@@ -1,5 +1,7 @@
 #include "gate/evidence.h"
 
+#include "common/try.h"
+
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,8 +42,7 @@ tkv_status tkv_report_add(tkv_source_report *report, tkv_evidence *item, tkv_err
 
 tkv_status tkv_report_merge(const tkv_source_report *from, tkv_source_report *to, tkv_error *error)
 {
-    tkv_status status = TKV_OK;
-    for (int i = 0; i < from->n_items && status == TKV_OK; i++) {
+    for (int i = 0; i < from->n_items; i++) {
         tkv_evidence item = from->items[i];
         const size_t bytes = (size_t)item.n_values * sizeof *item.values;
         if (item.values) {
@@ -51,9 +52,9 @@ tkv_status tkv_report_merge(const tkv_source_report *from, tkv_source_report *to
             }
             memcpy(item.values, from->items[i].values, bytes);
         }
-        status = tkv_report_add(to, &item, error);
+        TKV_TRY(tkv_report_add(to, &item, error));
     }
-    return status;
+    return TKV_OK;
 }
 
 void tkv_source_report_free(tkv_source_report *report)

@@ -1,5 +1,7 @@
 #include "gate/json_number.h"
 
+#include "common/try.h"
+
 #include <math.h>
 #include <stdio.h>
 
@@ -25,13 +27,12 @@ tkv_status tkv_json_count(const cJSON *object, const char *name, int low, int hi
                           tkv_error *error)
 {
     double number = 0.0;
-    const tkv_status status =
-        tkv_json_number(object, name, (double)low, (double)high, &number, error);
-    if (status == TKV_OK && number != floor(number)) {
+    TKV_TRY(tkv_json_number(object, name, (double)low, (double)high, &number, error));
+    if (number != floor(number)) {
         return tkv_fail(error, TKV_ERR_FORMAT,
                         "'%.40s' is %.17g: expected a whole number from %d to %d", name, number,
                         low, high);
     }
     *count = (int)number;
-    return status;
+    return TKV_OK;
 }

@@ -1,5 +1,6 @@
 /* Reading the branches of a git repository with libgit2: it runs neither git nor anything that a
  * repository's configuration names, so that a repository need not be trusted to be looked at. */
+#include "common/try.h"
 #include "gate/llama_tree.h"
 
 #include <git2.h>
@@ -268,15 +269,14 @@ static tkv_status add_branches(repository_walk *w, const tkv_llama_params *param
 /* Experiments are named also where only one revision is looked at. */
 static tkv_status name_experiments(char **names, int n, tkv_llama_tree *tree, tkv_error *error)
 {
-    tkv_status status = TKV_OK;
-    for (int i = 0; i < n && status == TKV_OK; i++) {
+    for (int i = 0; i < n; i++) {
         tkv_llama_snapshot snapshot = {.is_experiment = true, .n_files = 0};
         if (tkv_name_contains(names[i], "experiment")) {
             snprintf(snapshot.name, sizeof snapshot.name, "%s", short_name(names[i]));
-            status = tkv_llama_tree_add(tree, &snapshot, error);
+            TKV_TRY(tkv_llama_tree_add(tree, &snapshot, error));
         }
     }
-    return status;
+    return TKV_OK;
 }
 
 static void free_blobs(repository_walk *w)

@@ -1,5 +1,7 @@
 #include "gate/llama_tree.h"
 
+#include "common/try.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,15 +148,14 @@ static tkv_status add_found(tkv_llama_snapshot *snapshot, const char *path,
 static tkv_status merge_host_side(const tkv_source_report *report, tkv_source_report *to,
                                   tkv_error *error)
 {
-    tkv_status status = TKV_OK;
-    for (int i = 0; i < report->n_items && status == TKV_OK; i++) {
+    for (int i = 0; i < report->n_items; i++) {
         tkv_source_report one = {.n_items = 1, .items = &report->items[i]};
         const tkv_evidence_kind kind = report->items[i].kind;
         if (kind == TKV_EVIDENCE_SWITCH || kind == TKV_EVIDENCE_TYPE) {
-            status = tkv_report_merge(&one, to, error);
+            TKV_TRY(tkv_report_merge(&one, to, error));
         }
     }
-    return status;
+    return TKV_OK;
 }
 
 /* A shader is a kernel that is named by its file. */
@@ -332,11 +333,10 @@ static tkv_status find_words(const tkv_llama_params *params, tkv_llama_tree *tre
 static tkv_status read_repository(const tkv_llama_params *params, tkv_llama_tree *tree,
                                   tkv_error *error)
 {
-    tkv_status status = TKV_OK;
     if (tree->kind == TKV_LLAMA_REPOSITORY && !params->ref) {
-        status = add_directory(params, tree, "working tree", error);
+        TKV_TRY(add_directory(params, tree, "working tree", error));
     }
-    return status == TKV_OK ? tkv_llama_read_repository(params, tree, error) : status;
+    return tkv_llama_read_repository(params, tree, error);
 }
 
 tkv_status tkv_llama_tree_read(const tkv_llama_params *params, tkv_llama_tree *tree,

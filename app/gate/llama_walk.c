@@ -1,5 +1,6 @@
 /* Reading a directory of sources, or an installation. Links are not followed: what they lead to is
  * either in the tree, or not of it. */
+#include "common/try.h"
 #include "gate/llama_tree.h"
 
 #include <dirent.h>
@@ -68,13 +69,10 @@ static tkv_status scan_bytes(walk *w, const char *name, bool is_binary, const ch
         return is_binary ? tkv_binary_survey(bytes, size, w->survey, w->error)
                          : tkv_source_survey(bytes, size, w->survey, w->error);
     }
-    tkv_status status = is_binary
-                            ? tkv_binary_scan(bytes, size, w->snapshot->words, &report, w->error)
-                            : tkv_source_scan(bytes, size, w->snapshot->words, &report, w->error);
-    if (status == TKV_OK) {
-        status = tkv_llama_snapshot_add(w->snapshot, name, &report, w->error);
-        tkv_source_report_free(&report);
-    }
+    TKV_TRY(is_binary ? tkv_binary_scan(bytes, size, w->snapshot->words, &report, w->error)
+                      : tkv_source_scan(bytes, size, w->snapshot->words, &report, w->error));
+    const tkv_status status = tkv_llama_snapshot_add(w->snapshot, name, &report, w->error);
+    tkv_source_report_free(&report);
     return status;
 }
 

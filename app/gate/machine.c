@@ -1,5 +1,6 @@
 #include "gate/machine.h"
 
+#include "common/try.h"
 #include "eval/clock.h"
 #include "gate/device_test.h"
 #include "gate/isolate.h"
@@ -276,8 +277,8 @@ tkv_status tkv_gate_run(const tkv_gate_params *params, tkv_gate *gate, tkv_error
     const double start = tkv_clock();
     memset(gate, 0, sizeof *gate);
     tkv_gate_describe_machine(gate->machine);
-    tkv_status status = tkv_gate_list(tkv_device_tables, LIST_SECONDS, gate, candidates, error);
-    for (int i = 0; i < gate->n_backends && status == TKV_OK; i++) {
+    TKV_TRY(tkv_gate_list(tkv_device_tables, LIST_SECONDS, gate, candidates, error));
+    for (int i = 0; i < gate->n_backends; i++) {
         tkv_gate_backend *backend = &gate->backends[i];
         if (params->progress) {
             params->progress(params->progress_user, i, gate->n_backends);
@@ -290,11 +291,9 @@ tkv_status tkv_gate_run(const tkv_gate_params *params, tkv_gate *gate, tkv_error
                      "not tested: the gate's time was over");
             continue;
         }
-        status = tkv_gate_examine(&candidates[i], params->n_threads, seconds_left(start), backend,
-                                  error);
+        TKV_TRY(tkv_gate_examine(&candidates[i], params->n_threads, seconds_left(start), backend,
+                                 error));
     }
-    if (status == TKV_OK) {
-        tkv_gate_decide(gate);
-    }
-    return status;
+    tkv_gate_decide(gate);
+    return TKV_OK;
 }

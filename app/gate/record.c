@@ -1,5 +1,6 @@
 #include "gate/record.h"
 
+#include "common/try.h"
 #include "gate/json_number.h"
 
 #include <dirent.h>
@@ -83,11 +84,10 @@ static tkv_status counts_from_json(const cJSON *json, tkv_gate_backend *b, tkv_e
                   {"failed", &b->n_failed},
                   {"probe_tokens", &b->probe.n_tokens},
                   {"probe_threads", &b->probe.n_threads}};
-    tkv_status status = TKV_OK;
-    for (size_t i = 0; i < sizeof counts / sizeof *counts && status == TKV_OK; i++) {
-        status = tkv_json_count(json, counts[i].name, 0, INT_MAX, counts[i].count, error);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        TKV_TRY(tkv_json_count(json, counts[i].name, 0, INT_MAX, counts[i].count, error));
     }
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status types_from_json(const cJSON *json, tkv_gate_backend *b, tkv_error *error)
@@ -127,9 +127,8 @@ static tkv_status backend_from_json(const cJSON *json, tkv_gate_backend *b, tkv_
         b->kinds |= kind ? 1u << i : 0u;
         b->kind_passed[i] = cJSON_IsTrue(kind);
     }
-    const tkv_status status = counts_from_json(json, b, error);
-    return status == TKV_OK ? types_from_json(cJSON_GetObjectItem(json, "types"), b, error)
-                            : status;
+    TKV_TRY(counts_from_json(json, b, error));
+    return types_from_json(cJSON_GetObjectItem(json, "types"), b, error);
 }
 
 tkv_status tkv_gate_from_json(const cJSON *json, tkv_gate *gate, tkv_error *error)
@@ -192,14 +191,12 @@ static tkv_status find_file(char directory[MAX_PATH], char digits[17], char path
                             tkv_error *error)
 {
     char machine[TKV_GATE_TEXT];
-    const tkv_status status = find_directory(directory, error);
-    if (status == TKV_OK) {
-        tkv_gate_describe_machine(machine);
-        machine_digits(machine, digits);
-        const int room = MAX_PATH - 128;
-        snprintf(path, MAX_PATH, "%.*s/gate-%s-%s.json", room, directory, tkv_version(), digits);
-    }
-    return status;
+    TKV_TRY(find_directory(directory, error));
+    tkv_gate_describe_machine(machine);
+    machine_digits(machine, digits);
+    const int room = MAX_PATH - 128;
+    snprintf(path, MAX_PATH, "%.*s/gate-%s-%s.json", room, directory, tkv_version(), digits);
+    return TKV_OK;
 }
 
 static void make_directories(char *path)

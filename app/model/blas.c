@@ -1,5 +1,7 @@
 #include "model/blas.h"
 
+#include "common/try.h"
+
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -96,17 +98,12 @@ static tkv_status load(tkv_blas *blas, tkv_error *error)
         return tkv_fail(error, TKV_ERR_UNSUPPORTED, "cannot load OpenBLAS: %s", dlerror());
     }
     void (*set_num_threads)(int) = NULL;
-    tkv_status status =
-        find_symbol(library, "cblas_sgemm", &blas->sgemm, sizeof blas->sgemm, error);
-    if (status == TKV_OK) {
-        status = find_symbol(library, "openblas_set_num_threads", &set_num_threads,
-                             sizeof set_num_threads, error);
-    }
-    if (status == TKV_OK) {
-        /* The threads are ours; OpenBLAS would start its own in each of them. */
-        set_num_threads(1);
-    }
-    return status;
+    TKV_TRY(find_symbol(library, "cblas_sgemm", &blas->sgemm, sizeof blas->sgemm, error));
+    TKV_TRY(find_symbol(library, "openblas_set_num_threads", &set_num_threads,
+                        sizeof set_num_threads, error));
+    /* The threads are ours; OpenBLAS would start its own in each of them. */
+    set_num_threads(1);
+    return TKV_OK;
 }
 
 /* As many threads as there is room for the buffers of. */

@@ -1,5 +1,7 @@
 #include "model/exchange.h"
 
+#include "common/try.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,28 +68,22 @@ tkv_status tkv_exchange_append(tkv_exchange *exchange, tkv_cache *cache, int lay
                                const float *key, const float *value, tkv_error *error)
 {
     const size_t n = (size_t)n_tokens * sizeof(float);
-    tkv_status status =
-        tkv_memory_upload(exchange->context, exchange->key, key, n * exchange->key_width, error);
-    if (status == TKV_OK) {
-        status = tkv_memory_upload(exchange->context, exchange->value, value,
-                                   n * exchange->value_width, error);
-    }
-    return status == TKV_OK
-               ? tkv_cache_append(cache, layer, n_tokens, exchange->key, exchange->value, error)
-               : status;
+    TKV_TRY(
+        tkv_memory_upload(exchange->context, exchange->key, key, n * exchange->key_width, error));
+    TKV_TRY(tkv_memory_upload(exchange->context, exchange->value, value, n * exchange->value_width,
+                              error));
+    return tkv_cache_append(cache, layer, n_tokens, exchange->key, exchange->value, error);
 }
 
 /* The device adds to counters of its own, which begin at zero. */
 static tkv_status add_stats(const tkv_exchange *exchange, tkv_attend_stats *stats, tkv_error *error)
 {
     tkv_attend_stats counted;
-    const tkv_status status =
-        tkv_memory_download(exchange->context, &counted, exchange->stats, sizeof counted, error);
-    if (status == TKV_OK) {
-        stats->n_weights += counted.n_weights;
-        stats->n_skipped += counted.n_skipped;
-    }
-    return status;
+    TKV_TRY(
+        tkv_memory_download(exchange->context, &counted, exchange->stats, sizeof counted, error));
+    stats->n_weights += counted.n_weights;
+    stats->n_skipped += counted.n_skipped;
+    return TKV_OK;
 }
 
 tkv_status tkv_exchange_attend(tkv_exchange *exchange, const tkv_cache *cache, int layer,

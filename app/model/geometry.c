@@ -1,5 +1,6 @@
 #include "model/geometry.h"
 
+#include "common/try.h"
 #include "model/config.h"
 #include "model/geometry_reader.h"
 
@@ -181,18 +182,16 @@ static tkv_status read_split(reader *r)
 {
     int64_t n_files = 1;
     int64_t index = 0;
-    tkv_status status = tkv_gguf_get_integer(r->gguf, "split.count", false, &n_files, r->error);
-    if (status == TKV_OK) {
-        status = tkv_gguf_get_integer(r->gguf, "split.no", false, &index, r->error);
-    }
-    if (status == TKV_OK && index != 0) {
-        status = tkv_fail(r->error, TKV_ERR_INVALID_ARGUMENT,
-                          "this is file %" PRId64 " of %" PRId64
-                          " of a model: expected the first, which describes it",
-                          index < INT64_MAX ? index + 1 : index, n_files);
+    TKV_TRY(tkv_gguf_get_integer(r->gguf, "split.count", false, &n_files, r->error));
+    TKV_TRY(tkv_gguf_get_integer(r->gguf, "split.no", false, &index, r->error));
+    if (index != 0) {
+        return tkv_fail(r->error, TKV_ERR_INVALID_ARGUMENT,
+                        "this is file %" PRId64 " of %" PRId64
+                        " of a model: expected the first, which describes it",
+                        index < INT64_MAX ? index + 1 : index, n_files);
     }
     r->geometry->n_files = n_files > 1 && n_files <= INT_MAX ? (int)n_files : 1;
-    return status;
+    return TKV_OK;
 }
 
 /* By the embedding, or, if that is in another file, the metadata. */
@@ -282,11 +281,11 @@ tkv_status tkv_geometry_uniform(int n_layers, const tkv_geometry_layer *layer,
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "%d layers: expected 1 to %d", n_layers,
                         MAX_LAYERS);
     }
-    const tkv_status status = allocate_layers(geometry, n_layers, error);
-    for (int i = 0; status == TKV_OK && i < n_layers; i++) {
+    TKV_TRY(allocate_layers(geometry, n_layers, error));
+    for (int i = 0; i < n_layers; i++) {
         geometry->layers[i] = *layer;
     }
-    return status;
+    return TKV_OK;
 }
 
 void tkv_geometry_free(tkv_geometry *geometry)

@@ -1,5 +1,6 @@
 #include "model/matmul.h"
 
+#include "common/try.h"
 #include "model/dequantise.h"
 #include "model/dot_q8_0.h"
 #include "model/simd_clones.h"
@@ -213,16 +214,15 @@ tkv_status tkv_matmul(const tkv_gguf_tensor *weight, int n_rows, const float *x,
                        .x = x,
                        .y = y,
                        .means = means};
-    tkv_status status = TKV_OK;
     if (n_rows <= FEW_ROWS) {
         multiply_few(&p);
     } else if (!means->blas) {
         multiply_groups(&p);
     } else {
-        status = multiply_many(&p, error);
+        TKV_TRY(multiply_many(&p, error));
     }
-    if (status == TKV_OK && is_stopped(&p)) {
-        status = tkv_fail(error, TKV_ERR_INTERRUPTED, "a product was interrupted");
+    if (is_stopped(&p)) {
+        return tkv_fail(error, TKV_ERR_INTERRUPTED, "a product was interrupted");
     }
-    return status;
+    return TKV_OK;
 }

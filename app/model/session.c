@@ -1,5 +1,6 @@
 #include "model/session.h"
 
+#include "common/try.h"
 #include "model/runner.h"
 #include "model/weights.h"
 
@@ -278,11 +279,9 @@ tkv_status tkv_session_truncate(tkv_session *session, int n_tokens, tkv_error *e
                         "truncation to %d tokens: expected 0 to the sequence's %d", n_tokens,
                         session->length);
     }
-    tkv_status status = tkv_cache_truncate(session->cache, n_tokens, error);
-    if (status == TKV_OK) {
-        session->length = n_tokens;
-    }
-    return status;
+    TKV_TRY(tkv_cache_truncate(session->cache, n_tokens, error));
+    session->length = n_tokens;
+    return TKV_OK;
 }
 
 tkv_status tkv_session_fork(const tkv_session *session, int n_tokens, tkv_session **fork,
@@ -319,11 +318,9 @@ tkv_status tkv_session_shift(tkv_session *session, int first, int n_drop, tkv_er
 {
     layer_rope any; /* layers have their own */
     describe_rope(session->model, 0, &any);
-    const tkv_status status = tkv_cache_shift(session->cache, first, n_drop, &any.rope, error);
-    if (status == TKV_OK) {
-        session->length -= n_drop;
-    }
-    return status;
+    TKV_TRY(tkv_cache_shift(session->cache, first, n_drop, &any.rope, error));
+    session->length -= n_drop;
+    return TKV_OK;
 }
 
 int tkv_session_length(const tkv_session *session)

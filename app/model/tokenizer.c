@@ -1,5 +1,6 @@
 #include "model/tokenizer.h"
 
+#include "common/try.h"
 #include "model/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -203,15 +204,12 @@ static tkv_status fill_entries(tkv_tokenizer *tokenizer, const tkv_tokenizer_par
         byte_of[i] = (int16_t)byte_of_character((uint32_t)i);
     }
     char *bytes = tokenizer->byte_pool;
-    tkv_status status = TKV_OK;
-    for (int32_t i = 0; i < params->n_tokens && status == TKV_OK; i++) {
-        status = fill_entry(tokenizer, params, i, byte_of, bytes, error);
-        if (status == TKV_OK) {
-            status = index_entry(tokenizer, stated_kind(params, i), &tokenizer->entries[i], error);
-            bytes += params->tokens[i].length + 1;
-        }
+    for (int32_t i = 0; i < params->n_tokens; i++) {
+        TKV_TRY(fill_entry(tokenizer, params, i, byte_of, bytes, error));
+        TKV_TRY(index_entry(tokenizer, stated_kind(params, i), &tokenizer->entries[i], error));
+        bytes += params->tokens[i].length + 1;
     }
-    return status;
+    return TKV_OK;
 }
 
 /* One line "left right" of the merge list. */
@@ -305,14 +303,12 @@ static tkv_status check_params(const tkv_tokenizer_params *params, tkv_error *er
     if (is_llama && !params->scores) {
         return tkv_fail(error, TKV_ERR_FORMAT, "the llama tokenizer needs scores");
     }
-    tkv_status status = check_special_id(params->bos_token, params->n_tokens, "begin", error);
-    if (status == TKV_OK) {
-        status = check_special_id(params->unknown_token, params->n_tokens, "unknown", error);
+    TKV_TRY(check_special_id(params->bos_token, params->n_tokens, "begin", error));
+    TKV_TRY(check_special_id(params->unknown_token, params->n_tokens, "unknown", error));
+    for (int32_t i = 0; i < params->n_end_tokens; i++) {
+        TKV_TRY(check_special_id(params->end_tokens[i], params->n_tokens, "end", error));
     }
-    for (int32_t i = 0; i < params->n_end_tokens && status == TKV_OK; i++) {
-        status = check_special_id(params->end_tokens[i], params->n_tokens, "end", error);
-    }
-    return status;
+    return TKV_OK;
 }
 
 tkv_status tkv_tokenizer_create(const tkv_tokenizer_params *params, tkv_tokenizer **tokenizer,

@@ -1,5 +1,6 @@
 /* The regular expressions that cut text into pieces before byte-level BPE, as the models' authors
  * published them in their tokenizer files. */
+#include "common/try.h"
 #include "model/tokenizer_internal.h"
 
 #include <stdio.h>
@@ -116,11 +117,10 @@ tkv_status tkv_tokenizer_compile(tkv_tokenizer *tokenizer, const char *name, tkv
         return fail_unknown(name, error);
     }
     tokenizer->tries_whole_pieces = pre->tries_whole_pieces;
-    tkv_status status = TKV_OK;
-    for (int i = 0; i < TKV_MAX_STAGES && pre->stages[i] && status == TKV_OK; i++) {
-        status = compile_stage(tokenizer, pre->stages[i], error);
+    for (int i = 0; i < TKV_MAX_STAGES && pre->stages[i]; i++) {
+        TKV_TRY(compile_stage(tokenizer, pre->stages[i], error));
     }
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status cut(const tkv_tokenizer *tokenizer, int stage, const char *text, size_t length,

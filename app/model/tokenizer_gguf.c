@@ -1,4 +1,5 @@
 /* A tokenizer from the "tokenizer.ggml" metadata of a GGUF file. */
+#include "common/try.h"
 #include "model/tokenizer_internal.h"
 
 #include <float.h>
@@ -173,16 +174,15 @@ static tkv_status read_ends(const tkv_gguf *gguf, vocabulary *v, tkv_tokenizer_p
         "tokenizer.ggml.eom_token_id",     "tokenizer.ggml.fim_pad_token_id",
         "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id"};
     const bool is_llama = strcmp(params->model, "llama") == 0;
-    tkv_status status = TKV_OK;
-    for (size_t i = 0; i < sizeof keys / sizeof *keys && status == TKV_OK; i++) {
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         int32_t id = is_llama && i == 0 && params->n_tokens > 2 ? 2 : -1;
-        status = read_token(gguf, keys[i], params->n_tokens, v, &id, error);
+        TKV_TRY(read_token(gguf, keys[i], params->n_tokens, v, &id, error));
         if (id >= 0) {
             v->end_tokens[params->n_end_tokens++] = id;
         }
     }
     params->end_tokens = v->end_tokens;
-    return status;
+    return TKV_OK;
 }
 
 /* The begin token, and whether texts begin with it. */
@@ -193,16 +193,13 @@ static tkv_status read_begin(const tkv_gguf *gguf, vocabulary *v, tkv_tokenizer_
     const char *flag = "tokenizer.ggml.add_bos_token";
     params->bos_token = is_llama && params->n_tokens > 1 ? 1 : -1;
     params->adds_bos = is_llama || tkv_pre_tokenizer_adds_bos(params->pre_tokenizer);
-    tkv_status status = read_token(gguf, "tokenizer.ggml.bos_token_id", params->n_tokens, v,
-                                   &params->bos_token, error);
-    if (status == TKV_OK) {
-        status = read_flag(gguf, flag, &params->adds_bos, error);
-    }
-    if (status == TKV_OK && params->adds_bos && params->bos_token < 0 &&
-        tkv_gguf_find(gguf, flag)) {
+    TKV_TRY(read_token(gguf, "tokenizer.ggml.bos_token_id", params->n_tokens, v, &params->bos_token,
+                       error));
+    TKV_TRY(read_flag(gguf, flag, &params->adds_bos, error));
+    if (params->adds_bos && params->bos_token < 0 && tkv_gguf_find(gguf, flag)) {
         warn(v, "%s is true, but the file names no begin token: texts begin without one", flag);
     }
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status read_ids(const tkv_gguf *gguf, vocabulary *v, tkv_tokenizer_params *params,
@@ -211,58 +208,41 @@ static tkv_status read_ids(const tkv_gguf *gguf, vocabulary *v, tkv_tokenizer_pa
     const bool is_llama = strcmp(params->model, "llama") == 0;
     params->unknown_token = is_llama ? 0 : -1;
     params->adds_space_prefix = is_llama;
-    tkv_status status = read_begin(gguf, v, params, error);
-    if (status == TKV_OK) {
-        status = read_ends(gguf, v, params, error);
-    }
-    if (status == TKV_OK) {
-        status = read_token(gguf, "tokenizer.ggml.unknown_token_id", params->n_tokens, v,
-                            &params->unknown_token, error);
-    }
-    return status == TKV_OK ? read_flag(gguf, "tokenizer.ggml.add_space_prefix",
-                                        &params->adds_space_prefix, error)
-                            : status;
+    TKV_TRY(read_begin(gguf, v, params, error));
+    TKV_TRY(read_ends(gguf, v, params, error));
+    TKV_TRY(read_token(gguf, "tokenizer.ggml.unknown_token_id", params->n_tokens, v,
+                       &params->unknown_token, error));
+    return read_flag(gguf, "tokenizer.ggml.add_space_prefix", &params->adds_space_prefix, error);
 }
 
 /* The name of a byte-level BPE's pre-tokenizer, which early files lack. */
 static tkv_status read_pre_tokenizer(const tkv_gguf *gguf, vocabulary *v, tkv_error *error)
 {
     const char *key = "tokenizer.ggml.pre";
-    const tkv_status status = read_name(gguf, key, false, v->pre_tokenizer, error);
-    if (status == TKV_OK && strcmp(v->model, "gpt2") == 0 && !*v->pre_tokenizer) {
+    TKV_TRY(read_name(gguf, key, false, v->pre_tokenizer, error));
+    if (strcmp(v->model, "gpt2") == 0 && !*v->pre_tokenizer) {
         warn(v,
              "%s is missing: text is cut as by 'default', which may differ from how the model was "
              "trained",
              key);
     }
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status read_vocabulary(const tkv_gguf *gguf, vocabulary *v, tkv_tokenizer_params *params,
                                   tkv_error *error)
 {
-    tkv_status status = read_name(gguf, "tokenizer.ggml.model", true, v->model, error);
-    if (status == TKV_OK) {
-        status = read_pre_tokenizer(gguf, v, error);
-    }
+    TKV_TRY(read_name(gguf, "tokenizer.ggml.model", true, v->model, error));
+    TKV_TRY(read_pre_tokenizer(gguf, v, error));
     params->model = v->model;
     params->pre_tokenizer = v->pre_tokenizer;
-    if (status == TKV_OK) {
-        status = read_texts(gguf, "tokenizer.ggml.tokens", &v->tokens, &params->n_tokens, error);
+    TKV_TRY(read_texts(gguf, "tokenizer.ggml.tokens", &v->tokens, &params->n_tokens, error));
+    TKV_TRY(read_scores(gguf, params->n_tokens, &v->scores, error));
+    TKV_TRY(read_kinds(gguf, params->n_tokens, &v->kinds, error));
+    if (strcmp(v->model, "gpt2") == 0) {
+        TKV_TRY(read_texts(gguf, "tokenizer.ggml.merges", &v->merges, &params->n_merges, error));
     }
-    if (status == TKV_OK) {
-        status = read_scores(gguf, params->n_tokens, &v->scores, error);
-    }
-    if (status == TKV_OK) {
-        status = read_kinds(gguf, params->n_tokens, &v->kinds, error);
-    }
-    if (status == TKV_OK && strcmp(v->model, "gpt2") == 0) {
-        status = read_texts(gguf, "tokenizer.ggml.merges", &v->merges, &params->n_merges, error);
-    }
-    if (status == TKV_OK) {
-        status = read_ids(gguf, v, params, error);
-    }
-    return status;
+    return read_ids(gguf, v, params, error);
 }
 
 static tkv_status create_with_warnings(const vocabulary *v, const tkv_tokenizer_params *params,

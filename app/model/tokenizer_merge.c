@@ -1,5 +1,6 @@
 /* Merging symbols into tokens, best pair first: a linked list of symbols and a heap of candidate
  * pairs, O(n log n). */
+#include "common/try.h"
 #include "model/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -161,8 +162,7 @@ static tkv_status push_symbol(const merger *m, const symbol *s, tkv_tokens *toke
     if (s->id >= 0) {
         return tkv_tokens_push(tokens, s->id, error);
     }
-    tkv_status status = TKV_OK;
-    for (size_t i = 0; i < s->length && status == TKV_OK; i++) {
+    for (size_t i = 0; i < s->length; i++) {
         const int32_t byte = m->tokenizer->byte_tokens[(unsigned char)m->text[s->start + i]];
         if (byte < 0) {
             if (m->tokenizer->unknown_token < 0) {
@@ -172,9 +172,9 @@ static tkv_status push_symbol(const merger *m, const symbol *s, tkv_tokens *toke
             }
             return tkv_tokens_push(tokens, m->tokenizer->unknown_token, error);
         }
-        status = tkv_tokens_push(tokens, byte, error);
+        TKV_TRY(tkv_tokens_push(tokens, byte, error));
     }
-    return status;
+    return TKV_OK;
 }
 
 tkv_status tkv_tokenizer_merge(const tkv_tokenizer *tokenizer, const char *text, size_t length,

@@ -1,4 +1,5 @@
 /* Special tokens: those that are found in text before anything else, and those that end a text. */
+#include "common/try.h"
 #include "model/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -89,18 +90,17 @@ tkv_status tkv_tokenizer_fill_ends(tkv_tokenizer *tokenizer, const tkv_tokenizer
                                    tkv_error *error)
 {
     int32_t found[N_END_NAMES];
-    tkv_status status = TKV_OK;
     find_end_names(params, found);
-    for (int i = 0; i < N_END_NAMES && status == TKV_OK; i++) {
+    for (int i = 0; i < N_END_NAMES; i++) {
         if (found[i] >= 0) {
-            status = tkv_tokens_push(&tokenizer->ends, found[i], error);
+            TKV_TRY(tkv_tokens_push(&tokenizer->ends, found[i], error));
         }
     }
     tokenizer->n_named_ends = tokenizer->ends.n;
-    for (int32_t i = 0; i < params->n_end_tokens && status == TKV_OK; i++) {
-        status = tkv_tokens_push(&tokenizer->ends, params->end_tokens[i], error);
+    for (int32_t i = 0; i < params->n_end_tokens; i++) {
+        TKV_TRY(tkv_tokens_push(&tokenizer->ends, params->end_tokens[i], error));
     }
-    return status;
+    return TKV_OK;
 }
 
 /* Whether a token is among the first n that end a text. */

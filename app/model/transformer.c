@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include "common/try.h"
 #include "model/dequantise.h"
 #include "model/exchange.h"
 #include "model/matmul.h"
@@ -130,16 +131,15 @@ static tkv_status embed(const pass *p, tkv_error *error)
 {
     const tkv_gguf_tensor *table = p->model->token_embedding;
     const size_t width = (size_t)p->model->config.embedding_length;
-    tkv_status status = TKV_OK;
-    for (int t = 0; t < p->batch->n_tokens && status == TKV_OK; t++) {
-        status = tkv_dequantise_tensor_row(table, (size_t)p->batch->tokens[t],
-                                           p->workspace->residual + (size_t)t * width, error);
+    for (int t = 0; t < p->batch->n_tokens; t++) {
+        TKV_TRY(tkv_dequantise_tensor_row(table, (size_t)p->batch->tokens[t],
+                                          p->workspace->residual + (size_t)t * width, error));
     }
-    if (status == TKV_OK && p->model->config.embedding_scale != 1.0f) {
+    if (p->model->config.embedding_scale != 1.0f) {
         tkv_scale((size_t)p->batch->n_tokens * width, p->workspace->residual,
                   p->model->config.embedding_scale);
     }
-    return status;
+    return TKV_OK;
 }
 
 /* Where the table of one of the model's ropes begins. */
@@ -163,11 +163,11 @@ static void fill_rope_tables(const pass *p)
 static tkv_status apply(const tkv_linear *linear, const tkv_workspace *workspace, int n_rows,
                         const float *x, float *y, tkv_error *error)
 {
-    tkv_status status = tkv_matmul(linear->weight, n_rows, x, y, &workspace->means, error);
-    if (status == TKV_OK && linear->bias) {
+    TKV_TRY(tkv_matmul(linear->weight, n_rows, x, y, &workspace->means, error));
+    if (linear->bias) {
         tkv_add_bias((size_t)n_rows, (size_t)linear->weight->dims[1], y, linear->bias);
     }
-    return status;
+    return TKV_OK;
 }
 
 /* Normalises heads where the model does so, then turns them to their positions.

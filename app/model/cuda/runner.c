@@ -2,6 +2,7 @@
  * one token is captured in a graph, which later steps replay. */
 #include "model/runner.h"
 #include "common/cuda.h"
+#include "common/try.h"
 #include "model/cuda/cublas.h"
 #include "model/cuda/kernels.h"
 #include "model/cuda/weights.h"
@@ -128,22 +129,14 @@ static tkv_status attend(const pass *p, int index)
                                       .window = config->sliding_window,
                                       .sparse_v = p->sparse_v,
                                       .stats = p->sparse_v > 0.0f ? r->stats : NULL};
-    tkv_status status = multiply(p, &layer->heads, p->n_rows, r->product);
-    if (status == TKV_OK) {
-        status = place_heads(p, layer);
-    }
-    if (status == TKV_OK) {
-        status = tkv_cache_append(p->cache, index, p->n_rows, r->key, r->value, p->error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_attend(p->cache, index, &params, r->query, r->attended, p->error);
-    }
-    if (status == TKV_OK) {
-        status = check(
-            p, tkv_cuda_halve(p->n_rows, layer->output.n_in, r->attended, &r->halves, r->stream),
-            "rounding");
-    }
-    return status == TKV_OK ? multiply(p, &layer->output, p->n_rows, r->product) : status;
+    TKV_TRY(multiply(p, &layer->heads, p->n_rows, r->product));
+    TKV_TRY(place_heads(p, layer));
+    TKV_TRY(tkv_cache_append(p->cache, index, p->n_rows, r->key, r->value, p->error));
+    TKV_TRY(tkv_attend(p->cache, index, &params, r->query, r->attended, p->error));
+    TKV_TRY(check(p,
+                  tkv_cuda_halve(p->n_rows, layer->output.n_in, r->attended, &r->halves, r->stream),
+                  "rounding"));
+    return multiply(p, &layer->output, p->n_rows, r->product);
 }
 
 /* Normalised input in `halves` -> the product of the layer's last matrix. */
@@ -151,13 +144,10 @@ static tkv_status feed_forward(const pass *p, const tkv_cuda_layer *layer)
 {
     const cuda_runner *r = p->runner;
     const tkv_cuda_product product = product_of(r, &layer->gate_up);
-    tkv_status status = multiply(p, &layer->gate_up, p->n_rows, r->product);
-    if (status == TKV_OK) {
-        status =
-            check(p, tkv_cuda_swiglu(p->n_rows, layer->down.n_in, &product, &r->halves, r->stream),
-                  "swiglu");
-    }
-    return status == TKV_OK ? multiply(p, &layer->down, p->n_rows, r->product) : status;
+    TKV_TRY(multiply(p, &layer->gate_up, p->n_rows, r->product));
+    TKV_TRY(check(p, tkv_cuda_swiglu(p->n_rows, layer->down.n_in, &product, &r->halves, r->stream),
+                  "swiglu"));
+    return multiply(p, &layer->down, p->n_rows, r->product);
 }
 
 /* Tokens of the input -> normalised rows before the output matrix, in `halves`. */
@@ -167,25 +157,19 @@ static tkv_status run_layers(const pass *p)
     const tkv_cuda_weights *weights = r->weights;
     const tkv_model_config *config = &r->model->config;
     const tkv_cuda_matrix *last = NULL;
-    tkv_status status = check(p,
-                              tkv_cuda_embed(p->n_rows, config->embedding_length, r->input->tokens,
-                                             weights->embedding.w, r->residual, r->stream),
-                              "embedding");
-    for (int i = 0; status == TKV_OK && i < config->n_layers; i++) {
+    TKV_TRY(check(p,
+                  tkv_cuda_embed(p->n_rows, config->embedding_length, r->input->tokens,
+                                 weights->embedding.w, r->residual, r->stream),
+                  "embedding"));
+    for (int i = 0; i < config->n_layers; i++) {
         const tkv_cuda_layer *layer = &weights->layers[i];
-        status = add_and_norm(p, last, layer->attention_norm);
-        if (status == TKV_OK) {
-            status = attend(p, i);
-        }
-        if (status == TKV_OK) {
-            status = add_and_norm(p, &layer->output, layer->feed_forward_norm);
-        }
-        if (status == TKV_OK) {
-            status = feed_forward(p, layer);
-        }
+        TKV_TRY(add_and_norm(p, last, layer->attention_norm));
+        TKV_TRY(attend(p, i));
+        TKV_TRY(add_and_norm(p, &layer->output, layer->feed_forward_norm));
+        TKV_TRY(feed_forward(p, layer));
         last = &layer->down;
     }
-    return status == TKV_OK ? add_and_norm(p, last, weights->output_norm) : status;
+    return add_and_norm(p, last, weights->output_norm);
 }
 
 /* Logits of rows [first, first + n) of the batch. */
@@ -194,13 +178,10 @@ static tkv_status compute_logits(const pass *p, int first, int n)
     cuda_runner *r = p->runner;
     const tkv_cuda_matrix *output = &r->weights->output;
     const tkv_cuda_product product = {r->logits, r->halves.scale + first, output->bias};
-    const tkv_status status = tkv_cublas_multiply(
-        r->cublas, n, output->n_in, output->n_out,
-        r->halves.x + (size_t)first * (size_t)output->n_in, output->w, r->logits, p->error);
-    return status == TKV_OK
-               ? check(p, tkv_cuda_finish(n, output->n_out, &product, r->logits, r->stream),
-                       "logits")
-               : status;
+    TKV_TRY(tkv_cublas_multiply(r->cublas, n, output->n_in, output->n_out,
+                                r->halves.x + (size_t)first * (size_t)output->n_in, output->w,
+                                r->logits, p->error));
+    return check(p, tkv_cuda_finish(n, output->n_out, &product, r->logits, r->stream), "logits");
 }
 
 static bool has_finite(size_t n, const float *x)
@@ -217,16 +198,16 @@ static tkv_status download_logits(const pass *p, int n, float *logits)
 {
     const cuda_runner *r = p->runner;
     const size_t width = (size_t)r->weights->output.n_out;
-    const tkv_status status = tkv_memory_download(r->context, logits, r->logits,
-                                                  (size_t)n * width * sizeof *logits, p->error);
-    for (int i = 0; status == TKV_OK && i < n; i++) {
+    TKV_TRY(tkv_memory_download(r->context, logits, r->logits, (size_t)n * width * sizeof *logits,
+                                p->error));
+    for (int i = 0; i < n; i++) {
         if (!has_finite(width, logits + (size_t)i * width)) {
             return tkv_fail(p->error, TKV_ERR_NOT_FINITE,
                             "no logit of the batch from position %d on is finite",
                             p->first_position);
         }
     }
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status upload_input(const pass *p, const int32_t *tokens)
@@ -242,16 +223,14 @@ static tkv_status upload_input(const pass *p, const int32_t *tokens)
 
 static tkv_status run_batch(const pass *p, float *logits)
 {
-    tkv_status status = run_layers(p);
+    TKV_TRY(run_layers(p));
     const size_t vocabulary_size = (size_t)p->runner->weights->output.n_out;
-    for (int done = 0; status == TKV_OK && done < p->n_logits; done += LOGIT_ROWS) {
+    for (int done = 0; done < p->n_logits; done += LOGIT_ROWS) {
         const int n = p->n_logits - done < LOGIT_ROWS ? p->n_logits - done : LOGIT_ROWS;
-        status = compute_logits(p, p->n_rows - p->n_logits + done, n);
-        if (status == TKV_OK) {
-            status = download_logits(p, n, logits + (size_t)done * vocabulary_size);
-        }
+        TKV_TRY(compute_logits(p, p->n_rows - p->n_logits + done, n));
+        TKV_TRY(download_logits(p, n, logits + (size_t)done * vocabulary_size));
     }
-    return status;
+    return TKV_OK;
 }
 
 static void drop_graph(cuda_runner *r)
@@ -264,8 +243,8 @@ static void drop_graph(cuda_runner *r)
 
 static tkv_status run_step(const pass *p)
 {
-    const tkv_status status = run_layers(p);
-    return status == TKV_OK ? compute_logits(p, 0, 1) : status;
+    TKV_TRY(run_layers(p));
+    return compute_logits(p, 0, 1);
 }
 
 static tkv_status capture_step(const pass *p)
@@ -336,13 +315,11 @@ static tkv_status add_stats(const pass *p, tkv_attend_stats *stats)
     const cuda_runner *r = p->runner;
     const tkv_attend_stats none = {0, 0};
     tkv_attend_stats found = {0, 0};
-    tkv_status status = tkv_memory_download(r->context, &found, r->stats, sizeof found, p->error);
-    if (status == TKV_OK) {
-        status = tkv_memory_upload(r->context, r->stats, &none, sizeof none, p->error);
-    }
+    TKV_TRY(tkv_memory_download(r->context, &found, r->stats, sizeof found, p->error));
+    TKV_TRY(tkv_memory_upload(r->context, r->stats, &none, sizeof none, p->error));
     stats->n_weights += found.n_weights;
     stats->n_skipped += found.n_skipped;
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status forward(tkv_runner *base, tkv_cache *cache, const tkv_batch *batch,

@@ -1,5 +1,6 @@
 #include "model/cuda/weights.h"
 
+#include "common/try.h"
 #include "model/dequantise.h"
 
 #include <stdlib.h>
@@ -238,8 +239,8 @@ tkv_status tkv_cuda_weights_take(const tkv_model *model, tkv_context *context,
         *weights = shared;
         return TKV_OK;
     }
-    const tkv_status status = create_weights(model, context, weights, error);
-    return status == TKV_OK ? tkv_context_attach(context, model, *weights, NULL, error) : status;
+    TKV_TRY(create_weights(model, context, weights, error));
+    return tkv_context_attach(context, model, *weights, NULL, error);
 }
 
 void tkv_cuda_weights_give_back(tkv_cuda_weights *weights)
