@@ -22,7 +22,7 @@ size_t tkv_device_layer_page_bytes(const tkv_device_layer_fixture *f, int block,
     const bool is_key = order == TKV_ORDER_KEY;
     const int head_dim = is_key ? f->layer.head_dim_k : f->layer.head_dim_v;
     if (f->blocks[block].is_exact) {
-        return tkv_exact_page_bytes(f->blocks[block].n_slots, head_dim);
+        return tkv_stored_page_bytes(TKV_TYPE_F16, head_dim, f->blocks[block].n_slots);
     }
     return tkv_page_bytes((tkv_type)(is_key ? f->layer.type_k : f->layer.type_v), head_dim);
 }

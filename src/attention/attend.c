@@ -266,8 +266,8 @@ static void accumulate_keys(const attend_plan *plan, const attend_work *work, in
                             float *sums)
 {
     const size_t width = (size_t)plan->sum_dim;
-    tkv_block_decode(plan->cache, plan->layer, plan->layer->blocks[block], work->kv_head,
-                     TKV_ORDER_KEY, 0, n_tokens, scratch->rows, width);
+    tkv_block_decode(plan->layer, plan->layer->blocks[block], work->kv_head, TKV_ORDER_KEY, 0,
+                     n_tokens, scratch->rows, width);
     for (int t = 0; segment->turns && t < n_tokens; t++) {
         tkv_turn_key(&plan->layer->rope, segment->turns, true, scratch->rows + (size_t)t * width);
     }

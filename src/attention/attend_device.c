@@ -43,7 +43,7 @@ static tkv_device_attend describe(const attend_call *call, int s)
     const tkv_segment *segment = layer->n_segments ? &layer->segments[s] : NULL;
     const bool is_last = s + 1 >= layer->n_segments;
     return (tkv_device_attend){
-        .layer = tkv_describe_layer(call->cache, layer, segment),
+        .layer = tkv_describe_layer(layer, segment),
         .n_sequences = call->n_sequences,
         .n_queries = params->n_queries,
         .n_heads = params->n_heads,
@@ -240,7 +240,7 @@ tkv_status tkv_attend_on_device(const tkv_cache *cache, int layer, const tkv_att
 {
     tkv_status status = check_reserved(cache, layer, params, params->first_position, error);
     if (status == TKV_OK && cache->n_reserved == 0) {
-        status = tkv_layer_refresh(cache, &cache->layers[layer], error);
+        status = tkv_layer_refresh(&cache->layers[layer], error);
     }
     if (status != TKV_OK) {
         return status;

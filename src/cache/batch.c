@@ -74,7 +74,7 @@ tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, in
         tkv_cache_layer *own = &caches[i]->layers[layer];
         from[i] = own->descriptor;
         if (own->is_stale) {
-            status = tkv_layer_publish(caches[i], own, own->n_blocks, 0, error);
+            status = tkv_layer_publish(own, own->n_blocks, 0, error);
         }
     }
     if (status == TKV_OK) {
@@ -127,7 +127,7 @@ tkv_status tkv_cache_append_batch(tkv_cache *const *caches, int n_caches, int la
                         "append of %d tokens where %d are reserved", n_tokens, cache->n_reserved);
     }
     const tkv_device_layer described =
-        tkv_describe_layer(cache, &cache->layers[layer], tkv_last_segment(&cache->layers[layer]));
+        tkv_describe_layer(&cache->layers[layer], tkv_last_segment(&cache->layers[layer]));
     tkv_device *device = cache->context->device;
     uint64_t sequences = 0;
     status = tkv_gather_sequences(batch, n_caches, layer, &sequences, error);

@@ -6,16 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_ROWS 16
-
 static size_t page_bytes(const tkv_cache_layer *layer, bool is_exact, int n_slots,
                          tkv_page_order order)
 {
+    const tkv_type coded = order == TKV_ORDER_KEY ? layer->type_k : layer->type_v;
     const int padded = tkv_layer_padded(layer, order);
-    if (is_exact) {
-        return tkv_exact_page_bytes(n_slots, padded);
-    }
-    return tkv_page_bytes(order == TKV_ORDER_KEY ? layer->type_k : layer->type_v, padded);
+    return is_exact ? tkv_stored_page_bytes(TKV_TYPE_F16, padded, n_slots)
+                    : tkv_stored_page_bytes((int)coded, padded, TKV_PAGE_TOKENS);
 }
 
 /* Keys and values of one KV head. A layer of keys only has no bytes of values. */
@@ -62,14 +59,14 @@ static tkv_status allocate_on_device(tkv_device *device, size_t bytes, tkv_block
     return TKV_OK;
 }
 
-tkv_status tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, bool is_exact,
-                            int n_slots, tkv_block **block, tkv_error *error)
+tkv_status tkv_block_create(const tkv_cache_layer *layer, bool is_exact, int n_slots,
+                            tkv_block **block, tkv_error *error)
 {
     const size_t bytes = tkv_block_bytes_of(layer, is_exact, n_slots);
     tkv_block *created = NULL;
-    if (cache->context->device) {
+    if (layer->context->device) {
         const tkv_status status =
-            allocate_on_device(cache->context->device, bytes - TKV_BLOCK_HEADER, &created, error);
+            allocate_on_device(layer->context->device, bytes - TKV_BLOCK_HEADER, &created, error);
         if (status != TKV_OK) {
             return status;
         }
@@ -140,11 +137,11 @@ static const float *page_mean(const tkv_cache_layer *layer, const tkv_block *blo
     return means + (size_t)kv_head * (size_t)tkv_layer_padded(layer, order);
 }
 
-void tkv_block_encode(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                      int kv_head, tkv_page_order order, int first_slot, int n_rows,
-                      const float *src, size_t stride)
+void tkv_block_encode(const tkv_cache_layer *layer, tkv_block *block, int kv_head,
+                      tkv_page_order order, int first_slot, int n_rows, const float *src,
+                      size_t stride)
 {
-    const tkv_kernels *kernels = cache->context->kernels;
+    const tkv_kernels *kernels = layer->context->kernels;
     const int padded = tkv_layer_padded(layer, order);
     const float *mean = page_mean(layer, block, kv_head, order);
     uint8_t *page = tkv_block_page(layer, block, kv_head, order);
@@ -153,15 +150,15 @@ void tkv_block_encode(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_
                           padded,
                           first_slot,
                           n_rows,
-                          cache->context->effort};
+                          layer->context->effort};
     if (!mean) {
         kernels->encode(&span, src, stride, page);
         return;
     }
-    float centred[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
+    float centred[TKV_CHUNK_ROWS * TKV_MAX_HEAD_DIM];
     for (int done = 0; done < n_rows; done += span.n_rows) {
         span.first_slot = first_slot + done;
-        span.n_rows = n_rows - done < CHUNK_ROWS ? n_rows - done : CHUNK_ROWS;
+        span.n_rows = n_rows - done < TKV_CHUNK_ROWS ? n_rows - done : TKV_CHUNK_ROWS;
         for (int i = 0; i < span.n_rows; i++) {
             const float *row = src + (size_t)(done + i) * stride;
             for (int j = 0; j < padded; j++) {
@@ -175,15 +172,14 @@ void tkv_block_encode(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_
     }
 }
 
-void tkv_block_decode(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                      int kv_head, tkv_page_order order, int first_slot, int n_rows, float *dst,
-                      size_t stride)
+void tkv_block_decode(const tkv_cache_layer *layer, tkv_block *block, int kv_head,
+                      tkv_page_order order, int first_slot, int n_rows, float *dst, size_t stride)
 {
     const int padded = tkv_layer_padded(layer, order);
     const float *mean = page_mean(layer, block, kv_head, order);
     const tkv_page_span span = {
         tkv_block_type(layer, block, order), order, padded, first_slot, n_rows, TKV_EFFORT_DEFAULT};
-    cache->context->kernels->decode(&span, tkv_block_page(layer, block, kv_head, order), dst,
+    layer->context->kernels->decode(&span, tkv_block_page(layer, block, kv_head, order), dst,
                                     stride);
     for (int i = 0; mean && i < n_rows; i++) {
         for (int j = 0; j < padded; j++) {

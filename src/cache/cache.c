@@ -4,14 +4,11 @@
 
 #include <stdlib.h>
 
-/* Rows times blocks that are worth threads. */
-#define MIN_PARALLEL_ROWS 512
-
 static tkv_status create_layers(tkv_cache *cache, const tkv_cache_params *params, tkv_error *error)
 {
     tkv_status status = TKV_OK;
     for (int i = 0; status == TKV_OK && i < params->n_layers; i++) {
-        status = tkv_layer_create(params, i, &cache->layers[i], error);
+        status = tkv_layer_create(cache->context, params, i, &cache->layers[i], error);
         if (status == TKV_OK && cache->context->device && cache->layers[i].head_dim_v == 0) {
             status = tkv_fail(error, TKV_ERR_UNSUPPORTED,
                               "layer %d keeps keys only: expected a context on the CPU", i);
@@ -41,9 +38,6 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
     *created = (tkv_cache){.context = context,
                            .n_layers = params->n_layers,
                            .max_tokens = params->max_tokens,
-                           .n_sinks = params->n_sinks,
-                           .n_recent = params->n_recent,
-                           .centre_tokens = params->centre_tokens,
                            .layers = layers};
     status = create_layers(created, params, error);
     if (status == TKV_OK && context->device) {
@@ -57,17 +51,6 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
     return TKV_OK;
 }
 
-void tkv_layer_clear(const tkv_cache *cache, tkv_cache_layer *layer)
-{
-    tkv_layer_free_tables(layer);
-    layer->n_tokens = 0;
-    layer->lost = layer->lost_until = 0;
-    tkv_layer_thaw(cache, layer);
-    if (cache->context->device) {
-        tkv_layer_free_on_device(cache, layer);
-    }
-}
-
 void tkv_cache_clear(tkv_cache *cache)
 {
     if (!cache) {
@@ -75,7 +58,7 @@ void tkv_cache_clear(tkv_cache *cache)
     }
     cache->n_reserved = 0;
     for (int i = 0; i < cache->n_layers; i++) {
-        tkv_layer_clear(cache, &cache->layers[i]);
+        tkv_layer_clear(&cache->layers[i]);
     }
 }
 
@@ -139,91 +122,6 @@ static tkv_status check_append(const tkv_cache *cache, int index, int n_tokens, 
                : check_finite(layer, index, n_tokens, layer->head_dim_v, v, "v", error);
 }
 
-typedef struct append_job {
-    const tkv_cache *cache;
-    const tkv_cache_layer *layer;
-    const tkv_segment *segment;
-    int first_block; /* of the segment */
-    int n_tokens;
-    const float *k; /* [n_tokens][n_kv_heads][head_dim_k] */
-    const float *v;
-} append_job;
-
-/* The part of the rows that one page takes. */
-static void store_page(void *argument, int item, int thread)
-{
-    (void)thread;
-    const append_job *job = argument;
-    const tkv_cache_layer *layer = job->layer;
-    const tkv_segment *segment = job->segment;
-    const int n_orders = tkv_layer_orders(layer);
-    const tkv_page_order order = item % n_orders ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
-    const int index = job->first_block + item / n_orders / layer->n_kv_heads;
-    const int kv_head = item / n_orders % layer->n_kv_heads;
-    const tkv_slots slots =
-        tkv_slots_of_places(segment->head, index, segment->end, segment->end + job->n_tokens);
-    const int begin = tkv_block_place(segment->head, index) + slots.first;
-    const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
-    const size_t stride = (size_t)layer->n_kv_heads * head_dim;
-    const float *x = (order == TKV_ORDER_KEY ? job->k : job->v) +
-                     (size_t)(begin - segment->end) * stride + (size_t)kv_head * head_dim;
-    tkv_rows_store(job->cache, layer, segment, layer->blocks[segment->first_block + index], kv_head,
-                   order, slots.first, slots.end - slots.first, x, stride);
-}
-
-static void store_on_cpu(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
-                         const float *k, const float *v)
-{
-    const tkv_segment *segment = tkv_last_segment(layer);
-    const int first_block = tkv_block_of_place(segment->head, segment->end);
-    const int n_items =
-        tkv_layer_orders(layer) * layer->n_kv_heads * (segment->n_blocks - first_block);
-    const int n_threads = n_items * n_tokens >= MIN_PARALLEL_ROWS ? cache->context->n_threads : 1;
-    append_job job = {cache, layer, segment, first_block, n_tokens, k, v};
-    tkv_threads_run(cache->context->threads, n_threads, n_items, store_page, &job);
-}
-
-static tkv_status store(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
-                        int first_changed, const float *k, const float *v, tkv_error *error)
-{
-    if (!cache->context->device) {
-        store_on_cpu(cache, layer, n_tokens, k, v);
-        return TKV_OK;
-    }
-    const tkv_status status = tkv_layer_publish(cache, layer, first_changed, n_tokens, error);
-    return status == TKV_OK ? tkv_layer_store_on_device(cache, layer, n_tokens, k, v, error)
-                            : status;
-}
-
-tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
-                            const float *k, const float *v, tkv_error *error)
-{
-    const int first = layer->n_tokens;
-    const int n_segments = layer->n_segments;
-    int first_changed = 0;
-    tkv_status status = tkv_layer_add_blocks(cache, layer, n_tokens, &first_changed, error);
-    if (status != TKV_OK) {
-        return status;
-    }
-    if (cache->context->device && n_segments > 0 && layer->n_segments > n_segments) {
-        status = tkv_layer_publish_segments(cache, layer, error);
-        if (status != TKV_OK) {
-            tkv_layer_trim(layer);
-            return status;
-        }
-    }
-    status = store(cache, layer, n_tokens, first_changed, k, v, error);
-    if (status != TKV_OK) {
-        tkv_layer_trim(layer);
-        layer->is_stale = true;
-        return status;
-    }
-    tkv_last_segment(layer)->end += n_tokens;
-    layer->n_tokens += n_tokens;
-    tkv_layer_settle(cache, layer, first);
-    return TKV_OK;
-}
-
 tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const float *k,
                             const float *v, tkv_error *error)
 {
@@ -232,13 +130,13 @@ tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const flo
         return status;
     }
     if (cache->n_reserved == 0) {
-        return tkv_layer_append(cache, &cache->layers[layer], n_tokens, k, v, error);
+        return tkv_layer_append(&cache->layers[layer], n_tokens, k, v, error);
     }
     if (n_tokens != cache->n_reserved) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "append of %d tokens where %d are reserved", n_tokens, cache->n_reserved);
     }
-    return tkv_layer_store_on_device(cache, &cache->layers[layer], n_tokens, k, v, error);
+    return tkv_layer_store_on_device(&cache->layers[layer], n_tokens, k, v, error);
 }
 
 static tkv_status check_truncate(const tkv_cache *cache, int n_tokens, tkv_error *error)
@@ -274,11 +172,11 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
         const int left = n_tokens < layer->n_tokens ? n_tokens : layer->n_tokens;
         const int n_segments = layer->n_segments;
         if (left == 0) {
-            tkv_layer_clear(cache, layer);
+            tkv_layer_clear(layer);
         } else if (left < layer->n_tokens) {
-            tkv_layer_cut(cache, layer, left);
+            tkv_layer_cut(layer, left);
             /* As if the tokens that stay had come one by one. */
-            tkv_layer_settle(cache, layer, left - 1);
+            tkv_layer_settle(layer, left - 1);
         } else if (was_reserved) {
             tkv_layer_trim(layer);
             layer->is_stale = true;
@@ -308,32 +206,11 @@ int64_t tkv_cache_generation(const tkv_cache *cache)
     return generation;
 }
 
-size_t tkv_layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer)
-{
-    size_t bytes = sizeof *layer + (size_t)layer->block_capacity * sizeof *layer->blocks +
-                   (size_t)layer->segment_capacity * sizeof *layer->segments +
-                   (size_t)layer->rope.n_rotated / 2 * sizeof(float);
-    for (int s = 0; s < layer->n_segments; s++) {
-        bytes += layer->segments[s].turns ? (size_t)layer->rope.n_rotated * sizeof(float) : 0;
-    }
-    for (int b = 0; b < layer->n_blocks; b++) {
-        /* A block that a gap runs through is in the table twice, one place after the other. */
-        if (b == 0 || layer->blocks[b] != layer->blocks[b - 1]) {
-            bytes += tkv_block_bytes(layer, layer->blocks[b]);
-        }
-    }
-    if (layer->mean_k) {
-        bytes +=
-            (size_t)layer->n_kv_heads * (size_t)(layer->padded_k + layer->padded_v) * sizeof(float);
-    }
-    return bytes + (cache->context->device ? tkv_layer_device_bytes(layer) : 0);
-}
-
 size_t tkv_cache_bytes(const tkv_cache *cache)
 {
     size_t bytes = cache ? sizeof *cache : 0;
     for (int i = 0; cache && i < cache->n_layers; i++) {
-        bytes += tkv_layer_bytes(cache, &cache->layers[i]);
+        bytes += tkv_layer_bytes(&cache->layers[i]);
     }
     return bytes;
 }
@@ -388,11 +265,10 @@ tkv_status tkv_cache_read(const tkv_cache *cache, int index, int first, int n_to
             first, index, layer->window, held);
     }
     if (cache->context->device) {
-        const tkv_status status = tkv_layer_refresh(cache, &cache->layers[index], error);
-        return status == TKV_OK
-                   ? tkv_layer_load_on_device(cache, layer, first, n_tokens, k, v, error)
-                   : status;
+        const tkv_status status = tkv_layer_refresh(&cache->layers[index], error);
+        return status == TKV_OK ? tkv_layer_load_on_device(layer, first, n_tokens, k, v, error)
+                                : status;
     }
-    tkv_layer_read(cache, layer, first, n_tokens, k, v);
+    tkv_layer_read(layer, first, n_tokens, k, v);
     return TKV_OK;
 }

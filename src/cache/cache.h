@@ -16,15 +16,14 @@
 #include "device/context.h"
 #include "device/geometry.h"
 #include "format/codec.h"
+#include "policy/ageing.h"
 
 #include <stdatomic.h>
 
 #define TKV_BLOCK_HEADER 64
-#define TKV_MAX_LAYERS 4096
-#define TKV_MAX_KV_HEADS 4096
 
-/* Tokens that a layer keeps behind its window, so that drafts can be taken back. */
-#define TKV_KEPT_BEHIND_WINDOW 32
+/* Rows that wait on the stack between a page and the caller, or another page. */
+#define TKV_CHUNK_ROWS 16
 
 typedef struct tkv_block {
     atomic_int n_owners;
@@ -47,6 +46,9 @@ typedef struct tkv_segment {
 } tkv_segment;
 
 typedef struct tkv_cache_layer {
+    tkv_context *context;
+    tkv_ageing ageing;
+    int max_tokens; /* as the cache's */
     int n_kv_heads;
     int head_dim_k; /* as the caller has it */
     int head_dim_v; /* 0: keys only */
@@ -89,9 +91,6 @@ struct tkv_cache {
     tkv_context *context;
     int n_layers;
     int max_tokens;
-    int n_sinks;
-    int n_recent;
-    int centre_tokens;
     tkv_cache_layer *layers; /* [n_layers] */
     uint64_t descriptors;    /* on a device: tkv_device_sequence [n_layers] */
     int n_reserved;          /* tokens of tkv_cache_reserve; 0: nothing is reserved */
@@ -130,7 +129,7 @@ bool tkv_layer_can_end(const tkv_cache_layer *layer, int n_tokens);
 
 static inline bool tkv_has_coded_type(const tkv_cache_layer *layer)
 {
-    return layer->type_k != TKV_TYPE_F16 || layer->type_v != TKV_TYPE_F16;
+    return layer->ageing.is_coded;
 }
 
 /* ---- Blocks (block.c) ---- */
@@ -170,8 +169,8 @@ size_t tkv_block_bytes_of(const tkv_cache_layer *layer, bool is_exact, int n_slo
 size_t tkv_block_bytes(const tkv_cache_layer *layer, const tkv_block *block);
 
 /* A zeroed block with one owner. */
-tkv_status tkv_block_create(const tkv_cache *cache, const tkv_cache_layer *layer, bool is_exact,
-                            int n_slots, tkv_block **block, tkv_error *error);
+tkv_status tkv_block_create(const tkv_cache_layer *layer, bool is_exact, int n_slots,
+                            tkv_block **block, tkv_error *error);
 void tkv_block_release(tkv_block *block);
 
 /* Copies the first n_slots rows of an exact block, or a whole coded one. */
@@ -180,25 +179,23 @@ tkv_status tkv_block_copy(const tkv_cache_layer *layer, tkv_block *to, tkv_block
 
 /* Writes rows [n_rows][padded] at src + i * stride into slots of a page of one KV head, less the
  * mean if the block is coded and the layer is centred. */
-void tkv_block_encode(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                      int kv_head, tkv_page_order order, int first_slot, int n_rows,
-                      const float *src, size_t stride);
+void tkv_block_encode(const tkv_cache_layer *layer, tkv_block *block, int kv_head,
+                      tkv_page_order order, int first_slot, int n_rows, const float *src,
+                      size_t stride);
 
 /* Reads slots into dst + i * stride, the mean added back. */
-void tkv_block_decode(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *block,
-                      int kv_head, tkv_page_order order, int first_slot, int n_rows, float *dst,
-                      size_t stride);
+void tkv_block_decode(const tkv_cache_layer *layer, tkv_block *block, int kv_head,
+                      tkv_page_order order, int first_slot, int n_rows, float *dst, size_t stride);
 
 /* ---- Rows between the caller and the pages (rows.c): padded, keys turned ---- */
 
 /* Stores rows that are head_dim wide at src + i * stride. */
-void tkv_rows_store(const tkv_cache *cache, const tkv_cache_layer *layer,
-                    const tkv_segment *segment, tkv_block *block, int kv_head, tkv_page_order order,
-                    int first_slot, int n_rows, const float *src, size_t stride);
+void tkv_rows_store(const tkv_cache_layer *layer, const tkv_segment *segment, tkv_block *block,
+                    int kv_head, tkv_page_order order, int first_slot, int n_rows, const float *src,
+                    size_t stride);
 
 /* Tokens of a layer on the CPU, as tkv_cache_read gives them; either of k and v may be NULL. */
-void tkv_layer_read(const tkv_cache *cache, const tkv_cache_layer *layer, int first, int n_tokens,
-                    float *k, float *v);
+void tkv_layer_read(const tkv_cache_layer *layer, int first, int n_tokens, float *k, float *v);
 
 /* Turns one key by the angles of cosines and sines [n_rotated / 2]; back: by their opposite. */
 void tkv_turn_key(const tkv_rope *rope, const float *turns, bool back, float *key);
@@ -213,45 +210,21 @@ tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
 
 /* What the parameters of a cache say about a layer (params.c): no memory but that of its rope. */
 tkv_status tkv_check_cache_params(const tkv_cache_params *params, tkv_error *error);
-tkv_status tkv_layer_create(const tkv_cache_params *params, int index, tkv_cache_layer *layer,
-                            tkv_error *error);
+tkv_status tkv_layer_create(tkv_context *context, const tkv_cache_params *params, int index,
+                            tkv_cache_layer *layer, tkv_error *error);
 
 /* Copies a rope for a layer that has none; NULL is none. */
 tkv_status tkv_layer_take_rope(tkv_cache_layer *layer, const tkv_rope *rope, tkv_error *error);
 
 /* Room in the tables for so many blocks and segments. */
-tkv_status tkv_layer_reserve(const tkv_cache *cache, tkv_cache_layer *layer, int n_blocks,
-                             tkv_error *error);
+tkv_status tkv_layer_reserve(tkv_cache_layer *layer, int n_blocks, tkv_error *error);
 tkv_status tkv_layer_reserve_segments(tkv_cache_layer *layer, int n_segments, tkv_error *error);
 
 /* Makes room for n_tokens more: new blocks, longer exact ones, and an own copy of the one that is
  * written first. *first_changed: the first block of the table that is not what it was. On failure
  * none of the new blocks stays. */
-tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
-                                int *first_changed, tkv_error *error);
-
-/* The first tokens, which means are made of; 0 if there are none. */
-static inline int64_t tkv_mean_tokens(bool is_coded, int n_sinks, int centre_tokens)
-{
-    return is_coded && centre_tokens ? (int64_t)n_sinks + centre_tokens : 0;
-}
-
-/* First position that must be kept for queries from `position` on; 0 or less: all. As long as a
- * truncation could reach one of the n_mean_tokens (it can go back to where a window begins in the
- * first page that is held), they are held too. */
-static inline int tkv_oldest_kept(int window, int64_t n_mean_tokens, int position)
-{
-    const int oldest =
-        window && position > window ? position - window + 1 - TKV_KEPT_BEHIND_WINDOW : 0;
-    return oldest - TKV_PAGE_TOKENS + window < n_mean_tokens ? 0 : oldest;
-}
-
-/* Whether all of a block whose last token is at position `last` is behind the recent window of a
- * query at `position`. */
-static inline bool tkv_is_old(int n_recent, int last, int position)
-{
-    return n_recent == 0 || last <= position - n_recent;
-}
+tkv_status tkv_layer_add_blocks(tkv_cache_layer *layer, int n_tokens, int *first_changed,
+                                tkv_error *error);
 
 /* Entries of a table that has grown to hold n blocks. */
 static inline int tkv_table_capacity(int n_blocks)
@@ -263,17 +236,8 @@ static inline int tkv_table_capacity(int n_blocks)
     return capacity;
 }
 
-/* Tokens of a layer that stay exact. */
-static inline int tkv_head_tokens(bool is_coded, int n_sinks, int centre_tokens)
-{
-    const int64_t n = ((int64_t)n_sinks + centre_tokens + TKV_EXACT_ROWS - 1) / TKV_EXACT_ROWS;
-    /* More than any cache holds is enough. */
-    return !is_coded ? 0 : n < INT32_MAX / 64 ? (int)n * TKV_EXACT_ROWS : INT32_MAX / 4 + 1;
-}
-
 /* Gives the layer its own copy of a block of its table that others share. */
-tkv_status tkv_layer_own_block(const tkv_cache *cache, tkv_cache_layer *layer, int at,
-                               tkv_error *error);
+tkv_status tkv_layer_own_block(tkv_cache_layer *layer, int at, tkv_error *error);
 
 /* Releases blocks of the last segment beyond what its tokens take, and with them the segment if it
  * has none. */
@@ -281,15 +245,15 @@ void tkv_layer_trim(tkv_cache_layer *layer);
 
 /* Gives back rows of exact blocks that reach beyond their segment's last token; without memory to
  * do so they stay. */
-void tkv_layer_shorten(const tkv_cache *cache, tkv_cache_layer *layer);
+void tkv_layer_shorten(tkv_cache_layer *layer);
 
 /* Drops the tokens from position n_tokens on. */
-void tkv_layer_cut(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens);
+void tkv_layer_cut(tkv_cache_layer *layer, int n_tokens);
 
 /* Appends tokens that have been checked: k [n_tokens][n_kv_heads][head_dim_k], v likewise. On error
  * the layer is as it was. */
-tkv_status tkv_layer_append(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
-                            const float *k, const float *v, tkv_error *error);
+tkv_status tkv_layer_append(tkv_cache_layer *layer, int n_tokens, const float *k, const float *v,
+                            tkv_error *error);
 
 /* What a layer would be without tokens first .. first+n_drop-1, those behind them turned if it has
  * a rope: blocks are shared, nothing is coded. `view` is a copy of the layer with tables of its
@@ -301,25 +265,24 @@ tkv_status tkv_layer_without(const tkv_cache_layer *layer, int first, int n_drop
 void tkv_layer_free_tables(tkv_cache_layer *layer);
 
 /* Drops everything that a layer holds, the frozen means included. */
-void tkv_layer_clear(const tkv_cache *cache, tkv_cache_layer *layer);
+void tkv_layer_clear(tkv_cache_layer *layer);
 
 /* Forgets the means if no token is coded with them any more and those are held that they are made
  * of. */
-void tkv_layer_thaw(const tkv_cache *cache, tkv_cache_layer *layer);
+void tkv_layer_thaw(tkv_cache_layer *layer);
 
 /* Freezes the means of a layer if it is time, codes the exact blocks that have left the recent
  * window of a query at `position`, and gives back what is behind the layer's window. A block for
  * which there is no memory stays exact until the next call. */
-void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int position);
+void tkv_layer_settle(tkv_cache_layer *layer, int position);
 
 /* Bytes that a layer holds on the host, and on its device, pages included. */
-size_t tkv_layer_bytes(const tkv_cache *cache, const tkv_cache_layer *layer);
+size_t tkv_layer_bytes(const tkv_cache_layer *layer);
 
 /* ---- On a device (device.c) ---- */
 
 /* What the kernels must know of a layer, of tokens in one segment. */
-tkv_device_layer tkv_describe_layer(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                    const tkv_segment *segment);
+tkv_device_layer tkv_describe_layer(const tkv_cache_layer *layer, const tkv_segment *segment);
 tkv_device_sequence tkv_describe_segment(const tkv_cache_layer *layer, const tkv_segment *segment,
                                          int n_more);
 
@@ -338,20 +301,18 @@ bool tkv_rows_differ(const tkv_device_rows *rows);
 /* Descriptors of a new cache. */
 tkv_status tkv_cache_create_on_device(tkv_cache *cache, tkv_error *error);
 void tkv_cache_free_on_device(tkv_cache *cache);
-void tkv_layer_free_on_device(const tkv_cache *cache, tkv_cache_layer *layer);
+void tkv_layer_free_on_device(tkv_cache_layer *layer);
 
 /* Room for the layer's block_capacity entries in its page table in the device's memory. */
-tkv_status tkv_layer_reserve_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                                       tkv_error *error);
+tkv_status tkv_layer_reserve_on_device(tkv_cache_layer *layer, tkv_error *error);
 
 /* Writes blocks of the layer into its page table in the device's memory. */
-tkv_status tkv_layer_publish_blocks(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                    int first_block, int end_block, tkv_error *error);
+tkv_status tkv_layer_publish_blocks(const tkv_cache_layer *layer, int first_block, int end_block,
+                                    tkv_error *error);
 
 /* The same from first_block on, and the descriptor of its last segment with n_more tokens. Nothing
  * to do on the CPU. */
-tkv_status tkv_layer_publish(const tkv_cache *cache, tkv_cache_layer *layer, int first_block,
-                             int n_more, tkv_error *error);
+tkv_status tkv_layer_publish(tkv_cache_layer *layer, int first_block, int n_more, tkv_error *error);
 
 /* What a layer has there beside its pages, means and descriptor. */
 typedef struct tkv_layer_tables {
@@ -366,15 +327,13 @@ typedef struct tkv_layer_tables {
 /* Writes all of these anew, in memory that no kernel reads before the layer's descriptor is
  * published; *old is what was there, to be released then, or restored. On failure it is in force.
  */
-tkv_status tkv_layer_renew_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                                     tkv_layer_tables *old, tkv_error *error);
-void tkv_layer_restore_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                                 const tkv_layer_tables *old);
-void tkv_release_tables(const tkv_cache *cache, tkv_layer_tables *old);
+tkv_status tkv_layer_renew_on_device(tkv_cache_layer *layer, tkv_layer_tables *old,
+                                     tkv_error *error);
+void tkv_layer_restore_on_device(tkv_cache_layer *layer, const tkv_layer_tables *old);
+void tkv_release_tables(tkv_device *device, tkv_layer_tables *old);
 
 /* All of a layer whose segments are others than before. On failure the old tables are in force. */
-tkv_status tkv_layer_publish_segments(const tkv_cache *cache, tkv_cache_layer *layer,
-                                      tkv_error *error);
+tkv_status tkv_layer_publish_segments(tkv_cache_layer *layer, tkv_error *error);
 
 /* The descriptors of all layers, each with n_more tokens than it holds. Nothing to do on the CPU.
  */
@@ -385,34 +344,32 @@ tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, in
                                 uint64_t *sequences, tkv_error *error);
 
 /* Copies the means of a layer to the device. Nothing to do on the CPU. */
-tkv_status tkv_layer_publish_means(const tkv_cache *cache, tkv_cache_layer *layer,
-                                   tkv_error *error);
+tkv_status tkv_layer_publish_means(tkv_cache_layer *layer, tkv_error *error);
 
 /* Stores n_tokens tokens at the end, for which there are blocks: k
  * [n_tokens][n_kv_heads][head_dim_k] and v in the device's memory. */
-tkv_status tkv_layer_store_on_device(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                     int n_tokens, const float *k, const float *v,
-                                     tkv_error *error);
+tkv_status tkv_layer_store_on_device(const tkv_cache_layer *layer, int n_tokens, const float *k,
+                                     const float *v, tkv_error *error);
 
 /* Decodes tokens into the device's memory. Either of k and v may be NULL. */
-tkv_status tkv_layer_load_on_device(const tkv_cache *cache, const tkv_cache_layer *layer, int first,
-                                    int n_tokens, float *k, float *v, tkv_error *error);
+tkv_status tkv_layer_load_on_device(const tkv_cache_layer *layer, int first, int n_tokens, float *k,
+                                    float *v, tkv_error *error);
 
 /* Decodes tokens into the host's memory; waits. Either of k and v may be NULL. */
-tkv_status tkv_layer_download(const tkv_cache *cache, const tkv_cache_layer *layer, int first,
-                              int n_tokens, float *k, float *v, tkv_error *error);
+tkv_status tkv_layer_download(const tkv_cache_layer *layer, int first, int n_tokens, float *k,
+                              float *v, tkv_error *error);
 
 /* Codes the exact blocks [first, end) of a segment. Those for which there is no memory, and all if
  * the device fails, stay exact. */
-void tkv_layer_code_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                              const tkv_segment *segment, int first, int end);
+void tkv_layer_code_on_device(tkv_cache_layer *layer, const tkv_segment *segment, int first,
+                              int end);
 
 /* Codes the tokens of a segment's first block into another block, in the same slots. */
-tkv_status tkv_layer_fill_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                                    const tkv_segment *segment, tkv_block *coded);
+tkv_status tkv_layer_fill_on_device(tkv_cache_layer *layer, const tkv_segment *segment,
+                                    tkv_block *coded);
 
 /* Writes a layer's tables and descriptor anew if they may not be what the layer is. */
-tkv_status tkv_layer_refresh(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error);
+tkv_status tkv_layer_refresh(tkv_cache_layer *layer, tkv_error *error);
 
 /* Bytes of the device's memory beside the pages. */
 size_t tkv_layer_device_bytes(const tkv_cache_layer *layer);

@@ -21,8 +21,7 @@ static uint64_t mean_v_address(const tkv_cache_layer *layer)
     return layer->means + (uint64_t)layer->n_kv_heads * (uint64_t)layer->padded_k * sizeof(float);
 }
 
-tkv_device_layer tkv_describe_layer(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                    const tkv_segment *segment)
+tkv_device_layer tkv_describe_layer(const tkv_cache_layer *layer, const tkv_segment *segment)
 {
     return (tkv_device_layer){.type_k = (int32_t)layer->type_k,
                               .type_v = (int32_t)layer->type_v,
@@ -30,7 +29,7 @@ tkv_device_layer tkv_describe_layer(const tkv_cache *cache, const tkv_cache_laye
                               .head_dim_k = layer->padded_k,
                               .head_dim_v = layer->padded_v,
                               .n_sinks = segment ? segment->head : layer->head,
-                              .effort = (int32_t)cache->context->effort};
+                              .effort = (int32_t)layer->context->effort};
 }
 
 tkv_device_sequence tkv_describe_segment(const tkv_cache_layer *layer, const tkv_segment *segment,
@@ -71,9 +70,9 @@ static void release(tkv_device *device, uint64_t *address)
     }
 }
 
-void tkv_layer_free_on_device(const tkv_cache *cache, tkv_cache_layer *layer)
+void tkv_layer_free_on_device(tkv_cache_layer *layer)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     release(device, &layer->entries);
     release(device, &layer->earlier);
     release(device, &layer->turns);
@@ -98,10 +97,10 @@ static tkv_device_block describe_block(const tkv_block *block)
     return (tkv_device_block){block->pages, block->is_exact, block->n_slots};
 }
 
-tkv_status tkv_layer_publish_blocks(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                    int first_block, int end_block, tkv_error *error)
+tkv_status tkv_layer_publish_blocks(const tkv_cache_layer *layer, int first_block, int end_block,
+                                    tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     tkv_device_block entries[ENTRIES_A_CALL];
     tkv_status status = TKV_OK;
     for (int b = first_block; status == TKV_OK && b < end_block;) {
@@ -115,15 +114,13 @@ tkv_status tkv_layer_publish_blocks(const tkv_cache *cache, const tkv_cache_laye
     return status;
 }
 
-tkv_status tkv_layer_publish(const tkv_cache *cache, tkv_cache_layer *layer, int first_block,
-                             int n_more, tkv_error *error)
+tkv_status tkv_layer_publish(tkv_cache_layer *layer, int first_block, int n_more, tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     if (!device) {
         return TKV_OK;
     }
-    const tkv_status status =
-        tkv_layer_publish_blocks(cache, layer, first_block, layer->n_blocks, error);
+    const tkv_status status = tkv_layer_publish_blocks(layer, first_block, layer->n_blocks, error);
     if (status != TKV_OK) {
         return status;
     }
@@ -146,9 +143,9 @@ uint64_t tkv_segment_turns(const tkv_cache_layer *layer, int segment)
     return layer->turns + (uint64_t)place * (uint64_t)layer->rope.n_rotated * sizeof(float);
 }
 
-static tkv_status upload_turns(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error)
+static tkv_status upload_turns(tkv_cache_layer *layer, tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     const size_t bytes = (size_t)layer->rope.n_rotated * sizeof(float);
     bool is_any = false;
     for (int s = 0; s < layer->n_segments; s++) {
@@ -169,9 +166,9 @@ static tkv_status upload_turns(const tkv_cache *cache, tkv_cache_layer *layer, t
     return status;
 }
 
-static tkv_status upload_earlier(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error)
+static tkv_status upload_earlier(tkv_cache_layer *layer, tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     const int n = layer->n_segments - 1;
     if (n < 1) {
         return TKV_OK;
@@ -187,10 +184,10 @@ static tkv_status upload_earlier(const tkv_cache *cache, tkv_cache_layer *layer,
     return status;
 }
 
-tkv_status tkv_layer_renew_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                                     tkv_layer_tables *old, tkv_error *error)
+tkv_status tkv_layer_renew_on_device(tkv_cache_layer *layer, tkv_layer_tables *old,
+                                     tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     *old = (tkv_layer_tables){layer->entries,          layer->entry_capacity, layer->earlier,
                               layer->earlier_capacity, layer->turns,          layer->turn_capacity};
     layer->entries = layer->earlier = layer->turns = 0;
@@ -203,24 +200,23 @@ tkv_status tkv_layer_renew_on_device(const tkv_cache *cache, tkv_cache_layer *la
         layer->entry_capacity = status == TKV_OK ? layer->block_capacity : 0;
     }
     if (status == TKV_OK) {
-        status = tkv_layer_publish_blocks(cache, layer, 0, layer->n_blocks, error);
+        status = tkv_layer_publish_blocks(layer, 0, layer->n_blocks, error);
     }
     if (status == TKV_OK) {
-        status = upload_earlier(cache, layer, error);
+        status = upload_earlier(layer, error);
     }
     if (status == TKV_OK) {
-        status = upload_turns(cache, layer, error);
+        status = upload_turns(layer, error);
     }
     if (status != TKV_OK) {
-        tkv_layer_restore_on_device(cache, layer, old);
+        tkv_layer_restore_on_device(layer, old);
     }
     return status;
 }
 
-void tkv_layer_restore_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                                 const tkv_layer_tables *old)
+void tkv_layer_restore_on_device(tkv_cache_layer *layer, const tkv_layer_tables *old)
 {
-    tkv_layer_free_on_device(cache, layer);
+    tkv_layer_free_on_device(layer);
     layer->entries = old->entries;
     layer->entry_capacity = old->entry_capacity;
     layer->earlier = old->earlier;
@@ -229,34 +225,33 @@ void tkv_layer_restore_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
     layer->turn_capacity = old->turn_capacity;
 }
 
-void tkv_release_tables(const tkv_cache *cache, tkv_layer_tables *old)
+void tkv_release_tables(tkv_device *device, tkv_layer_tables *old)
 {
-    release(cache->context->device, &old->entries);
-    release(cache->context->device, &old->earlier);
-    release(cache->context->device, &old->turns);
+    release(device, &old->entries);
+    release(device, &old->earlier);
+    release(device, &old->turns);
 }
 
-tkv_status tkv_layer_publish_segments(const tkv_cache *cache, tkv_cache_layer *layer,
-                                      tkv_error *error)
+tkv_status tkv_layer_publish_segments(tkv_cache_layer *layer, tkv_error *error)
 {
     tkv_layer_tables old;
-    tkv_status status = tkv_layer_renew_on_device(cache, layer, &old, error);
+    tkv_status status = tkv_layer_renew_on_device(layer, &old, error);
     if (status != TKV_OK) {
         return status;
     }
-    status = tkv_layer_publish(cache, layer, layer->n_blocks, 0, error);
+    status = tkv_layer_publish(layer, layer->n_blocks, 0, error);
     if (status != TKV_OK) {
-        tkv_layer_restore_on_device(cache, layer, &old);
+        tkv_layer_restore_on_device(layer, &old);
         return status;
     }
     layer->n_renewals += layer->n_segments > 1;
-    tkv_release_tables(cache, &old);
+    tkv_release_tables(layer->context->device, &old);
     return TKV_OK;
 }
 
-tkv_status tkv_layer_refresh(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error)
+tkv_status tkv_layer_refresh(tkv_cache_layer *layer, tkv_error *error)
 {
-    return layer->is_stale ? tkv_layer_publish_segments(cache, layer, error) : TKV_OK;
+    return layer->is_stale ? tkv_layer_publish_segments(layer, error) : TKV_OK;
 }
 
 tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv_error *error)
@@ -282,9 +277,9 @@ tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv
     return status;
 }
 
-tkv_status tkv_layer_publish_means(const tkv_cache *cache, tkv_cache_layer *layer, tkv_error *error)
+tkv_status tkv_layer_publish_means(tkv_cache_layer *layer, tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     if (!device) {
         return TKV_OK;
     }
@@ -295,13 +290,12 @@ tkv_status tkv_layer_publish_means(const tkv_cache *cache, tkv_cache_layer *laye
         status =
             device->table->upload(device, layer->means, layer->mean_k, means_bytes(layer), error);
     }
-    return status == TKV_OK ? tkv_layer_publish_segments(cache, layer, error) : status;
+    return status == TKV_OK ? tkv_layer_publish_segments(layer, error) : status;
 }
 
-tkv_status tkv_layer_reserve_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                                       tkv_error *error)
+tkv_status tkv_layer_reserve_on_device(tkv_cache_layer *layer, tkv_error *error)
 {
     return layer->entry_capacity >= layer->block_capacity
                ? TKV_OK
-               : tkv_layer_publish_segments(cache, layer, error);
+               : tkv_layer_publish_segments(layer, error);
 }

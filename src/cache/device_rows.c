@@ -27,12 +27,12 @@ typedef struct row_pair {
     uint64_t v;
 } row_pair;
 
-static tkv_status place_rows(const tkv_cache *cache, const tkv_cache_layer *layer,
-                             tkv_workspace_use use, int n_tokens, row_pair *rows, tkv_error *error)
+static tkv_status place_rows(const tkv_cache_layer *layer, tkv_workspace_use use, int n_tokens,
+                             row_pair *rows, tkv_error *error)
 {
     const size_t n = (size_t)n_tokens * (size_t)layer->n_kv_heads * sizeof(float);
     const tkv_status status = tkv_context_workspace(
-        cache->context, use, n * (size_t)(layer->padded_k + layer->padded_v), &rows->k, error);
+        layer->context, use, n * (size_t)(layer->padded_k + layer->padded_v), &rows->k, error);
     rows->v = rows->k + n * (size_t)layer->padded_k;
     return status;
 }
@@ -58,10 +58,10 @@ bool tkv_rows_differ(const tkv_device_rows *rows)
 }
 
 /* The caller's rows as the pages want them: the same ones, or in a workspace. */
-static tkv_status prepare_rows(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
-                               row_pair *rows, tkv_error *error)
+static tkv_status prepare_rows(const tkv_cache_layer *layer, int n_tokens, row_pair *rows,
+                               tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     const int segment = layer->n_segments - 1;
     const size_t n = (size_t)n_tokens * (size_t)layer->n_kv_heads;
     tkv_device_rows k = tkv_describe_rows(layer, segment, TKV_ORDER_KEY, n, false);
@@ -70,7 +70,7 @@ static tkv_status prepare_rows(const tkv_cache *cache, const tkv_cache_layer *la
         return TKV_OK;
     }
     row_pair padded;
-    tkv_status status = place_rows(cache, layer, TKV_WORKSPACE_PADDED, n_tokens, &padded, error);
+    tkv_status status = place_rows(layer, TKV_WORKSPACE_PADDED, n_tokens, &padded, error);
     if (status == TKV_OK && tkv_rows_differ(&k)) {
         k.from = rows->k;
         k.to = rows->k = padded.k;
@@ -84,13 +84,13 @@ static tkv_status prepare_rows(const tkv_cache *cache, const tkv_cache_layer *la
     return status;
 }
 
-tkv_status tkv_layer_store_on_device(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                     int n_tokens, const float *k, const float *v, tkv_error *error)
+tkv_status tkv_layer_store_on_device(const tkv_cache_layer *layer, int n_tokens, const float *k,
+                                     const float *v, tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
-    const tkv_device_layer described = tkv_describe_layer(cache, layer, tkv_last_segment(layer));
+    tkv_device *device = layer->context->device;
+    const tkv_device_layer described = tkv_describe_layer(layer, tkv_last_segment(layer));
     row_pair rows = {address_of(k), address_of(v)};
-    const tkv_status status = prepare_rows(cache, layer, n_tokens, &rows, error);
+    const tkv_status status = prepare_rows(layer, n_tokens, &rows, error);
     /* Counted from the end, so that a captured store writes what is reserved when it is replayed.
      */
     return status == TKV_OK ? device->table->store(device, &described, layer->descriptor, 1, -1,
@@ -99,21 +99,20 @@ tkv_status tkv_layer_store_on_device(const tkv_cache *cache, const tkv_cache_lay
 }
 
 /* Rows of one order of a segment, as wide as pages are, into the caller's. */
-static tkv_status finish_rows(const tkv_cache *cache, tkv_device_rows *rows, uint64_t from,
-                              uint64_t to, tkv_error *error)
+static tkv_status finish_rows(tkv_device *device, tkv_device_rows *rows, uint64_t from, uint64_t to,
+                              tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
     rows->from = from;
     rows->to = to;
     return from == to || !to ? TKV_OK : device->table->move_rows(device, rows, error);
 }
 
 /* Tokens of one segment, from a place on. */
-static tkv_status load_segment(const tkv_cache *cache, const tkv_cache_layer *layer, int s,
-                               int place, int n_tokens, uint64_t k, uint64_t v, tkv_error *error)
+static tkv_status load_segment(const tkv_cache_layer *layer, int s, int place, int n_tokens,
+                               uint64_t k, uint64_t v, tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
-    const tkv_device_layer described = tkv_describe_layer(cache, layer, &layer->segments[s]);
+    tkv_device *device = layer->context->device;
+    const tkv_device_layer described = tkv_describe_layer(layer, &layer->segments[s]);
     const size_t n = (size_t)n_tokens * (size_t)layer->n_kv_heads;
     tkv_device_rows of_k = tkv_describe_rows(layer, s, TKV_ORDER_KEY, n, true);
     tkv_device_rows of_v = tkv_describe_rows(layer, s, TKV_ORDER_VALUE, n, true);
@@ -121,7 +120,7 @@ static tkv_status load_segment(const tkv_cache *cache, const tkv_cache_layer *la
     row_pair padded = {0, 0};
     tkv_status status = TKV_OK;
     if (tkv_rows_differ(&of_k) || tkv_rows_differ(&of_v)) {
-        status = place_rows(cache, layer, TKV_WORKSPACE_PADDED, n_tokens, &padded, error);
+        status = place_rows(layer, TKV_WORKSPACE_PADDED, n_tokens, &padded, error);
         to.k = k && tkv_rows_differ(&of_k) ? padded.k : k;
         to.v = v && tkv_rows_differ(&of_v) ? padded.v : v;
     }
@@ -130,13 +129,13 @@ static tkv_status load_segment(const tkv_cache *cache, const tkv_cache_layer *la
                                      n_tokens, to.k, to.v, error);
     }
     if (status == TKV_OK) {
-        status = finish_rows(cache, &of_k, to.k, k, error);
+        status = finish_rows(device, &of_k, to.k, k, error);
     }
-    return status == TKV_OK ? finish_rows(cache, &of_v, to.v, v, error) : status;
+    return status == TKV_OK ? finish_rows(device, &of_v, to.v, v, error) : status;
 }
 
-tkv_status tkv_layer_load_on_device(const tkv_cache *cache, const tkv_cache_layer *layer, int first,
-                                    int n_tokens, float *k, float *v, tkv_error *error)
+tkv_status tkv_layer_load_on_device(const tkv_cache_layer *layer, int first, int n_tokens, float *k,
+                                    float *v, tkv_error *error)
 {
     const size_t heads = (size_t)layer->n_kv_heads * sizeof(float);
     tkv_status status = TKV_OK;
@@ -146,29 +145,27 @@ tkv_status tkv_layer_load_on_device(const tkv_cache *cache, const tkv_cache_laye
         const int left = tkv_segment_tokens(segment) - skipped;
         const int n = n_tokens - done < left ? n_tokens - done : left;
         const size_t before = (size_t)done * heads;
-        status =
-            load_segment(cache, layer, (int)(segment - layer->segments), segment->begin + skipped,
-                         n, k ? address_of(k) + before * (size_t)layer->head_dim_k : 0,
-                         v ? address_of(v) + before * (size_t)layer->head_dim_v : 0, error);
+        status = load_segment(layer, (int)(segment - layer->segments), segment->begin + skipped, n,
+                              k ? address_of(k) + before * (size_t)layer->head_dim_k : 0,
+                              v ? address_of(v) + before * (size_t)layer->head_dim_v : 0, error);
         done += n;
     }
     return status;
 }
 
-tkv_status tkv_layer_download(const tkv_cache *cache, const tkv_cache_layer *layer, int first,
-                              int n_tokens, float *k, float *v, tkv_error *error)
+tkv_status tkv_layer_download(const tkv_cache_layer *layer, int first, int n_tokens, float *k,
+                              float *v, tkv_error *error)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     const size_t width_k = (size_t)layer->n_kv_heads * (size_t)layer->head_dim_k;
     const size_t width_v = (size_t)layer->n_kv_heads * (size_t)layer->head_dim_v;
     for (int done = 0; done < n_tokens;) {
         const int most = BLOCKS_A_CALL * TKV_PAGE_TOKENS;
         const int n = n_tokens - done < most ? n_tokens - done : most;
         row_pair rows;
-        tkv_status status = place_rows(cache, layer, TKV_WORKSPACE_ROWS, n, &rows, error);
+        tkv_status status = place_rows(layer, TKV_WORKSPACE_ROWS, n, &rows, error);
         if (status == TKV_OK) {
-            status = tkv_layer_load_on_device(cache, layer, first + done, n,
-                                              k ? pointer_to(rows.k) : NULL,
+            status = tkv_layer_load_on_device(layer, first + done, n, k ? pointer_to(rows.k) : NULL,
                                               v ? pointer_to(rows.v) : NULL, error);
         }
         if (status == TKV_OK && k) {
@@ -194,8 +191,7 @@ typedef struct code_buffers {
     uint64_t entries;  /* tkv_device_block [BLOCKS_A_CALL] */
 } code_buffers;
 
-static tkv_status place_code_buffers(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                     code_buffers *buffers)
+static tkv_status place_code_buffers(const tkv_cache_layer *layer, code_buffers *buffers)
 {
     const size_t rows = (size_t)BLOCKS_A_CALL * TKV_PAGE_TOKENS * (size_t)layer->n_kv_heads;
     const size_t k_bytes = rows * (size_t)layer->padded_k * sizeof(float);
@@ -203,7 +199,7 @@ static tkv_status place_code_buffers(const tkv_cache *cache, const tkv_cache_lay
     const size_t bytes =
         k_bytes + v_bytes + DESCRIPTOR_ROOM + BLOCKS_A_CALL * sizeof(tkv_device_block);
     const tkv_status status =
-        tkv_context_workspace(cache->context, TKV_WORKSPACE_ROWS, bytes, &buffers->rows.k, NULL);
+        tkv_context_workspace(layer->context, TKV_WORKSPACE_ROWS, bytes, &buffers->rows.k, NULL);
     buffers->rows.v = buffers->rows.k + k_bytes;
     buffers->sequence = buffers->rows.v + v_bytes;
     buffers->entries = buffers->sequence + DESCRIPTOR_ROOM;
@@ -222,10 +218,10 @@ typedef struct code_step {
 
 /* Writes what the coded blocks make of the segment beside its own page table, which thus changes
  * when they are filled. Entry `first` of that table is its first. */
-static tkv_status describe_coded(const tkv_cache *cache, const tkv_cache_layer *layer,
-                                 const code_step *step, const code_buffers *buffers)
+static tkv_status describe_coded(const tkv_cache_layer *layer, const code_step *step,
+                                 const code_buffers *buffers)
 {
-    tkv_device *device = cache->context->device;
+    tkv_device *device = layer->context->device;
     tkv_device_block entries[BLOCKS_A_CALL];
     for (int i = 0; i < step->n_blocks; i++) {
         entries[i] = (tkv_device_block){step->coded[i]->pages, 0, TKV_PAGE_TOKENS};
@@ -240,16 +236,15 @@ static tkv_status describe_coded(const tkv_cache *cache, const tkv_cache_layer *
 }
 
 /* Fills the coded blocks with the rows of the exact ones. */
-static tkv_status fill_coded(const tkv_cache *cache, const tkv_cache_layer *layer,
-                             const code_step *step)
+static tkv_status fill_coded(const tkv_cache_layer *layer, const code_step *step)
 {
-    tkv_device *device = cache->context->device;
-    const tkv_device_layer described = tkv_describe_layer(cache, layer, step->segment);
+    tkv_device *device = layer->context->device;
+    const tkv_device_layer described = tkv_describe_layer(layer, step->segment);
     const uint64_t own = tkv_segment_descriptor(layer, (int)(step->segment - layer->segments));
     code_buffers buffers;
-    tkv_status status = place_code_buffers(cache, layer, &buffers);
+    tkv_status status = place_code_buffers(layer, &buffers);
     if (status == TKV_OK) {
-        status = describe_coded(cache, layer, step, &buffers);
+        status = describe_coded(layer, step, &buffers);
     }
     if (status == TKV_OK) {
         status = device->table->load(device, &described, own, step->place, step->n_tokens,
@@ -263,7 +258,7 @@ static tkv_status fill_coded(const tkv_cache *cache, const tkv_cache_layer *laye
 }
 
 /* Codes the blocks of a step, all of them or, on failure, none. */
-static void code_blocks(const tkv_cache *cache, tkv_cache_layer *layer, code_step *step)
+static void code_blocks(tkv_cache_layer *layer, code_step *step)
 {
     const tkv_segment *segment = step->segment;
     const int at = segment->first_block + step->first;
@@ -272,13 +267,13 @@ static void code_blocks(const tkv_cache *cache, tkv_cache_layer *layer, code_ste
         tkv_block_place(segment->head, step->first) + tkv_block_slots(segment, step->first).first;
     step->n_tokens = (end < segment->end ? end : segment->end) - step->place;
     tkv_block *exact[BLOCKS_A_CALL];
-    tkv_status status = fill_coded(cache, layer, step);
+    tkv_status status = fill_coded(layer, step);
     for (int i = 0; i < step->n_blocks; i++) {
         exact[i] = layer->blocks[at + i];
         layer->blocks[at + i] = step->coded[i];
     }
     if (status == TKV_OK) {
-        status = tkv_layer_publish_blocks(cache, layer, at, at + step->n_blocks, NULL);
+        status = tkv_layer_publish_blocks(layer, at, at + step->n_blocks, NULL);
     }
     for (int i = 0; i < step->n_blocks; i++) {
         layer->blocks[at + i] = status == TKV_OK ? step->coded[i] : exact[i];
@@ -286,8 +281,8 @@ static void code_blocks(const tkv_cache *cache, tkv_cache_layer *layer, code_ste
     }
 }
 
-tkv_status tkv_layer_fill_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                                    const tkv_segment *segment, tkv_block *coded)
+tkv_status tkv_layer_fill_on_device(tkv_cache_layer *layer, const tkv_segment *segment,
+                                    tkv_block *coded)
 {
     const tkv_slots slots = tkv_block_slots(segment, 0);
     const code_step step = {.segment = segment,
@@ -295,23 +290,23 @@ tkv_status tkv_layer_fill_on_device(const tkv_cache *cache, tkv_cache_layer *lay
                             .place = slots.first,
                             .n_tokens = slots.end - slots.first,
                             .coded = {coded}};
-    return fill_coded(cache, layer, &step);
+    return fill_coded(layer, &step);
 }
 
-void tkv_layer_code_on_device(const tkv_cache *cache, tkv_cache_layer *layer,
-                              const tkv_segment *segment, int first, int end)
+void tkv_layer_code_on_device(tkv_cache_layer *layer, const tkv_segment *segment, int first,
+                              int end)
 {
     while (first < end) {
         code_step step = {.segment = segment, .first = first};
         while (step.n_blocks < BLOCKS_A_CALL && first + step.n_blocks < end &&
-               tkv_block_create(cache, layer, false, TKV_PAGE_TOKENS, &step.coded[step.n_blocks],
-                                NULL) == TKV_OK) {
+               tkv_block_create(layer, false, TKV_PAGE_TOKENS, &step.coded[step.n_blocks], NULL) ==
+                   TKV_OK) {
             step.n_blocks++;
         }
         if (step.n_blocks == 0) {
             return;
         }
-        code_blocks(cache, layer, &step);
+        code_blocks(layer, &step);
         first += step.n_blocks;
     }
 }

@@ -85,28 +85,13 @@ tkv_status tkv_check_cache_params(const tkv_cache_params *params, tkv_error *err
     return status;
 }
 
-tkv_status tkv_layer_take_rope(tkv_cache_layer *layer, const tkv_rope *rope, tkv_error *error)
-{
-    const size_t n_pairs = rope ? (size_t)rope->n_rotated / 2 : 0;
-    if (n_pairs == 0) {
-        return TKV_OK;
-    }
-    float *frequencies = malloc(n_pairs * sizeof *frequencies);
-    if (!frequencies) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu frequencies of RoPE",
-                        n_pairs);
-    }
-    memcpy(frequencies, rope->frequencies, n_pairs * sizeof *frequencies);
-    layer->rope = (tkv_rope){rope->is_interleaved, rope->n_rotated, frequencies};
-    return TKV_OK;
-}
-
-tkv_status tkv_layer_create(const tkv_cache_params *params, int index, tkv_cache_layer *layer,
-                            tkv_error *error)
+tkv_status tkv_layer_create(tkv_context *context, const tkv_cache_params *params, int index,
+                            tkv_cache_layer *layer, tkv_error *error)
 {
     const tkv_layer_shape shape = shape_of(params, index);
-    const bool has_values = shape.head_dim_v > 0;
-    *layer = (tkv_cache_layer){.n_kv_heads = shape.n_kv_heads,
+    *layer = (tkv_cache_layer){.context = context,
+                               .max_tokens = params->max_tokens,
+                               .n_kv_heads = shape.n_kv_heads,
                                .head_dim_k = shape.head_dim_k,
                                .head_dim_v = shape.head_dim_v,
                                .padded_k = tkv_padded_dim(shape.head_dim_k),
@@ -114,9 +99,10 @@ tkv_status tkv_layer_create(const tkv_cache_params *params, int index, tkv_cache
                                .window = shape.window,
                                .has_own_rope = params->shapes && params->shapes[index].rope,
                                .type_k = params->types_k[index],
-                               /* Sums of keys are not in the domain of codes. */
-                               .type_v = has_values ? params->types_v[index] : TKV_TYPE_F16};
-    layer->head =
-        tkv_head_tokens(tkv_has_coded_type(layer), params->n_sinks, params->centre_tokens);
+                               .type_v =
+                                   tkv_stored_value_type(params->types_v[index], shape.head_dim_v)};
+    layer->ageing = tkv_ageing_of(layer->type_k, layer->type_v, params->n_sinks, params->n_recent,
+                                  params->centre_tokens);
+    layer->head = tkv_head_tokens(&layer->ageing);
     return tkv_layer_take_rope(layer, shape.rope, error);
 }

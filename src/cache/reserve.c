@@ -64,15 +64,15 @@ tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_length, tkv
     for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
         tkv_cache_layer *layer = &cache->layers[i];
         /* What the coming queries must find coded. */
-        tkv_layer_settle(cache, layer, layer->n_tokens);
+        tkv_layer_settle(layer, layer->n_tokens);
         const int n_segments = layer->n_segments;
         int first_changed = 0;
-        status = tkv_layer_add_blocks(cache, layer, n_tokens, &first_changed, error);
+        status = tkv_layer_add_blocks(layer, n_tokens, &first_changed, error);
         if (status == TKV_OK && n_segments > 0 && layer->n_segments > n_segments) {
-            status = tkv_layer_publish_segments(cache, layer, error);
+            status = tkv_layer_publish_segments(layer, error);
         }
         if (status == TKV_OK) {
-            status = tkv_layer_publish_blocks(cache, layer, first_changed, layer->n_blocks, error);
+            status = tkv_layer_publish_blocks(layer, first_changed, layer->n_blocks, error);
         }
     }
     if (status == TKV_OK) {
@@ -98,7 +98,7 @@ tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error)
         const int first = layer->n_tokens;
         tkv_last_segment(layer)->end += cache->n_reserved;
         layer->n_tokens += cache->n_reserved;
-        tkv_layer_settle(cache, layer, first);
+        tkv_layer_settle(layer, first);
     }
     cache->n_reserved = 0;
     return TKV_OK;

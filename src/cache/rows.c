@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_ROWS 16
-
 tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
 {
     if (rope && (!rope->frequencies || rope->n_rotated < 0 || rope->n_rotated % 2 != 0 ||
@@ -47,21 +45,21 @@ void tkv_turn_key(const tkv_rope *rope, const float *turns, bool back, float *ke
     }
 }
 
-void tkv_rows_store(const tkv_cache *cache, const tkv_cache_layer *layer,
-                    const tkv_segment *segment, tkv_block *block, int kv_head, tkv_page_order order,
-                    int first_slot, int n_rows, const float *src, size_t stride)
+void tkv_rows_store(const tkv_cache_layer *layer, const tkv_segment *segment, tkv_block *block,
+                    int kv_head, tkv_page_order order, int first_slot, int n_rows, const float *src,
+                    size_t stride)
 {
     const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
     const size_t padded = (size_t)tkv_layer_padded(layer, order);
     const float *turns = order == TKV_ORDER_KEY ? segment->turns : NULL;
     if (head_dim == padded && !turns) {
-        tkv_block_encode(cache, layer, block, kv_head, order, first_slot, n_rows, src, stride);
+        tkv_block_encode(layer, block, kv_head, order, first_slot, n_rows, src, stride);
         return;
     }
-    float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    memset(rows, 0, CHUNK_ROWS * padded * sizeof *rows);
-    for (int done = 0; done < n_rows; done += CHUNK_ROWS) {
-        const int n = n_rows - done < CHUNK_ROWS ? n_rows - done : CHUNK_ROWS;
+    float rows[TKV_CHUNK_ROWS * TKV_MAX_HEAD_DIM];
+    memset(rows, 0, TKV_CHUNK_ROWS * padded * sizeof *rows);
+    for (int done = 0; done < n_rows; done += TKV_CHUNK_ROWS) {
+        const int n = n_rows - done < TKV_CHUNK_ROWS ? n_rows - done : TKV_CHUNK_ROWS;
         for (int i = 0; i < n; i++) {
             float *row = rows + (size_t)i * padded;
             memcpy(row, src + (size_t)(done + i) * stride, head_dim * sizeof *row);
@@ -69,22 +67,22 @@ void tkv_rows_store(const tkv_cache *cache, const tkv_cache_layer *layer,
                 tkv_turn_key(&layer->rope, turns, false, row);
             }
         }
-        tkv_block_encode(cache, layer, block, kv_head, order, first_slot + done, n, rows, padded);
+        tkv_block_encode(layer, block, kv_head, order, first_slot + done, n, rows, padded);
     }
 }
 
 /* The counterpart: slots of one page into rows that are head_dim wide. */
-static void load_rows(const tkv_cache *cache, const tkv_cache_layer *layer,
-                      const tkv_segment *segment, tkv_block *block, int kv_head,
-                      tkv_page_order order, int first_slot, int n_rows, float *dst, size_t stride)
+static void load_rows(const tkv_cache_layer *layer, const tkv_segment *segment, tkv_block *block,
+                      int kv_head, tkv_page_order order, int first_slot, int n_rows, float *dst,
+                      size_t stride)
 {
     const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
     const size_t padded = (size_t)tkv_layer_padded(layer, order);
     const float *turns = order == TKV_ORDER_KEY ? segment->turns : NULL;
-    float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    for (int done = 0; done < n_rows; done += CHUNK_ROWS) {
-        const int n = n_rows - done < CHUNK_ROWS ? n_rows - done : CHUNK_ROWS;
-        tkv_block_decode(cache, layer, block, kv_head, order, first_slot + done, n, rows, padded);
+    float rows[TKV_CHUNK_ROWS * TKV_MAX_HEAD_DIM];
+    for (int done = 0; done < n_rows; done += TKV_CHUNK_ROWS) {
+        const int n = n_rows - done < TKV_CHUNK_ROWS ? n_rows - done : TKV_CHUNK_ROWS;
+        tkv_block_decode(layer, block, kv_head, order, first_slot + done, n, rows, padded);
         for (int i = 0; i < n; i++) {
             float *row = rows + (size_t)i * padded;
             if (turns) {
@@ -96,9 +94,8 @@ static void load_rows(const tkv_cache *cache, const tkv_cache_layer *layer,
 }
 
 /* Tokens of one segment, all KV heads. */
-static void read_segment(const tkv_cache *cache, const tkv_cache_layer *layer,
-                         const tkv_segment *segment, tkv_page_order order, int first_place,
-                         int n_tokens, float *x)
+static void read_segment(const tkv_cache_layer *layer, const tkv_segment *segment,
+                         tkv_page_order order, int first_place, int n_tokens, float *x)
 {
     const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
     const size_t stride = (size_t)layer->n_kv_heads * head_dim;
@@ -108,15 +105,14 @@ static void read_segment(const tkv_cache *cache, const tkv_cache_layer *layer,
         const int in_block = tkv_block_place(segment->head, index + 1) - first_place - done;
         const int n = n_tokens - done < in_block ? n_tokens - done : in_block;
         for (int head = 0; head < layer->n_kv_heads; head++) {
-            load_rows(cache, layer, segment, layer->blocks[segment->first_block + index], head,
-                      order, slot, n, x + (size_t)done * stride + (size_t)head * head_dim, stride);
+            load_rows(layer, segment, layer->blocks[segment->first_block + index], head, order,
+                      slot, n, x + (size_t)done * stride + (size_t)head * head_dim, stride);
         }
         done += n;
     }
 }
 
-void tkv_layer_read(const tkv_cache *cache, const tkv_cache_layer *layer, int first, int n_tokens,
-                    float *k, float *v)
+void tkv_layer_read(const tkv_cache_layer *layer, int first, int n_tokens, float *k, float *v)
 {
     const size_t heads = (size_t)layer->n_kv_heads;
     for (int done = 0; done < n_tokens;) {
@@ -125,11 +121,11 @@ void tkv_layer_read(const tkv_cache *cache, const tkv_cache_layer *layer, int fi
         const int left = tkv_segment_tokens(segment) - skipped;
         const int n = n_tokens - done < left ? n_tokens - done : left;
         if (k) {
-            read_segment(cache, layer, segment, TKV_ORDER_KEY, segment->begin + skipped, n,
+            read_segment(layer, segment, TKV_ORDER_KEY, segment->begin + skipped, n,
                          k + (size_t)done * heads * (size_t)layer->head_dim_k);
         }
         if (v && layer->head_dim_v) {
-            read_segment(cache, layer, segment, TKV_ORDER_VALUE, segment->begin + skipped, n,
+            read_segment(layer, segment, TKV_ORDER_VALUE, segment->begin + skipped, n,
                          v + (size_t)done * heads * (size_t)layer->head_dim_v);
         }
         done += n;

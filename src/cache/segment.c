@@ -43,8 +43,7 @@ tkv_status tkv_layer_reserve_segments(tkv_cache_layer *layer, int n_segments, tk
     return TKV_OK;
 }
 
-tkv_status tkv_layer_reserve(const tkv_cache *cache, tkv_cache_layer *layer, int n_blocks,
-                             tkv_error *error)
+tkv_status tkv_layer_reserve(tkv_cache_layer *layer, int n_blocks, tkv_error *error)
 {
     if (n_blocks > layer->block_capacity) {
         const int capacity = tkv_table_capacity(n_blocks);
@@ -56,41 +55,32 @@ tkv_status tkv_layer_reserve(const tkv_cache *cache, tkv_cache_layer *layer, int
         layer->blocks = blocks;
         layer->block_capacity = capacity;
     }
-    return cache->context->device ? tkv_layer_reserve_on_device(cache, layer, error) : TKV_OK;
-}
-
-/* Whether a new block starts out exact: the head stays so, others until they are coded. */
-static bool starts_exact(const tkv_cache *cache, const tkv_cache_layer *layer,
-                         const tkv_segment *segment, int index)
-{
-    return !tkv_has_coded_type(layer) || index < tkv_head_blocks(segment->head) ||
-           cache->n_recent > 0 || (cache->centre_tokens > 0 && !layer->is_centred);
+    return layer->context->device ? tkv_layer_reserve_on_device(layer, error) : TKV_OK;
 }
 
 /* Rows that an exact block is given for the places up to `end`. On a device a block is whole at
  * once: growing it would cost a copy for every head. */
-static int exact_slots(const tkv_cache *cache, const tkv_segment *segment, int index, int end)
+static int exact_slots(const tkv_cache_layer *layer, const tkv_segment *segment, int index, int end)
 {
     const int start = tkv_block_place(segment->head, index);
     const int whole = tkv_block_place(segment->head, index + 1) - start;
-    return cache->context->device ? whole : tkv_exact_slots(end - start, whole);
+    return layer->context->device ? whole : tkv_exact_slots(end - start, whole);
 }
 
 /* Replaces block `at` of the table by a copy of its own, with room for n_slots if it is exact. */
-static tkv_status replace_block(const tkv_cache *cache, tkv_cache_layer *layer, int at, int n_slots,
-                                tkv_error *error)
+static tkv_status replace_block(tkv_cache_layer *layer, int at, int n_slots, tkv_error *error)
 {
     tkv_block *old = layer->blocks[at];
     tkv_block *copy = NULL;
-    tkv_status status = tkv_block_create(cache, layer, old->is_exact, n_slots, &copy, error);
+    tkv_status status = tkv_block_create(layer, old->is_exact, n_slots, &copy, error);
     if (status != TKV_OK) {
         return status;
     }
     status =
         tkv_block_copy(layer, copy, old, old->n_slots < n_slots ? old->n_slots : n_slots, error);
     layer->blocks[at] = copy;
-    if (status == TKV_OK && cache->context->device) {
-        status = tkv_layer_publish_blocks(cache, layer, at, at + 1, error);
+    if (status == TKV_OK && layer->context->device) {
+        status = tkv_layer_publish_blocks(layer, at, at + 1, error);
     }
     if (status != TKV_OK) {
         layer->blocks[at] = old;
@@ -101,35 +91,32 @@ static tkv_status replace_block(const tkv_cache *cache, tkv_cache_layer *layer, 
     return TKV_OK;
 }
 
-tkv_status tkv_layer_own_block(const tkv_cache *cache, tkv_cache_layer *layer, int at,
-                               tkv_error *error)
+tkv_status tkv_layer_own_block(tkv_cache_layer *layer, int at, tkv_error *error)
 {
     const tkv_block *block = layer->blocks[at];
-    return atomic_load(&block->n_owners) > 1
-               ? replace_block(cache, layer, at, block->n_slots, error)
-               : TKV_OK;
+    return atomic_load(&block->n_owners) > 1 ? replace_block(layer, at, block->n_slots, error)
+                                             : TKV_OK;
 }
 
 /* Makes the block that is written first the layer's own and long enough. */
-static tkv_status prepare_block(const tkv_cache *cache, tkv_cache_layer *layer,
-                                const tkv_segment *segment, int index, int end, bool *is_changed,
-                                tkv_error *error)
+static tkv_status prepare_block(tkv_cache_layer *layer, const tkv_segment *segment, int index,
+                                int end, bool *is_changed, tkv_error *error)
 {
     const int at = segment->first_block + index;
     const tkv_block *block = layer->blocks[at];
-    const int wanted = block->is_exact ? exact_slots(cache, segment, index, end) : block->n_slots;
+    const int wanted = block->is_exact ? exact_slots(layer, segment, index, end) : block->n_slots;
     const int n_slots = wanted > block->n_slots ? wanted : block->n_slots;
     *is_changed = n_slots > block->n_slots || atomic_load(&block->n_owners) > 1;
-    return *is_changed ? replace_block(cache, layer, at, n_slots, error) : TKV_OK;
+    return *is_changed ? replace_block(layer, at, n_slots, error) : TKV_OK;
 }
 
 /* Whether tokens that came now would be coded although they are recent: those before them in their
  * block were coded, and ones behind them taken back. */
-static bool is_open_block_coded(const tkv_cache *cache, const tkv_cache_layer *layer)
+static bool is_open_block_coded(const tkv_cache_layer *layer)
 {
     const tkv_segment *last = tkv_last_segment(layer);
     const int index = tkv_block_of_place(last->head, last->end);
-    return cache->n_recent > 0 && index < last->n_blocks &&
+    return layer->ageing.n_recent > 0 && index < last->n_blocks &&
            !layer->blocks[last->first_block + index]->is_exact;
 }
 
@@ -156,8 +143,7 @@ static tkv_status go_on_exactly(tkv_cache_layer *layer, tkv_error *error)
 }
 
 /* The segment that new tokens go to. */
-static tkv_status open_segment(const tkv_cache *cache, tkv_cache_layer *layer,
-                               tkv_segment **segment, tkv_error *error)
+static tkv_status open_segment(tkv_cache_layer *layer, tkv_segment **segment, tkv_error *error)
 {
     tkv_status status = TKV_OK;
     if (layer->n_segments == 0) {
@@ -166,18 +152,18 @@ static tkv_status open_segment(const tkv_cache *cache, tkv_cache_layer *layer,
             layer->segments[layer->n_segments++] =
                 (tkv_segment){.position = layer->n_tokens, .head = layer->head};
         }
-    } else if (is_open_block_coded(cache, layer)) {
+    } else if (is_open_block_coded(layer)) {
         status = go_on_exactly(layer, error);
     }
     *segment = tkv_last_segment(layer);
     return status;
 }
 
-tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens,
-                                int *first_changed, tkv_error *error)
+tkv_status tkv_layer_add_blocks(tkv_cache_layer *layer, int n_tokens, int *first_changed,
+                                tkv_error *error)
 {
     tkv_segment *segment = NULL;
-    tkv_status status = open_segment(cache, layer, &segment, error);
+    tkv_status status = open_segment(layer, &segment, error);
     if (status != TKV_OK) {
         return status;
     }
@@ -186,17 +172,17 @@ tkv_status tkv_layer_add_blocks(const tkv_cache *cache, tkv_cache_layer *layer, 
     const int n_blocks = tkv_block_of_place(segment->head, end - 1) + 1;
     const int first_written = tkv_block_of_place(segment->head, segment->end);
     bool is_changed = false;
-    status = tkv_layer_reserve(cache, layer, segment->first_block + n_blocks, error);
+    status = tkv_layer_reserve(layer, segment->first_block + n_blocks, error);
     if (status == TKV_OK && first_written < before) {
-        status = prepare_block(cache, layer, segment, first_written, end, &is_changed, error);
+        status = prepare_block(layer, segment, first_written, end, &is_changed, error);
     }
     *first_changed = segment->first_block + (is_changed ? first_written : before);
     while (status == TKV_OK && segment->n_blocks < n_blocks) {
         const int index = segment->n_blocks;
-        const bool is_exact = starts_exact(cache, layer, segment, index);
-        const int n_slots = is_exact ? exact_slots(cache, segment, index, end) : TKV_PAGE_TOKENS;
-        status = tkv_block_create(cache, layer, is_exact, n_slots, &layer->blocks[layer->n_blocks],
-                                  error);
+        const bool is_exact =
+            tkv_starts_exact(&layer->ageing, layer->is_centred, segment->head, index);
+        const int n_slots = is_exact ? exact_slots(layer, segment, index, end) : TKV_PAGE_TOKENS;
+        status = tkv_block_create(layer, is_exact, n_slots, &layer->blocks[layer->n_blocks], error);
         if (status == TKV_OK) {
             layer->n_blocks++;
             segment->n_blocks++;
@@ -235,20 +221,20 @@ void tkv_layer_trim(tkv_cache_layer *layer)
     }
 }
 
-void tkv_layer_shorten(const tkv_cache *cache, tkv_cache_layer *layer)
+void tkv_layer_shorten(tkv_cache_layer *layer)
 {
-    for (int s = 0; s < layer->n_segments && !cache->context->device; s++) {
+    for (int s = 0; s < layer->n_segments && !layer->context->device; s++) {
         const tkv_segment *segment = &layer->segments[s];
         const int at = segment->first_block + segment->n_blocks - 1;
         const tkv_block *block = layer->blocks[at];
-        const int n_slots = exact_slots(cache, segment, segment->n_blocks - 1, segment->end);
+        const int n_slots = exact_slots(layer, segment, segment->n_blocks - 1, segment->end);
         if (block->is_exact && n_slots < block->n_slots && atomic_load(&block->n_owners) == 1) {
-            (void)replace_block(cache, layer, at, n_slots, NULL);
+            (void)replace_block(layer, at, n_slots, NULL);
         }
     }
 }
 
-void tkv_layer_cut(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens)
+void tkv_layer_cut(tkv_cache_layer *layer, int n_tokens)
 {
     const int n_segments = layer->n_segments;
     for (tkv_segment *segment; (segment = tkv_last_segment(layer));) {
@@ -265,16 +251,16 @@ void tkv_layer_cut(const tkv_cache *cache, tkv_cache_layer *layer, int n_tokens)
     }
     layer->n_tokens = n_tokens;
     layer->is_stale = true;
-    tkv_layer_shorten(cache, layer);
-    if (cache->context->device && layer->n_segments != n_segments) {
-        layer->is_stale = tkv_layer_publish_segments(cache, layer, NULL) != TKV_OK;
+    tkv_layer_shorten(layer);
+    if (layer->context->device && layer->n_segments != n_segments) {
+        layer->is_stale = tkv_layer_publish_segments(layer, NULL) != TKV_OK;
     }
-    tkv_layer_thaw(cache, layer);
+    tkv_layer_thaw(layer);
 }
 
-void tkv_layer_thaw(const tkv_cache *cache, tkv_cache_layer *layer)
+void tkv_layer_thaw(tkv_cache_layer *layer)
 {
-    if (tkv_layer_first_position(layer) > cache->n_sinks) {
+    if (tkv_layer_first_position(layer) > layer->ageing.n_sinks) {
         return;
     }
     for (int b = 0; b < layer->n_blocks; b++) {
@@ -289,8 +275,8 @@ void tkv_layer_thaw(const tkv_cache *cache, tkv_cache_layer *layer)
     if (layer->means) {
         const uint64_t means = layer->means;
         layer->means = 0;
-        layer->is_stale = tkv_layer_publish_segments(cache, layer, NULL) != TKV_OK;
-        cache->context->device->table->release(cache->context->device, means);
+        layer->is_stale = tkv_layer_publish_segments(layer, NULL) != TKV_OK;
+        layer->context->device->table->release(layer->context->device, means);
     }
 }
 

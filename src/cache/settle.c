@@ -6,36 +6,33 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define CHUNK_ROWS 16
-
 /* A mean is used if it holds this share of the rows' energy; smaller ones are mostly chance. */
 #define MIN_MEAN_SHARE 0.1
 
 /* The tokens that means are made of, all of them exact: rows [centre_tokens][n_kv_heads][head_dim]
  * of keys and values. */
 typedef struct mean_source {
-    const tkv_cache *cache;
     tkv_cache_layer *layer;
     float *rows[2]; /* by tkv_page_order */
 } mean_source;
 
 /* Whether RoPE turns a coordinate of keys by less than a radian over the whole context, so that it
  * can have a mean that lasts. */
-static bool has_lasting_mean(const tkv_cache *cache, const tkv_cache_layer *layer, int coordinate)
+static bool has_lasting_mean(const tkv_cache_layer *layer, int coordinate)
 {
     const tkv_rope *rope = &layer->rope;
     if (!rope->frequencies || coordinate >= rope->n_rotated) {
         return true;
     }
     const int pair = rope->is_interleaved ? coordinate / 2 : coordinate % (rope->n_rotated / 2);
-    return fabsf(rope->frequencies[pair]) * (float)cache->max_tokens < 1.0f;
+    return fabsf(rope->frequencies[pair]) * (float)layer->max_tokens < 1.0f;
 }
 
 /* The mean over the rows of a head; zero if it is too small to be worth it. */
 static void estimate_mean(const mean_source *source, int kv_head, tkv_page_order order, float *mean)
 {
     const tkv_cache_layer *layer = source->layer;
-    const int n_rows = source->cache->centre_tokens;
+    const int n_rows = layer->ageing.centre_tokens;
     const int head_dim = tkv_layer_head_dim(layer, order);
     const size_t stride = (size_t)layer->n_kv_heads * (size_t)head_dim;
     const float *rows = source->rows[order] + (size_t)kv_head * (size_t)head_dim;
@@ -48,7 +45,7 @@ static void estimate_mean(const mean_source *source, int kv_head, tkv_page_order
             sum += value;
             energy += value * value;
         }
-        const bool lasts = order == TKV_ORDER_VALUE || has_lasting_mean(source->cache, layer, j);
+        const bool lasts = order == TKV_ORDER_VALUE || has_lasting_mean(layer, j);
         mean[j] = lasts ? (float)(sum / n_rows) : 0.0f;
         mean_energy += lasts ? sum * sum / n_rows : 0.0;
     }
@@ -72,34 +69,31 @@ static void estimate_head(void *argument, int head, int thread)
 }
 
 /* The position of the first token that means are made of. */
-static int first_of_means(const tkv_cache *cache, const tkv_cache_layer *layer)
+static int first_of_means(const tkv_cache_layer *layer)
 {
-    const int held = tkv_layer_first_position(layer);
-    return held > cache->n_sinks ? held : cache->n_sinks;
+    return tkv_first_of_means(&layer->ageing, tkv_layer_first_position(layer));
 }
 
 /* Rows on a device come to the host, so that the means are the same to the bit. */
 static bool read_source(const mean_source *source)
 {
-    const tkv_cache *cache = source->cache;
     const tkv_cache_layer *layer = source->layer;
-    const int first = first_of_means(cache, layer);
+    const int first = first_of_means(layer);
     float *k = source->rows[TKV_ORDER_KEY];
     float *v = source->rows[TKV_ORDER_VALUE];
-    if (cache->context->device) {
-        return tkv_layer_download(cache, layer, first, cache->centre_tokens, k, v, NULL) == TKV_OK;
+    if (layer->context->device) {
+        return tkv_layer_download(layer, first, layer->ageing.centre_tokens, k, v, NULL) == TKV_OK;
     }
-    tkv_layer_read(cache, layer, first, cache->centre_tokens, k, v);
+    tkv_layer_read(layer, first, layer->ageing.centre_tokens, k, v);
     return true;
 }
 
 /* False if that fails for now. */
-static bool freeze_means(const tkv_cache *cache, tkv_cache_layer *layer)
+static bool freeze_means(tkv_cache_layer *layer)
 {
     const size_t heads = (size_t)layer->n_kv_heads;
-    const size_t rows = (size_t)cache->centre_tokens * heads;
-    mean_source source = {cache,
-                          layer,
+    const size_t rows = (size_t)layer->ageing.centre_tokens * heads;
+    mean_source source = {layer,
                           {malloc(rows * (size_t)layer->head_dim_k * sizeof(float)),
                            malloc((rows * (size_t)layer->head_dim_v + 1) * sizeof(float))}};
     layer->mean_k =
@@ -107,13 +101,13 @@ static bool freeze_means(const tkv_cache *cache, tkv_cache_layer *layer)
     bool is_done = source.rows[0] && source.rows[1] && layer->mean_k && read_source(&source);
     if (is_done) {
         layer->mean_v = layer->mean_k + heads * (size_t)layer->padded_k;
-        tkv_threads_run(cache->context->threads, cache->context->n_threads, layer->n_kv_heads,
+        tkv_threads_run(layer->context->threads, layer->context->n_threads, layer->n_kv_heads,
                         estimate_head, &source);
         layer->is_centred = true;
-        is_done = tkv_layer_publish_means(cache, layer, NULL) == TKV_OK;
+        is_done = tkv_layer_publish_means(layer, NULL) == TKV_OK;
     }
     if (!is_done) {
-        tkv_layer_thaw(cache, layer);
+        tkv_layer_thaw(layer);
     }
     free(source.rows[0]);
     free(source.rows[1]);
@@ -121,18 +115,17 @@ static bool freeze_means(const tkv_cache *cache, tkv_cache_layer *layer)
 }
 
 /* Whether tokens can be coded: the means are known or not wanted. */
-static bool can_code(const tkv_cache *cache, tkv_cache_layer *layer)
+static bool can_code(tkv_cache_layer *layer)
 {
-    if (cache->centre_tokens == 0 || layer->is_centred) {
+    if (layer->ageing.centre_tokens == 0 || layer->is_centred) {
         return true;
     }
-    return layer->n_tokens - first_of_means(cache, layer) >= cache->centre_tokens &&
-           freeze_means(cache, layer);
+    return tkv_can_have_means(&layer->ageing, tkv_layer_first_position(layer), layer->n_tokens) &&
+           freeze_means(layer);
 }
 
 /* A block of a layer that is coded. */
 typedef struct code_job {
-    const tkv_cache *cache;
     const tkv_cache_layer *layer;
     tkv_block *exact;
     tkv_block *coded;
@@ -147,59 +140,59 @@ static void code_page(void *argument, int item, int thread)
     const tkv_page_order order = item % n_orders ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
     const int head = item / n_orders;
     const size_t padded = (size_t)tkv_layer_padded(job->layer, order);
-    float rows[CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    for (int slot = job->slots.first; slot < job->slots.end; slot += CHUNK_ROWS) {
-        const int n = job->slots.end - slot < CHUNK_ROWS ? job->slots.end - slot : CHUNK_ROWS;
-        tkv_block_decode(job->cache, job->layer, job->exact, head, order, slot, n, rows, padded);
-        tkv_block_encode(job->cache, job->layer, job->coded, head, order, slot, n, rows, padded);
+    float rows[TKV_CHUNK_ROWS * TKV_MAX_HEAD_DIM];
+    for (int slot = job->slots.first; slot < job->slots.end; slot += TKV_CHUNK_ROWS) {
+        const int n =
+            job->slots.end - slot < TKV_CHUNK_ROWS ? job->slots.end - slot : TKV_CHUNK_ROWS;
+        tkv_block_decode(job->layer, job->exact, head, order, slot, n, rows, padded);
+        tkv_block_encode(job->layer, job->coded, head, order, slot, n, rows, padded);
     }
 }
 
 /* Codes slots of an exact block into those of a coded one. */
-static void code_slots(const tkv_cache *cache, const tkv_cache_layer *layer, tkv_block *exact,
-                       tkv_block *coded, tkv_slots slots)
+static void code_slots(const tkv_cache_layer *layer, tkv_block *exact, tkv_block *coded,
+                       tkv_slots slots)
 {
-    code_job job = {cache, layer, exact, coded, slots};
-    tkv_threads_run(cache->context->threads, cache->context->n_threads,
+    code_job job = {layer, exact, coded, slots};
+    tkv_threads_run(layer->context->threads, layer->context->n_threads,
                     tkv_layer_orders(layer) * layer->n_kv_heads, code_page, &job);
 }
 
-static void code_block(const tkv_cache *cache, tkv_cache_layer *layer, const tkv_segment *segment,
-                       int index)
+static void code_block(tkv_cache_layer *layer, const tkv_segment *segment, int index)
 {
     tkv_block *exact = layer->blocks[segment->first_block + index];
     tkv_block *coded = NULL;
-    if (tkv_block_create(cache, layer, false, TKV_PAGE_TOKENS, &coded, NULL) != TKV_OK) {
+    if (tkv_block_create(layer, false, TKV_PAGE_TOKENS, &coded, NULL) != TKV_OK) {
         return;
     }
-    code_slots(cache, layer, exact, coded, tkv_block_slots(segment, index));
+    code_slots(layer, exact, coded, tkv_block_slots(segment, index));
     layer->blocks[segment->first_block + index] = coded;
     tkv_block_release(exact);
 }
 
 /* Codes the exact blocks [first, end) of a segment. */
-static void code_blocks(const tkv_cache *cache, tkv_cache_layer *layer, const tkv_segment *segment,
-                        int first, int end)
+static void code_blocks(tkv_cache_layer *layer, const tkv_segment *segment, int first, int end)
 {
-    if (cache->context->device) {
-        tkv_layer_code_on_device(cache, layer, segment, first, end);
+    if (layer->context->device) {
+        tkv_layer_code_on_device(layer, segment, first, end);
         return;
     }
     for (int i = first; i < end; i++) {
-        code_block(cache, layer, segment, i);
+        code_block(layer, segment, i);
     }
 }
 
 /* Whether all tokens that a block has or will have are behind the recent window of a query at
  * `position`. */
-static bool is_old(const tkv_cache *cache, const tkv_segment *segment, bool is_last, int index,
-                   int position)
+static bool is_old(const tkv_cache_layer *layer, const tkv_segment *segment, bool is_last,
+                   int index, int position)
 {
     int end = tkv_block_place(segment->head, index + 1);
     if (!is_last && end > segment->end) {
         end = segment->end;
     }
-    return tkv_is_old(cache->n_recent, segment->position + (end - 1 - segment->begin), position);
+    return tkv_is_aged(&layer->ageing, segment->head, index,
+                       segment->position + (end - 1 - segment->begin), position);
 }
 
 /* A few tokens beside a gap may cost less in f16 than in a whole coded page. */
@@ -211,24 +204,24 @@ static bool is_worth_coding(const tkv_cache_layer *layer, const tkv_segment *seg
                           tkv_block_bytes_of(layer, true, n_slots);
 }
 
-static void settle_segment(const tkv_cache *cache, tkv_cache_layer *layer, int s, int position)
+static void settle_segment(tkv_cache_layer *layer, int s, int position)
 {
     tkv_segment *segment = &layer->segments[s];
     const bool is_last = s + 1 == layer->n_segments;
     const int n_head = tkv_head_blocks(segment->head);
     const int first = segment->n_settled > n_head ? segment->n_settled : n_head;
     int index = first;
-    while (index < segment->n_blocks && is_old(cache, segment, is_last, index, position)) {
+    while (index < segment->n_blocks && is_old(layer, segment, is_last, index, position)) {
         int next = index;
         while (next < segment->n_blocks && layer->blocks[segment->first_block + next]->is_exact &&
-               is_old(cache, segment, is_last, next, position) &&
+               is_old(layer, segment, is_last, next, position) &&
                is_worth_coding(layer, segment, is_last, next)) {
             next++;
         }
-        if (next > index && !can_code(cache, layer)) {
+        if (next > index && !can_code(layer)) {
             return;
         }
-        code_blocks(cache, layer, segment, index, next);
+        code_blocks(layer, segment, index, next);
         index = next > index ? next : index + 1;
     }
     /* A block that is not full, or could not be coded, is looked at again. */
@@ -296,24 +289,23 @@ static void join_segments(tkv_cache_layer *layer, int s)
 
 /* Codes the tokens of a segment's first block into the block in which the one before it ends, and
  * joins the two. Without memory, or if a device fails, they stay as they are. */
-static bool fill_block_before(const tkv_cache *cache, tkv_cache_layer *layer, int s)
+static bool fill_block_before(tkv_cache_layer *layer, int s)
 {
     const tkv_segment *segment = &layer->segments[s];
     const int at = segment->first_block - 1;
-    if (tkv_layer_own_block(cache, layer, at, NULL) != TKV_OK) {
+    if (tkv_layer_own_block(layer, at, NULL) != TKV_OK) {
         return false;
     }
-    if (cache->context->device) {
-        if (tkv_layer_fill_on_device(cache, layer, segment, layer->blocks[at]) != TKV_OK) {
+    if (layer->context->device) {
+        if (tkv_layer_fill_on_device(layer, segment, layer->blocks[at]) != TKV_OK) {
             return false;
         }
     } else {
-        code_slots(cache, layer, layer->blocks[at + 1], layer->blocks[at],
-                   tkv_block_slots(segment, 0));
+        code_slots(layer, layer->blocks[at + 1], layer->blocks[at], tkv_block_slots(segment, 0));
     }
     join_segments(layer, s);
-    if (cache->context->device) {
-        layer->is_stale = tkv_layer_publish_segments(cache, layer, NULL) != TKV_OK;
+    if (layer->context->device) {
+        layer->is_stale = tkv_layer_publish_segments(layer, NULL) != TKV_OK;
     }
     return true;
 }
@@ -332,7 +324,7 @@ static void give_back_blocks(tkv_cache_layer *layer, tkv_segment *segment, int n
 }
 
 /* Gives back the blocks whose tokens are all before position `oldest`. */
-static void give_back(const tkv_cache *cache, tkv_cache_layer *layer, int oldest)
+static void give_back(tkv_cache_layer *layer, int oldest)
 {
     bool is_changed = false;
     while (layer->n_segments && layer->segments[0].position < oldest) {
@@ -355,31 +347,29 @@ static void give_back(const tkv_cache *cache, tkv_cache_layer *layer, int oldest
         remove_segment(layer, 0);
         is_changed = true;
     }
-    if (is_changed && cache->context->device) {
-        layer->is_stale = tkv_layer_publish_segments(cache, layer, NULL) != TKV_OK;
+    if (is_changed && layer->context->device) {
+        layer->is_stale = tkv_layer_publish_segments(layer, NULL) != TKV_OK;
     }
 }
 
-void tkv_layer_settle(const tkv_cache *cache, tkv_cache_layer *layer, int position)
+void tkv_layer_settle(tkv_cache_layer *layer, int position)
 {
     const tkv_segment *last = tkv_last_segment(layer);
-    if (tkv_has_coded_type(layer) && cache->n_recent == 0 && last && last->end >= last->head) {
+    if (last && tkv_freezes_with_head(&layer->ageing, last->head, last->end)) {
         /* The next token can then be coded as it comes. */
-        can_code(cache, layer);
+        can_code(layer);
     }
-    for (int s = 0; tkv_has_coded_type(layer) && s < layer->n_segments; s++) {
+    for (int s = 0; layer->ageing.is_coded && s < layer->n_segments; s++) {
         const bool is_last = s + 1 == layer->n_segments;
         if (!goes_on(layer, s)) {
-            settle_segment(cache, layer, s, position);
-        } else if (is_old(cache, &layer->segments[s], is_last, 0, position) &&
-                   can_code(cache, layer) && fill_block_before(cache, layer, s)) {
+            settle_segment(layer, s, position);
+        } else if (is_old(layer, &layer->segments[s], is_last, 0, position) && can_code(layer) &&
+                   fill_block_before(layer, s)) {
             s -= 2; /* the one before it has more blocks to settle now */
         }
     }
-    const int64_t n_mean_tokens =
-        tkv_mean_tokens(tkv_has_coded_type(layer), cache->n_sinks, cache->centre_tokens);
-    const int oldest = tkv_oldest_kept(layer->window, n_mean_tokens, position);
-    if (oldest > 0 && (n_mean_tokens == 0 || can_code(cache, layer))) {
-        give_back(cache, layer, oldest);
+    const int oldest = tkv_oldest_kept(&layer->ageing, layer->window, position);
+    if (oldest > 0 && (tkv_mean_tokens(&layer->ageing) == 0 || can_code(layer))) {
+        give_back(layer, oldest);
     }
 }

@@ -8,7 +8,10 @@
 /* A copy of a layer's shape and rope that holds nothing. */
 static tkv_status copy_shape(const tkv_cache_layer *layer, tkv_cache_layer *copy, tkv_error *error)
 {
-    *copy = (tkv_cache_layer){.n_kv_heads = layer->n_kv_heads,
+    *copy = (tkv_cache_layer){.context = layer->context,
+                              .ageing = layer->ageing,
+                              .max_tokens = layer->max_tokens,
+                              .n_kv_heads = layer->n_kv_heads,
                               .head_dim_k = layer->head_dim_k,
                               .head_dim_v = layer->head_dim_v,
                               .padded_k = layer->padded_k,
@@ -23,8 +26,7 @@ static tkv_status copy_shape(const tkv_cache_layer *layer, tkv_cache_layer *copy
     return layer->rope.frequencies ? tkv_layer_take_rope(copy, &layer->rope, error) : TKV_OK;
 }
 
-static tkv_status copy_means(const tkv_cache *cache, const tkv_cache_layer *layer,
-                             tkv_cache_layer *copy, tkv_error *error)
+static tkv_status copy_means(const tkv_cache_layer *layer, tkv_cache_layer *copy, tkv_error *error)
 {
     const size_t n = (size_t)layer->n_kv_heads * (size_t)(layer->padded_k + layer->padded_v);
     if (!layer->is_centred) {
@@ -37,12 +39,12 @@ static tkv_status copy_means(const tkv_cache *cache, const tkv_cache_layer *laye
     memcpy(copy->mean_k, layer->mean_k, n * sizeof *copy->mean_k);
     copy->mean_v = copy->mean_k + (size_t)layer->n_kv_heads * (size_t)layer->padded_k;
     copy->is_centred = true;
-    return tkv_layer_publish_means(cache, copy, error);
+    return tkv_layer_publish_means(copy, error);
 }
 
 /* Makes `copy`, which holds nothing, hold the first n_tokens of `layer`, sharing its blocks. */
-static tkv_status share_layer(const tkv_cache *cache, const tkv_cache_layer *layer, int n_tokens,
-                              tkv_cache_layer *copy, tkv_error *error)
+static tkv_status share_layer(const tkv_cache_layer *layer, int n_tokens, tkv_cache_layer *copy,
+                              tkv_error *error)
 {
     tkv_cache_layer view;
     tkv_status status =
@@ -65,13 +67,13 @@ static tkv_status share_layer(const tkv_cache *cache, const tkv_cache_layer *lay
     if (last && last->n_settled > open) {
         last->n_settled = open;
     }
-    status = copy_means(cache, layer, copy, error);
+    status = copy_means(layer, copy, error);
     if (status == TKV_OK) {
-        tkv_layer_thaw(cache, copy);
-        status = cache->context->device ? tkv_layer_publish_segments(cache, copy, error) : TKV_OK;
+        tkv_layer_thaw(copy);
+        status = copy->context->device ? tkv_layer_publish_segments(copy, error) : TKV_OK;
     }
     if (status == TKV_OK && n_tokens < layer->n_tokens) {
-        tkv_layer_settle(cache, copy, n_tokens - 1);
+        tkv_layer_settle(copy, n_tokens - 1);
     }
     return status;
 }
@@ -109,9 +111,6 @@ static tkv_status create_fork(const tkv_cache *cache, tkv_cache **fork, tkv_erro
     *created = (tkv_cache){.context = cache->context,
                            .n_layers = cache->n_layers,
                            .max_tokens = cache->max_tokens,
-                           .n_sinks = cache->n_sinks,
-                           .n_recent = cache->n_recent,
-                           .centre_tokens = cache->centre_tokens,
                            .layers = layers};
     tkv_status status = TKV_OK;
     for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
@@ -134,7 +133,7 @@ tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork
     status = create_fork(cache, &created, error);
     for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
         const int length = cache->layers[i].n_tokens;
-        status = share_layer(cache, &cache->layers[i], n_tokens < length ? n_tokens : length,
+        status = share_layer(&cache->layers[i], n_tokens < length ? n_tokens : length,
                              &created->layers[i], error);
     }
     if (status != TKV_OK) {

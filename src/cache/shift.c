@@ -100,7 +100,7 @@ static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_er
                             : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to shift %d layers",
                                        cache->n_layers);
     while (status == TKV_OK && n_renewed < cache->n_layers) {
-        status = tkv_layer_renew_on_device(cache, &views[n_renewed], &old[n_renewed], error);
+        status = tkv_layer_renew_on_device(&views[n_renewed], &old[n_renewed], error);
         n_renewed += status == TKV_OK;
     }
     swap_layers(cache, views);
@@ -112,9 +112,9 @@ static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_er
     }
     for (int i = 0; i < n_renewed; i++) {
         if (status == TKV_OK) {
-            tkv_release_tables(cache, &old[i]);
+            tkv_release_tables(cache->context->device, &old[i]);
         } else {
-            tkv_layer_free_on_device(cache, &views[i]);
+            tkv_layer_free_on_device(&views[i]);
         }
     }
     free(old);
@@ -152,8 +152,8 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
     if (status == TKV_OK) {
         cache->generation++;
         for (int i = 0; i < cache->n_layers; i++) {
-            tkv_layer_thaw(cache, &cache->layers[i]);
-            tkv_layer_shorten(cache, &cache->layers[i]);
+            tkv_layer_thaw(&cache->layers[i]);
+            tkv_layer_shorten(&cache->layers[i]);
         }
     }
     return status;

@@ -17,6 +17,7 @@
 #ifndef TKV_DEVICE_GEOMETRY_H
 #define TKV_DEVICE_GEOMETRY_H
 
+#include "format/type_table.h"
 #include "turbokv.h"
 
 #ifdef __CUDACC__
@@ -24,6 +25,9 @@
 #else
 #define TKV_GEOMETRY static inline
 #endif
+
+#define TKV_MAX_LAYERS 4096
+#define TKV_MAX_KV_HEADS 4096
 
 /* Exact pages end after a multiple of so many rows. */
 #define TKV_EXACT_ROWS 16
@@ -90,9 +94,10 @@ TKV_GEOMETRY int tkv_exact_slots(int filled, int whole)
     return needed < whole ? needed : whole;
 }
 
-TKV_GEOMETRY size_t tkv_exact_page_bytes(int n_slots, int padded_dim)
+/* Bytes of a page with room for n_slots rows; coded ones have all TKV_PAGE_TOKENS. */
+TKV_GEOMETRY size_t tkv_stored_page_bytes(int type, int padded_dim, int n_slots)
 {
-    return (size_t)n_slots * (size_t)padded_dim * 2;
+    return (size_t)n_slots * (size_t)tkv_type_row_bytes(type, padded_dim);
 }
 
 /* Bytes before the page of a KV head in a block whose pages have so many bytes each. */

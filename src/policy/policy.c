@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_KV_HEADS 4096
-
 /* The threshold of "sparse-v auto": skips a tenth of the values with no effect on KLD that could be
  * told from none (docs/RESULTS.md). */
 static const float SPARSE_V_AUTO = 1e-4f;

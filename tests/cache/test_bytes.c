@@ -152,7 +152,7 @@ static void windows_cost_what_is_counted(void **state)
         assert_ok(tkv_cache_create(*state, &params, &cache, &error));
         for (int n = 1; n <= MAX_LENGTH / 2; n++) {
             assert_ok(tkv_cache_append(cache, 0, 1, zeros, zeros, &error));
-            const size_t held = tkv_layer_bytes(cache, &cache->layers[0]);
+            const size_t held = tkv_layer_bytes(&cache->layers[0]);
             const size_t counted =
                 tkv_policy_layer_bytes(&policy, policy.type_k, policy.type_v, &layer, n, 1);
             const size_t table = (size_t)cache->layers[0].block_capacity * sizeof(tkv_block *);

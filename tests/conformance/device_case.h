@@ -72,8 +72,8 @@ static inline size_t case_page_bytes(const tkv_device_layer *layer, const case_b
                                      int order)
 {
     const int head_dim = case_head_dim(layer, order);
-    return block->entry.is_exact ? tkv_exact_page_bytes(block->entry.n_slots, head_dim)
-                                 : tkv_page_bytes(case_type(layer, block, order), head_dim);
+    const int n_slots = block->entry.is_exact ? block->entry.n_slots : TKV_PAGE_TOKENS;
+    return tkv_stored_page_bytes((int)case_type(layer, block, order), head_dim, n_slots);
 }
 
 /* The page of a KV head on the host. */

@@ -56,7 +56,7 @@ static void slots_of_blocks_are_the_places(void **state)
     }
 }
 
-static void exact_pages_end_after_whole_granules(void **state)
+static void pages_have_whole_rows(void **state)
 {
     (void)state;
     for (int whole = 1; whole <= TKV_PAGE_TOKENS; whole++) {
@@ -67,7 +67,11 @@ static void exact_pages_end_after_whole_granules(void **state)
             assert_true(n_slots - filled < TKV_EXACT_ROWS);
         }
     }
-    assert_int_equal(tkv_exact_page_bytes(48, 80), 48 * tkv_row_bytes(TKV_TYPE_F16, 80));
+    assert_int_equal(tkv_stored_page_bytes(TKV_TYPE_F16, 80, 48), 48 * 80 * 2);
+    for (int type = 0; type < TKV_TYPE_COUNT; type++) {
+        assert_int_equal(tkv_stored_page_bytes(type, 80, TKV_PAGE_TOKENS),
+                         tkv_page_bytes((tkv_type)type, 80));
+    }
 }
 
 /* Keys and values of the heads in turn, without a gap. */
@@ -87,7 +91,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(places_fill_blocks_in_order),
         cmocka_unit_test(slots_of_blocks_are_the_places),
-        cmocka_unit_test(exact_pages_end_after_whole_granules),
+        cmocka_unit_test(pages_have_whole_rows),
         cmocka_unit_test(pages_follow_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -309,8 +309,8 @@ typedef struct row_place {
 
 static size_t page_bytes(const tkv_device_block *block, tkv_type type, int head_dim)
 {
-    return block->is_exact ? tkv_exact_page_bytes(block->n_slots, head_dim)
-                           : tkv_page_bytes(type, head_dim);
+    return block->is_exact ? tkv_stored_page_bytes(TKV_TYPE_F16, head_dim, block->n_slots)
+                           : tkv_stored_page_bytes((int)type, head_dim, TKV_PAGE_TOKENS);
 }
 
 static row_place place_row(const tkv_device_layer *layer, const tkv_device_sequence *sequence,
@@ -481,13 +481,13 @@ static tkv_cache *copy_cache(tkv_context *cpu, const tkv_device_attend *p,
     }
     const int n_blocks = tkv_block_of_place(layer->n_sinks, n_tokens - 1) + 1;
     assert_true(n_tokens <= sequence->n_tokens && n_blocks <= sequence->n_blocks);
-    assert_ok(tkv_layer_reserve(cache, copied, n_blocks, &error));
+    assert_ok(tkv_layer_reserve(copied, n_blocks, &error));
     assert_ok(tkv_layer_reserve_segments(copied, 1, &error));
     copied->segments[copied->n_segments++] = (tkv_segment){
         .begin = p->begin, .end = n_tokens, .head = layer->n_sinks, .n_blocks = n_blocks};
     const tkv_device_block *blocks = host(sequence->blocks);
     for (int b = 0; b < n_blocks; b++) {
-        assert_ok(tkv_block_create(cache, copied, blocks[b].is_exact != 0, blocks[b].n_slots,
+        assert_ok(tkv_block_create(copied, blocks[b].is_exact != 0, blocks[b].n_slots,
                                    &copied->blocks[b], &error));
         memcpy((uint8_t *)copied->blocks[b] + TKV_BLOCK_HEADER, host(blocks[b].pages),
                tkv_block_bytes(copied, copied->blocks[b]) - TKV_BLOCK_HEADER);
