@@ -1,12 +1,13 @@
-/* Every allocation of loading a model and running it fails once; each failure must be reported,
- * leak nothing and leave the session as it was. The linker routes the allocation functions of the
- * code under test through this file (--wrap). */
+/* Every allocation of loading a model, its tokenizer and running it fails once; each failure must
+ * be reported, leak nothing and leave the session as it was. The linker routes the allocation
+ * functions of the code under test through this file (--wrap). */
 #include "support/support.h"
 
 #include <unistd.h>
 
 #include "model/gguf.h"
 #include "model/session.h"
+#include "model/tokenizer.h"
 #include "model/toy_model.h"
 
 #define MAX_ALLOCATIONS 10000
@@ -189,11 +190,61 @@ static void test_session(void **state)
     tkv_gguf_close(gguf);
 }
 
+static tkv_status open_step(void *user, tkv_error *error)
+{
+    tkv_tokenizer *tokenizer = NULL;
+    const tkv_status status = tkv_tokenizer_from_gguf(user, &tokenizer, error);
+    if (status != TKV_OK) {
+        assert_null(tokenizer);
+    }
+    tkv_tokenizer_free(tokenizer);
+    return status;
+}
+
+typedef struct encoding {
+    const tkv_tokenizer *tokenizer;
+    char text[1300];
+    tkv_tokens tokens;
+} encoding;
+
+static tkv_status encode_step(void *user, tkv_error *error)
+{
+    encoding *e = user;
+    const size_t before = e->tokens.n;
+    const tkv_status status =
+        tkv_tokenizer_encode(e->tokenizer, e->text, strlen(e->text), true, &e->tokens, error);
+    assert_true(status == TKV_OK ? e->tokens.n > before : e->tokens.n == before);
+    return status;
+}
+
+/* Its tables of tokens and merges, which grow while they are filled, among them. */
+static void test_tokenizer(void **state)
+{
+    (void)state;
+    tkv_gguf *gguf = NULL;
+    tkv_tokenizer *tokenizer = NULL;
+    encoding e = {.text = ""};
+    assert_int_equal(tkv_gguf_open(TKV_SOURCE_DIR "/models/tiny-q8_0.gguf", &gguf, NULL), TKV_OK);
+    const int n_open = fail_each(open_step, gguf);
+    assert_int_equal(tkv_tokenizer_from_gguf(gguf, &tokenizer, NULL), TKV_OK);
+    e.tokenizer = tokenizer;
+    while (strlen(e.text) + 12 < sizeof e.text) {
+        strcat(e.text, "An old tale ");
+    }
+    const int n_encode = fail_each(encode_step, &e);
+    print_message("%d allocations of a tokenizer, %d of a text\n", n_open, n_encode);
+    assert_true(n_open >= 12 && n_encode >= 3);
+    tkv_tokens_free(&e.tokens);
+    tkv_tokenizer_free(tokenizer);
+    tkv_gguf_close(gguf);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_load, setup, teardown),
         cmocka_unit_test_setup_teardown(test_session, setup, teardown),
+        cmocka_unit_test(test_tokenizer),
     };
     return cmocka_run_group_tests_name("out_of_memory", tests, NULL, NULL);
 }
