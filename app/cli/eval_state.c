@@ -88,13 +88,14 @@ static tkv_status read_state(const char *path, cJSON **json, tkv_error *error)
         return status;
     }
     *json = cJSON_Parse(text);
+    const char *found = *json ? "other JSON" : "something else";
     free(text);
     if (!*json || !cJSON_IsObject(cJSON_GetObjectItem(*json, "evaluation")) ||
         !cJSON_IsObject(cJSON_GetObjectItem(*json, "steps"))) {
         return tkv_fail(error, TKV_ERR_FORMAT,
                         "%s is no saved evaluation: expected a JSON object with 'evaluation' and "
-                        "'steps'; name another file",
-                        path);
+                        "'steps', found %s; name another file or remove it",
+                        path, length == 0 ? "an empty file" : found);
     }
     return TKV_OK;
 }

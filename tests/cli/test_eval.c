@@ -134,7 +134,55 @@ static void steps_are_kept_and_reused(void **state)
                    "its tokens_hash is");
     write_file(f.state, "[1, 2]");
     assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "", "no saved evaluation");
+    /* What is there is said, and stays. */
+    const char *const others[][2] = {{"", "found an empty file"},
+                                     {"{\"steps\": {}}", "found other JSON"},
+                                     {"{\"steps\": ", "found something else"}};
+    for (int i = 0; i < 3; i++) {
+        write_file(f.state, others[i][0]);
+        assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "", others[i][1]);
+        assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 1, "",
+                       "name another file or remove it");
+        char *left = read_file(f.state);
+        assert_string_equal(left, others[i][0]);
+        free(left);
+    }
     assert_outcome(evaluate("-P", "turbo4", "--resume", "/no/state"), 1, "", "cannot write");
+    remove_files(&f);
+}
+
+/* A state that can no longer be written, at the beginning or after a step, is told and keeps all
+ * steps that it had. Devices that take nothing are no places for one. */
+static void a_state_that_cannot_be_written_is_kept(void **state)
+{
+    (void)state;
+    const files f = make_files();
+    assert_outcome(evaluate("-P", "turbo4", "--resume", f.state), 0, "turbo4", "");
+    char *before = read_file(f.state);
+    const size_t blocks[] = {1, strlen(before) / 512 + 1}; /* of 512 bytes, as sh counts */
+    for (int i = 0; i < 2; i++) {
+        char script[512];
+        snprintf(script, sizeof script,
+                 "trap '' XFSZ; ulimit -f %zu; exec \"$TURBOKV\" eval -f '%s' -c 64 --chunks 2 "
+                 "-t 1 -P turbo4,turbo3,turbo2 --resume %s",
+                 blocks[i], TEXT, f.state);
+        char expected[160];
+        snprintf(expected, sizeof expected, "cannot write %s: File too large", f.state);
+        assert_outcome(run_script(script), 1, "", expected);
+        char *after = read_file(f.state);
+        assert_memory_equal(after, before, strlen(before) - strlen("}}"));
+        assert_true(i > 0 || strcmp(after, before) == 0);
+        cJSON *json = cJSON_Parse(after);
+        assert_non_null(json);
+        cJSON_Delete(json);
+        free(after);
+    }
+    free(before);
+    const char *const devices[] = {"/dev/full", "/dev/null"};
+    for (int i = 0; i < 2; i++) {
+        assert_outcome(evaluate("-P", "turbo4", "--resume", devices[i]), 1, "",
+                       "is a device: expected a file that steps can be kept in");
+    }
     remove_files(&f);
 }
 
@@ -380,6 +428,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(divergences_are_measured),
                                        cmocka_unit_test(needles_are_counted),
                                        cmocka_unit_test(steps_are_kept_and_reused),
+                                       cmocka_unit_test(a_state_that_cannot_be_written_is_kept),
                                        cmocka_unit_test(a_killed_evaluation_goes_on),
                                        cmocka_unit_test(one_process_at_a_time_has_the_state),
                                        cmocka_unit_test(chunks_are_reported_in_lines),

@@ -33,8 +33,27 @@ static void a_chat_is_answered_and_ends(void **state)
     cJSON_Delete(by_option);
 }
 
-/* The wheel has the model before it was taught turns: it goes on with a pattern, and its
- * <end_of_turn> is what a reader's text says. */
+/* The wheel has the model before it was taught turns: what it answers and whether it ends are its
+ * own, so of its chat form the prompt is looked at. */
+static void a_chat_is_written_in_gemmas_form(void **state)
+{
+    (void)state;
+    const char *typed = "<start_of_turn>user\n" QUESTION "<end_of_turn>\n<start_of_turn>model\n";
+    const char *const by_hand[] = {"run", "-m", path, "--temp", "0",      "-n", "8",
+                                   "-t",  "1",  "-p", typed,    "--json", NULL};
+    const char *const by_option[] = {"run", "-m", path, "--temp", "0",      "-n",     "8",
+                                     "-t",  "1",  "-p", QUESTION, "--chat", "--json", NULL};
+    cJSON *expected = run_json(by_hand);
+    cJSON *found = run_json(by_option);
+    /* Begin, the marks of three turns, two lines' ends beside user and model, and the question. */
+    assert_int_equal(number_of(found, "prompt_tokens"), 1 + 3 + 4 + 1 + 7);
+    assert_int_equal(number_of(found, "prompt_tokens"), number_of(expected, "prompt_tokens"));
+    assert_string_equal(text_of(found, "text"), text_of(expected, "text"));
+    cJSON_Delete(expected);
+    cJSON_Delete(found);
+}
+
+/* It goes on with a pattern. */
 static void a_base_model_goes_on(void **state)
 {
     (void)state;
@@ -69,6 +88,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_context_beyond_training_warns),
     };
     const struct CMUnitTest of_gemma3[] = {
+        cmocka_unit_test(a_chat_is_written_in_gemmas_form),
         cmocka_unit_test(a_base_model_goes_on),
         cmocka_unit_test(a_context_beyond_training_warns),
     };

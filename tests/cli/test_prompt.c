@@ -100,15 +100,15 @@ static void keys_and_names_end_the_text(void **state)
         assert_int_equal(count_tokens(generate(&by_key, "Once")), first);
         tear_down(&by_key);
     }
-    const char *const names[] = {"<|im_end|>", "<|eom_id|>", "</s>", "[/INST]"};
+    const char *const names[] = {"<|im_end|>", "<end_of_turn>", "<|eom_id|>", "</s>", "[/INST]"};
     for (int kind = 1; kind <= 4; kind++) {
-        for (int i = 0; i < 4 && kind != 2; i++) {
+        for (int i = 0; i < 5 && kind != 2; i++) {
             fixture by_name;
             set_up(&by_name, plain);
             by_name.vocabulary.tokens[end] = names[i];
             by_name.vocabulary.kinds[end] = kind;
             write_file(&by_name);
-            assert_int_equal(count_tokens(generate(&by_name, "Once")), i == 3 ? N_PREDICT : first);
+            assert_int_equal(count_tokens(generate(&by_name, "Once")), i == 4 ? N_PREDICT : first);
             tear_down(&by_name);
         }
     }
