@@ -248,7 +248,8 @@ typedef struct tkv_rope {
 typedef struct tkv_layer_shape {
     int n_kv_heads;
     int head_dim_k;
-    int head_dim_v; /* 0: keys only, and values are their first coordinates (latent attention) */
+    int head_dim_v; /* 0: keys only, and values are their first coordinates (latent attention); on
+                       the CPU: a cache on a device is refused, TKV_ERR_UNSUPPORTED */
     int window; /* 0: none; w: a query at position p sees only positions > p-w, and pages that no
                    coming query sees are given back */
     const tkv_rope *rope; /* NULL: that of the cache; over 0 coordinates: keys carry no positions */
