@@ -45,8 +45,8 @@ static void a_chat_is_written_in_gemmas_form(void **state)
                                      "-t",  "1",  "-p", QUESTION, "--chat", "--json", NULL};
     cJSON *expected = run_json(by_hand);
     cJSON *found = run_json(by_option);
-    /* Begin, the marks of three turns, two lines' ends beside user and model, and the question. */
-    assert_int_equal(number_of(found, "prompt_tokens"), 1 + 3 + 4 + 1 + 7);
+    /* Begin, three marks of turns, user and model, three ends of lines, and the question. */
+    assert_int_equal(number_of(found, "prompt_tokens"), 1 + 3 + 2 + 3 + 7);
     assert_int_equal(number_of(found, "prompt_tokens"), number_of(expected, "prompt_tokens"));
     assert_string_equal(text_of(found, "text"), text_of(expected, "text"));
     cJSON_Delete(expected);

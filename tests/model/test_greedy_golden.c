@@ -108,6 +108,22 @@ static void test_tokens(void **state)
     unload(&loaded);
 }
 
+/* The tokens of the model's chat form are special ones, and a turn's end ends a text: whether the
+ * model ever says it is another matter. */
+static void test_turns(void **state)
+{
+    const bool is_gemma = strcmp(*state, "gemma3") == 0;
+    loaded_model loaded = load(*state);
+    const char *const names[] = {is_gemma ? "<start_of_turn>" : "<|im_start|>",
+                                 is_gemma ? "<end_of_turn>" : "<|im_end|>"};
+    for (int i = 0; i < 2; i++) {
+        const int32_t id = tkv_tokenizer_find_special(loaded.tokenizer, names[i]);
+        assert_true(id >= 0);
+        assert_int_equal(tkv_tokenizer_is_end(loaded.tokenizer, id), i);
+    }
+    unload(&loaded);
+}
+
 static int32_t largest_of(const float *logits, int n)
 {
     int32_t best = 0;
@@ -179,6 +195,7 @@ int main(int argc, char **argv)
     }
     const struct CMUnitTest tests[] = {
         {"tokens", test_tokens, NULL, NULL, argv[1]},
+        {"turns", test_turns, NULL, NULL, argv[1]},
         {"greedy, f16 KV", test_greedy_f16, NULL, NULL, argv[1]},
     };
     return cmocka_run_group_tests_name(argv[1], tests, NULL, NULL);
