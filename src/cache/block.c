@@ -1,7 +1,7 @@
 /* Blocks: memory, copies, and moving rows in and out of their pages. */
+#include "cache/block.h"
 #include "base/error.h"
 #include "base/half.h"
-#include "cache/cache.h"
 
 #include <stdlib.h>
 #include <string.h>

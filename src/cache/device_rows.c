@@ -1,7 +1,10 @@
 /* Rows of a cache in a device's memory: from the caller to the pages, back, and from exact pages to
  * coded ones. */
+#include "cache/device_rows.h"
 #include "base/error.h"
-#include "cache/cache.h"
+#include "cache/block.h"
+#include "cache/publish.h"
+#include "cache/segment.h"
 
 #include <stdlib.h>
 

@@ -1,6 +1,12 @@
 /* A layer as a whole: what it is made of, appended to it, and what it holds. */
+#include "cache/layer.h"
 #include "base/error.h"
-#include "cache/cache.h"
+#include "cache/block.h"
+#include "cache/device_rows.h"
+#include "cache/publish.h"
+#include "cache/rows.h"
+#include "cache/segment.h"
+#include "cache/settle.h"
 
 #include <stdlib.h>
 #include <string.h>

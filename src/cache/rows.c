@@ -1,7 +1,9 @@
 /* Rows on their way between the caller and the pages: there padded to whole steps, and keys turned
  * to the positions that their segment counts. */
+#include "cache/rows.h"
 #include "base/error.h"
-#include "cache/cache.h"
+#include "cache/block.h"
+#include "cache/segment.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,10 @@
 /* Segments of a layer and its table of blocks: where tokens are, room for more, and what is left
  * when some are dropped. */
+#include "cache/segment.h"
 #include "base/error.h"
-#include "cache/cache.h"
+#include "cache/block.h"
+#include "cache/publish.h"
+#include "cache/rows.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,12 @@
 /* What happens to tokens as they age: means are estimated from the first tokens and frozen, exact
  * blocks are coded when they have left the recent window, and what is behind a layer's window is
  * given back. */
-#include "cache/cache.h"
+#include "cache/settle.h"
+#include "cache/block.h"
+#include "cache/device_rows.h"
+#include "cache/publish.h"
+#include "cache/rows.h"
+#include "cache/segment.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -27,7 +27,7 @@ typedef struct tkv_device_sequence {
 
 /* What all sequences of a layer have in common; passed by value. The first ceil(n_sinks/64) blocks
  * hold the n_sinks first positions, 64 each and the last what is left; the block after them begins
- * at position n_sinks. Positions are counted as the blocks lie: the places of src/cache/cache.h. */
+ * at position n_sinks. Positions are counted as the blocks lie: the places of geometry.h. */
 typedef struct tkv_device_layer {
     int32_t type_k; /* tkv_type of coded blocks */
     int32_t type_v;

@@ -1,15 +1,11 @@
-/* A cache whose pages are in a device's memory: what its kernels read is written there, and rows
- * move through the device's table. */
+/* What the kernels of a device read of a layer, written there. */
+#include "cache/publish.h"
 #include "base/error.h"
-#include "cache/cache.h"
 
 #include <stdlib.h>
 
 /* Entries of the page table that are written at a time. */
 #define ENTRIES_A_CALL 128
-
-/* Descriptors that are written at a time. */
-#define DESCRIPTORS_A_CALL 128
 
 static size_t means_bytes(const tkv_cache_layer *layer)
 {
@@ -50,18 +46,6 @@ uint64_t tkv_segment_descriptor(const tkv_cache_layer *layer, int segment)
                : layer->descriptor;
 }
 
-tkv_status tkv_cache_create_on_device(tkv_cache *cache, tkv_error *error)
-{
-    tkv_device *device = cache->context->device;
-    const size_t bytes = (size_t)cache->n_layers * sizeof(tkv_device_sequence);
-    const tkv_status status = device->table->allocate(device, bytes, &cache->descriptors, error);
-    for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
-        cache->layers[i].descriptor =
-            cache->descriptors + (uint64_t)i * sizeof(tkv_device_sequence);
-    }
-    return status;
-}
-
 static void release(tkv_device *device, uint64_t *address)
 {
     if (*address) {
@@ -77,11 +61,6 @@ void tkv_layer_free_on_device(tkv_cache_layer *layer)
     release(device, &layer->earlier);
     release(device, &layer->turns);
     layer->entry_capacity = layer->earlier_capacity = layer->turn_capacity = 0;
-}
-
-void tkv_cache_free_on_device(tkv_cache *cache)
-{
-    release(cache->context->device, &cache->descriptors);
 }
 
 size_t tkv_layer_device_bytes(const tkv_cache_layer *layer)
@@ -252,29 +231,6 @@ tkv_status tkv_layer_publish_segments(tkv_cache_layer *layer, tkv_error *error)
 tkv_status tkv_layer_refresh(tkv_cache_layer *layer, tkv_error *error)
 {
     return layer->is_stale ? tkv_layer_publish_segments(layer, error) : TKV_OK;
-}
-
-tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv_error *error)
-{
-    tkv_device *device = cache->context->device;
-    tkv_device_sequence sequences[DESCRIPTORS_A_CALL];
-    tkv_status status = TKV_OK;
-    for (int i = 0; device && i < cache->n_layers;) {
-        const int first = i;
-        for (; i < cache->n_layers && i - first < DESCRIPTORS_A_CALL; i++) {
-            const tkv_cache_layer *layer = &cache->layers[i];
-            sequences[i - first] = tkv_describe_segment(layer, tkv_last_segment(layer), n_more);
-        }
-        if (status == TKV_OK) {
-            status = device->table->upload(
-                device, cache->descriptors + (uint64_t)first * sizeof *sequences, sequences,
-                (size_t)(i - first) * sizeof *sequences, error);
-        }
-        for (int l = first; l < i; l++) {
-            cache->layers[l].is_stale = status != TKV_OK;
-        }
-    }
-    return status;
 }
 
 tkv_status tkv_layer_publish_means(tkv_cache_layer *layer, tkv_error *error)
