@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "base/random.h"
 #include "turbokv.h"
 
 static const int all_head_dims[] = {64, 80, 96, 112, 128, 192, 256, 576};
@@ -22,29 +23,25 @@ enum { N_HEAD_DIMS = sizeof all_head_dims / sizeof *all_head_dims };
 static const int page_head_dims[] = {64, 80, 96, 112, 128, 192, 256, 576, 16, 48, 240};
 enum { N_PAGE_HEAD_DIMS = sizeof page_head_dims / sizeof *page_head_dims };
 
-/* SplitMix64. */
+/* The library's random numbers, by short names. */
 static inline uint64_t random_bits(uint64_t *state)
 {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
+    return tkv_random_bits(state);
 }
 
 static inline double random_uniform(uint64_t *state)
 {
-    return (double)(random_bits(state) >> 11) * 0x1p-53;
+    return tkv_random_uniform(state);
 }
 
 static inline int random_below(uint64_t *state, int n)
 {
-    return (int)(random_bits(state) % (uint64_t)n);
+    return tkv_random_below(state, n);
 }
 
 static inline float random_gauss(uint64_t *state)
 {
-    const double radius = sqrt(-2.0 * log(1.0 - random_uniform(state)));
-    return (float)(radius * cos(6.283185307179586 * random_uniform(state)));
+    return tkv_random_gauss(state);
 }
 
 static inline void fill_gauss(uint64_t *state, size_t n, float *x)
@@ -52,6 +49,14 @@ static inline void fill_gauss(uint64_t *state, size_t n, float *x)
     for (size_t i = 0; i < n; i++) {
         x[i] = random_gauss(state);
     }
+}
+
+/* The seed of what is random, which TKV_TEST_SEED changes; prints it. */
+static inline uint64_t test_seed(void)
+{
+    const char *text = getenv("TKV_TEST_SEED");
+    print_message("TKV_TEST_SEED=%s\n", text ? text : "0");
+    return text ? strtoull(text, NULL, 10) : 0;
 }
 
 /* A buffer that must be there; freed by the caller. */
