@@ -602,6 +602,87 @@ TKV_API const uint32_t *tkv_rotation_sign_words(int round);
 TKV_API tkv_status tkv_unpack_codes(tkv_type type, int head_dim, size_t n_rows, const void *rows,
                                     uint8_t *codes, uint16_t *sides, tkv_error *error);
 
+/* ---- Checks: whether this machine computes rightly, and how fast --------------------------- */
+
+/* What is checked and timed: on the CPU kernels on one page, on a device operations on a layer. */
+typedef enum tkv_operation {
+    TKV_OPERATION_ROTATE = 0,
+    TKV_OPERATION_UNROTATE,
+    TKV_OPERATION_SOFTMAX,         /* of the scores of a page; CPU */
+    TKV_OPERATION_MOVE_ROWS,       /* rows padded, cut off and turned by RoPE; device */
+    TKV_OPERATION_JOIN,            /* of attention over parts of a context; device */
+    TKV_OPERATION_ENCODE,          /* this one and the later ones: of each type; CPU */
+    TKV_OPERATION_DECODE,          /* CPU */
+    TKV_OPERATION_STORE,           /* encoding of a layer's rows; device */
+    TKV_OPERATION_LOAD,            /* decoding of a layer's rows; device */
+    TKV_OPERATION_PREPARE_QUERIES, /* CPU; wrong if scores are */
+    TKV_OPERATION_SCORES,          /* of queries with a page of keys; CPU */
+    TKV_OPERATION_ACCUMULATE,      /* of a page of values, weighed; CPU */
+    TKV_OPERATION_ATTEND,          /* device */
+    TKV_OPERATION_COUNT
+} tkv_operation;
+
+/* "rotate", "prepare_queries"; static storage. Whether it is done on types. */
+TKV_API const char *tkv_operation_name(tkv_operation operation);
+TKV_API bool tkv_operation_has_types(tkv_operation operation);
+
+typedef enum tkv_check_mode {
+    TKV_CHECK_ANSWERS =
+        0,            /* every operation, type and common size, and the known answers: seconds */
+    TKV_CHECK_SAMPLE, /* a few small cases of all, for emulators and checkers of memory */
+    TKV_CHECK_ALL,    /* all cases: minutes */
+    TKV_CHECK_SPEED   /* times, of shapes that are checked first */
+} tkv_check_mode;
+
+/* All zero: the answers of what the context computes with. */
+typedef struct tkv_check_params {
+    tkv_check_mode mode;
+    bool every_set;      /* of a context on the CPU: all kernel sets that this machine can run, the
+                            reference first, and not the context's alone; timed in turns */
+    uint32_t operations; /* which: 1u << TKV_OPERATION_SCORES | ...; 0: all that there are */
+    int max_head_dim;    /* leaves out larger ones (and, of answers, known digests); 0: none */
+    uint64_t seed;       /* of rows that have no known answers */
+
+    /* What is timed. */
+    const tkv_type *types; /* [n_types]; NULL: all */
+    int n_types;
+    const int *head_dims; /* [n_head_dims], multiples of 16; NULL: 64, 80, 96, 128 and 256 */
+    int n_head_dims;
+    int n_tokens;      /* of a layer; 0: 8192 */
+    tkv_effort effort; /* of encoding */
+    double seconds;    /* for each measurement; 0: 0.02 */
+} tkv_check_params;
+
+/* What a measured time is set beside: copying as many bytes as an operation must read and write. */
+typedef enum tkv_limit {
+    TKV_LIMIT_NONE = 0, /* not timed */
+    TKV_LIMIT_MEMORY,   /* within memory, beyond the caches */
+    TKV_LIMIT_CACHE     /* within a first-level cache */
+} tkv_limit;
+
+/* One case. Texts live as long as the call that reports it. */
+typedef struct tkv_check_result {
+    tkv_operation operation;
+    const char *kernels;  /* the set, as tkv_context_kernels names it */
+    tkv_type type;        /* TKV_TYPE_COUNT: the operation has none */
+    int head_dim;         /* 0: likewise */
+    const char *text;     /* the case in words, with what repeats it; empty if timed */
+    const char *fault;    /* NULL: it is right; otherwise what is wrong */
+    double error;         /* the largest that was found, in units that are the operation's own */
+    double bound;         /* what it may be. 0: bits are fixed, and errors are bytes that differ */
+    double seconds;       /* of a call, the median of turns; 0: not timed */
+    double bytes;         /* that a call must read and write */
+    tkv_limit limit;      /* what copies them */
+    double limit_seconds; /* how long a copy takes */
+} tkv_check_result;
+
+typedef void (*tkv_check_report)(void *user, const tkv_check_result *result);
+
+/* Checks, or times, the operations of a context and reports each case as it is done; a fault is no
+ * error of the call. Takes some memory of its own, where the context computes, and one thread. */
+TKV_API tkv_status tkv_check_run(tkv_context *context, const tkv_check_params *params,
+                                 tkv_check_report report, void *user, tkv_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -9,6 +9,7 @@
 static const command benchmarks[] = {
     {"attention", NULL, NULL, &bench_attention_options, bench_attention, NULL, 0},
     {"codec", NULL, NULL, &bench_codec_options, bench_codec, NULL, 0},
+    {"kernels", NULL, NULL, &bench_kernels_options, bench_kernels, NULL, 0},
     {"model", NULL, NULL, &bench_model_options, bench_model, NULL, 0},
 };
 

@@ -13,6 +13,7 @@ int command_plan(int argc, char **argv);
 int command_types(int argc, char **argv);
 int bench_attention(int argc, char **argv);
 int bench_codec(int argc, char **argv);
+int bench_kernels(int argc, char **argv);
 int bench_model(int argc, char **argv);
 
 extern const option_table command_run_options;
@@ -23,6 +24,7 @@ extern const option_table command_plan_options;
 extern const option_table command_types_options;
 extern const option_table bench_attention_options;
 extern const option_table bench_codec_options;
+extern const option_table bench_kernels_options;
 extern const option_table bench_model_options;
 
 /* What 'turbokv NAME' does, or which members it has, as 'turbokv bench' has. */

@@ -14,9 +14,9 @@ static void show_progress(void *user, int n_done, int n_steps)
 /* Of a back end that was tested: its kernels, those that are right or those that are not. */
 static void print_kernels(const tkv_gate_backend *b, bool are_right)
 {
-    for (int kind = 0; kind < TKV_KERNEL_KINDS && b->n_cases > 0; kind++) {
-        if ((b->kinds >> kind & 1u) && b->kind_passed[kind] == are_right) {
-            printf("%s ", tkv_kernel_kind_name((tkv_kernel_kind)kind));
+    for (int i = 0; i < TKV_OPERATION_COUNT && b->n_cases > 0; i++) {
+        if ((b->operations >> i & 1u) && b->operation_passed[i] == are_right) {
+            printf("%s ", tkv_operation_name((tkv_operation)i));
         }
     }
 }

@@ -63,15 +63,15 @@ static void fill(bench *b, size_t n, float *x)
     }
 }
 
-static void count(bench *b, tkv_kernel_kind kind, tkv_type type, int head_dim, bool has_passed,
+static void count(bench *b, tkv_operation kind, tkv_type type, int head_dim, bool has_passed,
                   const char *detail)
 {
-    tkv_kernel_result *result = &b->test->results[kind][type];
+    tkv_operation_result *result = &b->test->results[kind][type];
     result->n_cases++;
     if (!has_passed && result->n_failed++ == 0) {
-        const bool has_type = tkv_kernel_kind_has_types(kind);
+        const bool has_type = tkv_operation_has_types(kind);
         snprintf(result->reason, sizeof result->reason, "%s%s%s, head_dim %d: %s",
-                 tkv_kernel_kind_name(kind), has_type ? " of " : "",
+                 tkv_operation_name(kind), has_type ? " of " : "",
                  has_type ? tkv_type_get_info(type)->name : "", head_dim, detail);
     }
 }
@@ -112,7 +112,7 @@ static tkv_status test_rotation(bench *b, int head_dim, tkv_error *error)
             status = rotate_there(b, head_dim, n_rows, b->rows[0], inverse, error);
         }
         if (status == TKV_OK) {
-            count(b, TKV_KERNEL_ROTATE, 0, head_dim, memcmp(b->found, expected, bytes) == 0,
+            count(b, TKV_OPERATION_ROTATE, 0, head_dim, memcmp(b->found, expected, bytes) == 0,
                   inverse ? "back: other bits than the reference"
                           : "other bits than the reference");
         }
@@ -182,7 +182,7 @@ static tkv_status test_turning(bench *b, int head_dim, tkv_error *error)
         }
         status = move_there(b, &rows, b->rows[0], turns, error);
         if (status == TKV_OK) {
-            count(b, TKV_KERNEL_ROTATE, 0, head_dim,
+            count(b, TKV_OPERATION_ROTATE, 0, head_dim,
                   memcmp(b->found, expected, n_rows * to_width * sizeof *expected) == 0,
                   back ? "keys turned back: other bits than the reference"
                        : "keys turned: other bits than the reference");
@@ -236,7 +236,7 @@ static tkv_status test_pages(bench *b, tkv_type type, int head_dim, tkv_error *e
             make_page(b, block, page / 2, order, head_dim);
             status = b->table->download(b->device, b->found_page, at, bytes, error);
             if (status == TKV_OK) {
-                count(b, TKV_KERNEL_ENCODE, b->layer.blocks[block].is_exact ? TKV_TYPE_F16 : type,
+                count(b, TKV_OPERATION_STORE, b->layer.blocks[block].is_exact ? TKV_TYPE_F16 : type,
                       head_dim, memcmp(b->page, b->found_page, bytes) == 0,
                       "other bits than the reference");
             }
@@ -255,7 +255,7 @@ static tkv_status test_loading(bench *b, tkv_type type, int head_dim, const uint
     for (int order = 0; order < 2 && status == TKV_OK; order++) {
         status = b->table->download(b->device, b->found, rows[order], bytes, error);
         if (status == TKV_OK) {
-            count(b, TKV_KERNEL_DECODE, type, head_dim,
+            count(b, TKV_OPERATION_LOAD, type, head_dim,
                   memcmp(b->found, b->decoded[order], bytes) == 0, "other bits than the reference");
         }
     }
@@ -280,7 +280,7 @@ static tkv_status test_half_loading(bench *b, tkv_type type, int head_dim, const
             is_right = is_right && found[i] == tkv_float_to_finite_half(b->decoded[order][i]);
         }
         if (status == TKV_OK) {
-            count(b, TKV_KERNEL_DECODE, type, head_dim, is_right,
+            count(b, TKV_OPERATION_LOAD, type, head_dim, is_right,
                   "halves: other bits than the reference");
         }
     }
@@ -417,7 +417,7 @@ static tkv_status test_attention(bench *b, tkv_type type, int head_dim, int n_qu
         const double bound = attention_bound(b->table, type);
         snprintf(detail, sizeof detail, "%d queries%s: error %.3g, expected %.3g", n_queries,
                  is_parted ? " to two parts" : "", error_found, bound);
-        count(b, TKV_KERNEL_ATTENTION, type, head_dim, error_found <= bound, detail);
+        count(b, TKV_OPERATION_ATTEND, type, head_dim, error_found <= bound, detail);
     }
     return status;
 }
@@ -493,7 +493,7 @@ tkv_status tkv_device_test_run(const tkv_device_table *table, int index, int max
                                tkv_self_test *test, tkv_error *error)
 {
     memset(test, 0, sizeof *test);
-    test->kinds = TKV_KERNELS_OF_DEVICE;
+    test->operations = TKV_SELF_TEST_OF_DEVICE;
     if (!is_complete(table)) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED, "the table of '%s' is not complete",
                         table->name);

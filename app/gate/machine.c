@@ -1,6 +1,7 @@
 #include "gate/machine.h"
 
 #include "common/try.h"
+#include "device/context.h"
 #include "eval/clock.h"
 #include "gate/device_test.h"
 #include "gate/isolate.h"
@@ -77,20 +78,48 @@ typedef struct step {
     int n_threads;
 } step;
 
+/* A context of what is examined. */
+static tkv_status open_context(const step *s, tkv_context **context, tkv_error *error)
+{
+    const tkv_gate_candidate *c = &s->candidate;
+    const tkv_context_params params = {.n_threads = s->n_threads, .effort = TKV_EFFORT_FAST};
+    const tkv_status status = tkv_context_create_on(c->table, c->index, &params, context, error);
+    if (status == TKV_OK && c->kernels) {
+        (*context)->kernels = c->kernels;
+    }
+    return status;
+}
+
 static tkv_status test_in_child(void *argument, void *result, tkv_error *error)
 {
-    const tkv_gate_candidate *c = &((const step *)argument)->candidate;
-    return c->kernels ? tkv_self_test_run(c->kernels, result, error)
-                      : tkv_device_test_run(c->table, c->index, TKV_DEVICE_TEST_ALL, result, error);
+    const step *s = argument;
+    const tkv_gate_candidate *c = &s->candidate;
+    tkv_context *context = NULL;
+    if (c->table) {
+        return tkv_device_test_run(c->table, c->index, TKV_DEVICE_TEST_ALL, result, error);
+    }
+    tkv_status status = open_context(s, &context, error);
+    if (status == TKV_OK) {
+        status = tkv_self_test_run(context, TKV_SELF_TEST_OF_CPU, 0, result, error);
+    }
+    tkv_context_free(context);
+    return status;
 }
 
 static tkv_status probe_in_child(void *argument, void *result, tkv_error *error)
 {
     const step *s = argument;
     const tkv_gate_candidate *c = &s->candidate;
-    return c->kernels
-               ? tkv_probe_run(c->kernels, s->n_threads, result, error)
-               : tkv_device_probe_run(c->table, c->index, TKV_DEVICE_PROBE_TOKENS, result, error);
+    tkv_context *context = NULL;
+    if (c->table) {
+        return tkv_device_probe_run(c->table, c->index, TKV_DEVICE_PROBE_TOKENS, result, error);
+    }
+    tkv_status status = open_context(s, &context, error);
+    if (status == TKV_OK) {
+        status = tkv_probe_run(context, result, error);
+    }
+    tkv_context_free(context);
+    return status;
 }
 
 /* The devices of a table, as a child saw them: a driver that this process has woken could not be
@@ -124,14 +153,14 @@ static tkv_status list_in_child(void *argument, void *result, tkv_error *error)
 
 static void summarise(const tkv_self_test *test, tkv_gate_backend *backend)
 {
-    backend->kinds = test->kinds;
-    for (int kind = 0; kind < TKV_KERNEL_KINDS; kind++) {
-        backend->kind_passed[kind] = true;
+    backend->operations = test->operations;
+    for (int i = 0; i < TKV_OPERATION_COUNT; i++) {
+        backend->operation_passed[i] = true;
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
-            const tkv_kernel_result *result = &test->results[kind][type];
+            const tkv_operation_result *result = &test->results[i][type];
             backend->n_cases += result->n_cases;
             backend->n_failed += result->n_failed;
-            backend->kind_passed[kind] = backend->kind_passed[kind] && result->n_failed == 0;
+            backend->operation_passed[i] = backend->operation_passed[i] && result->n_failed == 0;
             if (result->n_failed > 0 && !backend->reason[0]) {
                 snprintf(backend->reason, sizeof backend->reason, "%s", result->reason);
             }

@@ -6,6 +6,7 @@
 #include "device/device.h"
 #include "gate/probe.h"
 #include "gate/self_test.h"
+#include "kernels/kernels.h"
 
 #define TKV_GATE_MAX_BACKENDS 12
 #define TKV_GATE_MAX_REASONS 12
@@ -33,8 +34,8 @@ typedef struct tkv_gate_backend {
     int n_cases;      /* of known answers */
     int n_failed;
     bool type_passed[TKV_TYPE_COUNT];
-    unsigned kinds; /* of kernels that it consists of: a bit for each */
-    bool kind_passed[TKV_KERNEL_KINDS];
+    uint32_t operations; /* that it consists of: a bit for each */
+    bool operation_passed[TKV_OPERATION_COUNT];
     tkv_probe probe; /* n_tokens 0: not measured */
 } tkv_gate_backend;
 

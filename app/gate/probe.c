@@ -1,7 +1,5 @@
 #include "gate/probe.h"
 
-#include "base/allocate.h"
-#include "device/context.h"
 #include "eval/attention_speed.h"
 #include "eval/clock.h"
 
@@ -60,27 +58,18 @@ static tkv_status time_calls(tkv_attention_work *work, double *microseconds, tkv
     return status;
 }
 
-tkv_status tkv_probe_run(const tkv_kernels *kernels, int n_threads, tkv_probe *probe,
-                         tkv_error *error)
+tkv_status tkv_probe_run(tkv_context *context, tkv_probe *probe, tkv_error *error)
 {
-    tkv_context context = {.kernels = kernels,
-                           .n_threads = n_threads,
-                           .effort = TKV_EFFORT_FAST,
-                           .allocator = tkv_default_allocator};
-    *probe = (tkv_probe){.n_threads = n_threads};
-    tkv_status status = tkv_threads_create(n_threads, &context.threads, error);
-    if (status == TKV_OK) {
-        status = choose_length(&context, &probe->n_tokens, error);
-    }
+    *probe = (tkv_probe){.n_threads = tkv_context_threads(context)};
+    tkv_status status = choose_length(context, &probe->n_tokens, error);
     for (int type = 0; type < TKV_TYPE_COUNT && status == TKV_OK; type++) {
         const tkv_attention_shape shape = shape_of((tkv_type)type, probe->n_tokens);
         tkv_attention_work *work = NULL;
-        status = tkv_attention_work_create(&context, &shape, &work, error);
+        status = tkv_attention_work_create(context, &shape, &work, error);
         if (status == TKV_OK) {
             status = time_calls(work, &probe->microseconds[type], error);
         }
         tkv_attention_work_free(work);
     }
-    tkv_threads_free(context.threads);
     return status;
 }

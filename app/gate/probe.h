@@ -1,8 +1,8 @@
-/* How fast decode attention is on each KV type, against f16, on one kernel table. */
+/* How fast decode attention is on each KV type, against f16, on one context. */
 #ifndef TKV_GATE_PROBE_H
 #define TKV_GATE_PROBE_H
 
-#include "kernels/kernels.h"
+#include "turbokv.h"
 
 #define TKV_PROBE_HEAD_DIM 128
 #define TKV_PROBE_KV_HEADS 4
@@ -15,7 +15,6 @@ typedef struct tkv_probe {
 } tkv_probe;
 
 /* Takes some seconds. */
-tkv_status tkv_probe_run(const tkv_kernels *kernels, int n_threads, tkv_probe *probe,
-                         tkv_error *error);
+tkv_status tkv_probe_run(tkv_context *context, tkv_probe *probe, tkv_error *error);
 
 #endif

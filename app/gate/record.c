@@ -25,11 +25,11 @@ static cJSON *backend_to_json(const tkv_gate_backend *b)
     cJSON_AddStringToObject(json, "reason", b->reason);
     cJSON_AddNumberToObject(json, "cases", b->n_cases);
     cJSON_AddNumberToObject(json, "failed", b->n_failed);
-    cJSON *kinds = cJSON_AddObjectToObject(json, "kernels_right");
-    for (int i = 0; i < TKV_KERNEL_KINDS; i++) {
-        if (b->kinds >> i & 1u) {
-            cJSON_AddBoolToObject(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i),
-                                  b->kind_passed[i]);
+    cJSON *operations = cJSON_AddObjectToObject(json, "kernels_right");
+    for (int i = 0; i < TKV_OPERATION_COUNT; i++) {
+        if (b->operations >> i & 1u) {
+            cJSON_AddBoolToObject(operations, tkv_operation_name((tkv_operation)i),
+                                  b->operation_passed[i]);
         }
     }
     cJSON_AddNumberToObject(json, "probe_tokens", b->probe.n_tokens);
@@ -121,11 +121,12 @@ static tkv_status backend_from_json(const cJSON *json, tkv_gate_backend *b, tkv_
             b->state = (tkv_backend_state)state;
         }
     }
-    const cJSON *kinds = cJSON_GetObjectItem(json, "kernels_right");
-    for (int i = 0; i < TKV_KERNEL_KINDS; i++) {
-        const cJSON *kind = cJSON_GetObjectItem(kinds, tkv_kernel_kind_name((tkv_kernel_kind)i));
-        b->kinds |= kind ? 1u << i : 0u;
-        b->kind_passed[i] = cJSON_IsTrue(kind);
+    const cJSON *operations = cJSON_GetObjectItem(json, "kernels_right");
+    for (int i = 0; i < TKV_OPERATION_COUNT; i++) {
+        const cJSON *is_right =
+            cJSON_GetObjectItem(operations, tkv_operation_name((tkv_operation)i));
+        b->operations |= is_right ? 1u << i : 0u;
+        b->operation_passed[i] = cJSON_IsTrue(is_right);
     }
     TKV_TRY(counts_from_json(json, b, error));
     return types_from_json(cJSON_GetObjectItem(json, "types"), b, error);

@@ -195,7 +195,7 @@ static void a_right_device_passes(void **state)
     (void)state;
     tkv_self_test *test = allocate(sizeof *test);
     assert_ok(tkv_device_test_run(strange_device(NO_DEFECT), 0, LARGEST, test, &error));
-    for (int i = 0; i < TKV_KERNEL_KINDS * TKV_TYPE_COUNT; i++) {
+    for (int i = 0; i < TKV_OPERATION_COUNT * TKV_TYPE_COUNT; i++) {
         assert_string_equal(test->results[i / TKV_TYPE_COUNT][i % TKV_TYPE_COUNT].reason, "");
     }
     assert_true(tkv_self_test_passed(test, TKV_TYPE_COUNT));
@@ -208,28 +208,28 @@ static void planted_defects_are_found(void **state)
     (void)state;
     static const struct {
         defect defect;
-        tkv_kernel_kind kind;
+        tkv_operation operation;
         tkv_type type;
         const char *reason;
     } cases[] = {
-        {WRONG_ROTATION, TKV_KERNEL_ROTATE, 0, "rotate, head_dim 80: back"},
-        {LOST_EFFORT, TKV_KERNEL_ENCODE, TKV_TYPE_TRELLIS2, "encode of trellis2"},
-        {WRONG_SLOT, TKV_KERNEL_ENCODE, TKV_TYPE_TURBO3, "encode of turbo3, head_dim 80"},
-        {FORGOTTEN_MEAN, TKV_KERNEL_ENCODE, TKV_TYPE_TURBO4, "encode of turbo4"},
-        {WRONG_LOAD, TKV_KERNEL_DECODE, TKV_TYPE_TURBO4Q, "decode of turbo4q, head_dim 64"},
-        {WRONG_HALF, TKV_KERNEL_DECODE, TKV_TYPE_TURBO8, "decode of turbo8, head_dim 64: halves"},
-        {LOST_LAST_TOKEN, TKV_KERNEL_ATTENTION, TKV_TYPE_F16, "1 queries: error"},
-        {WRONG_HEAD, TKV_KERNEL_ATTENTION, TKV_TYPE_TURBO2, "21 queries: error"},
-        {LOST_BACK, TKV_KERNEL_ROTATE, 0, "rotate, head_dim 64: keys turned back"},
-        {LOST_BEGIN, TKV_KERNEL_ATTENTION, TKV_TYPE_TURBO3, "1 queries to two parts: error"},
-        {LOST_PART, TKV_KERNEL_ATTENTION, TKV_TYPE_F16, "1 queries to two parts: error"},
+        {WRONG_ROTATION, TKV_OPERATION_ROTATE, 0, "rotate, head_dim 80: back"},
+        {LOST_EFFORT, TKV_OPERATION_STORE, TKV_TYPE_TRELLIS2, "store of trellis2"},
+        {WRONG_SLOT, TKV_OPERATION_STORE, TKV_TYPE_TURBO3, "store of turbo3, head_dim 80"},
+        {FORGOTTEN_MEAN, TKV_OPERATION_STORE, TKV_TYPE_TURBO4, "store of turbo4"},
+        {WRONG_LOAD, TKV_OPERATION_LOAD, TKV_TYPE_TURBO4Q, "load of turbo4q, head_dim 64"},
+        {WRONG_HALF, TKV_OPERATION_LOAD, TKV_TYPE_TURBO8, "load of turbo8, head_dim 64: halves"},
+        {LOST_LAST_TOKEN, TKV_OPERATION_ATTEND, TKV_TYPE_F16, "1 queries: error"},
+        {WRONG_HEAD, TKV_OPERATION_ATTEND, TKV_TYPE_TURBO2, "21 queries: error"},
+        {LOST_BACK, TKV_OPERATION_ROTATE, 0, "rotate, head_dim 64: keys turned back"},
+        {LOST_BEGIN, TKV_OPERATION_ATTEND, TKV_TYPE_TURBO3, "1 queries to two parts: error"},
+        {LOST_PART, TKV_OPERATION_ATTEND, TKV_TYPE_F16, "1 queries to two parts: error"},
     };
     tkv_self_test *test = allocate(sizeof *test);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const tkv_device_table *table = strange_device(cases[i].defect);
         assert_ok(tkv_device_test_run(table, 0, 80, test, &error));
         assert_false(tkv_self_test_passed(test, TKV_TYPE_COUNT));
-        const tkv_kernel_result *result = &test->results[cases[i].kind][cases[i].type];
+        const tkv_operation_result *result = &test->results[cases[i].operation][cases[i].type];
         assert_true(result->n_failed > 0);
         if (!strstr(result->reason, cases[i].reason)) {
             fail_msg("reason '%s' lacks '%s'", result->reason, cases[i].reason);

@@ -1,5 +1,6 @@
 /* The gate of a machine: planted defects are found, dying kernels are results, decisions follow,
  * and results are kept. */
+#include "device/context.h"
 #include "gate/isolate.h"
 #include "gate/machine.h"
 #include "gate/record.h"
@@ -8,15 +9,26 @@
 #include <signal.h>
 #include <unistd.h>
 
+/* The self-test of a table of kernels. */
+static tkv_status run_self_test(const tkv_kernels *kernels, tkv_self_test *test, tkv_error *failure)
+{
+    tkv_context *context = NULL;
+    assert_ok(tkv_context_create(NULL, &context, &error));
+    context->kernels = kernels;
+    const tkv_status status = tkv_self_test_run(context, TKV_SELF_TEST_OF_CPU, 0, test, failure);
+    tkv_context_free(context);
+    return status;
+}
+
 static void every_table_passes(void **state)
 {
     (void)state;
     tkv_self_test *test = allocate(sizeof *test);
     const tkv_kernels *kernels;
     for (int i = 0; (kernels = tkv_kernels_available(i)); i++) {
-        assert_ok(tkv_self_test_run(kernels, test, &error));
+        assert_ok(run_self_test(kernels, test, &error));
         if (!tkv_self_test_passed(test, TKV_TYPE_COUNT)) {
-            for (int j = 0; j < TKV_KERNEL_KINDS * TKV_TYPE_COUNT; j++) {
+            for (int j = 0; j < TKV_OPERATION_COUNT * TKV_TYPE_COUNT; j++) {
                 print_message("%s", test->results[j / TKV_TYPE_COUNT][j % TKV_TYPE_COUNT].reason);
             }
             fail_msg("%s failed", kernels->name);
@@ -73,21 +85,22 @@ static void wrong_softmax(const tkv_softmax_span *span, float *scores, float *ma
     sum[0] *= 1.0f + 1e-3f;
 }
 
-static void assert_found(const tkv_kernels *kernels, tkv_kernel_kind kind, tkv_type type,
+static void assert_found(const tkv_kernels *kernels, tkv_operation operation, tkv_type type,
                          const char *reason)
 {
     tkv_self_test *test = allocate(sizeof *test);
-    assert_ok(tkv_self_test_run(kernels, test, &error));
+    assert_ok(run_self_test(kernels, test, &error));
     assert_false(tkv_self_test_passed(test, TKV_TYPE_COUNT));
-    for (int i = 0; i < TKV_KERNEL_KINDS * TKV_TYPE_COUNT; i++) {
-        const tkv_kernel_result *result = &test->results[i / TKV_TYPE_COUNT][i % TKV_TYPE_COUNT];
-        const bool is_planted = i / TKV_TYPE_COUNT == (int)kind && i % TKV_TYPE_COUNT == (int)type;
+    for (int i = 0; i < TKV_OPERATION_COUNT * TKV_TYPE_COUNT; i++) {
+        const tkv_operation_result *result = &test->results[i / TKV_TYPE_COUNT][i % TKV_TYPE_COUNT];
+        const bool is_planted =
+            i / TKV_TYPE_COUNT == (int)operation && i % TKV_TYPE_COUNT == (int)type;
         assert_int_equal(result->n_failed > 0, is_planted);
         if (is_planted && !strstr(result->reason, reason)) {
             fail_msg("reason '%s' lacks '%s'", result->reason, reason);
         }
     }
-    if (tkv_kernel_kind_has_types(kind)) {
+    if (tkv_operation_has_types(operation)) {
         assert_false(tkv_self_test_passed(test, type));
         assert_true(tkv_self_test_passed(test, TKV_TYPE_TURBO2));
     }
@@ -99,27 +112,27 @@ static void planted_defects_are_found(void **state)
     (void)state;
     tkv_kernels kernels = tkv_kernels_scalar;
     kernels.rotate = wrong_rotate;
-    assert_found(&kernels, TKV_KERNEL_ROTATE, 0, "rotate, head_dim 64");
+    assert_found(&kernels, TKV_OPERATION_ROTATE, 0, "rotate, head_dim 64");
     kernels = tkv_kernels_scalar;
     kernels.softmax = wrong_softmax;
-    assert_found(&kernels, TKV_KERNEL_SOFTMAX, 0, "differs from the reference");
+    assert_found(&kernels, TKV_OPERATION_SOFTMAX, 0, "softmax, random scores 0: error");
     kernels = tkv_kernels_scalar;
     kernels.encode = wrong_encode;
-    assert_found(&kernels, TKV_KERNEL_ENCODE, TKV_TYPE_TURBO3, "encode of turbo3, head_dim 64");
+    assert_found(&kernels, TKV_OPERATION_ENCODE, TKV_TYPE_TURBO3, "encode of turbo3, head_dim 64");
     kernels = tkv_kernels_scalar;
     kernels.decode = wrong_decode;
-    assert_found(&kernels, TKV_KERNEL_DECODE, TKV_TYPE_TRELLIS2,
+    assert_found(&kernels, TKV_OPERATION_DECODE, TKV_TYPE_TRELLIS2,
                  "decode of trellis2, head_dim 576");
     kernels = tkv_kernels_scalar;
     kernels.scores = wrong_scores;
-    assert_found(&kernels, TKV_KERNEL_SCORES, TKV_TYPE_TURBO4, "scores of turbo4");
+    assert_found(&kernels, TKV_OPERATION_SCORES, TKV_TYPE_TURBO4, "scores of turbo4");
     kernels = tkv_kernels_scalar;
     kernels.accumulate = wrong_accumulate;
-    assert_found(&kernels, TKV_KERNEL_ACCUMULATE, TKV_TYPE_F16, "accumulate of f16");
+    assert_found(&kernels, TKV_OPERATION_ACCUMULATE, TKV_TYPE_F16, "accumulate of f16");
     kernels = tkv_kernels_scalar;
     kernels.scores = NULL;
     tkv_self_test *test = allocate(sizeof *test);
-    assert_fails(tkv_self_test_run(&kernels, test, &error), TKV_ERR_UNSUPPORTED, "not complete");
+    assert_fails(run_self_test(&kernels, test, &error), TKV_ERR_UNSUPPORTED, "not complete");
     free(test);
 }
 
@@ -130,9 +143,9 @@ static void the_reference_is_tested_too(void **state)
     tkv_kernels kernels = tkv_kernels_scalar;
     kernels.encode = wrong_encode;
     tkv_self_test *test = allocate(sizeof *test);
-    assert_ok(tkv_self_test_run(&kernels, test, &error));
+    assert_ok(run_self_test(&kernels, test, &error));
     /* 18 pages differ, and so does the digest over them. */
-    assert_int_equal(test->results[TKV_KERNEL_ENCODE][TKV_TYPE_TURBO3].n_failed, 19);
+    assert_int_equal(test->results[TKV_OPERATION_ENCODE][TKV_TYPE_TURBO3].n_failed, 19);
     free(test);
 }
 
