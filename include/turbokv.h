@@ -651,6 +651,7 @@ typedef struct tkv_check_params {
     int n_tokens;      /* of a layer; 0: 8192 */
     tkv_effort effort; /* of encoding */
     double seconds;    /* for each measurement; 0: 0.02 */
+    uint64_t reserved[8];
 } tkv_check_params;
 
 /* What a measured time is set beside: copying as many bytes as an operation must read and write. */
@@ -660,7 +661,8 @@ typedef enum tkv_limit {
     TKV_LIMIT_CACHE     /* within a first-level cache */
 } tkv_limit;
 
-/* One case. Texts live as long as the call that reports it. */
+/* One case, made by the library and grown at its end. Texts live as long as the call that reports
+ * it. */
 typedef struct tkv_check_result {
     tkv_operation operation;
     const char *kernels;  /* the set, as tkv_context_kernels names it */

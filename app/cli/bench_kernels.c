@@ -1,6 +1,5 @@
 /* turbokv bench kernels: every kernel of every instruction set of this machine, or every operation
  * of a device, checked and then timed beside a copy of the bytes that it must move. */
-#include "base/error.h"
 #include "cli/bench.h"
 #include "cli/commands.h"
 #include "cli/open_context.h"

@@ -1,7 +1,6 @@
 #include "gate/machine.h"
 
 #include "common/try.h"
-#include "device/context.h"
 #include "eval/clock.h"
 #include "gate/device_test.h"
 #include "gate/isolate.h"
@@ -78,16 +77,13 @@ typedef struct step {
     int n_threads;
 } step;
 
-/* A context of what is examined. */
+/* A context on the kernels that are examined. */
 static tkv_status open_context(const step *s, tkv_context **context, tkv_error *error)
 {
-    const tkv_gate_candidate *c = &s->candidate;
-    const tkv_context_params params = {.n_threads = s->n_threads, .effort = TKV_EFFORT_FAST};
-    const tkv_status status = tkv_context_create_on(c->table, c->index, &params, context, error);
-    if (status == TKV_OK && c->kernels) {
-        (*context)->kernels = c->kernels;
-    }
-    return status;
+    const tkv_context_params params = {.n_threads = s->n_threads,
+                                       .effort = TKV_EFFORT_FAST,
+                                       .kernels = s->candidate.kernels->name};
+    return tkv_context_create(&params, context, error);
 }
 
 static tkv_status test_in_child(void *argument, void *result, tkv_error *error)

@@ -69,7 +69,7 @@ static token_size size_of_token(const product_case *c, tkv_page_order order, int
                                 const void *page)
 {
     tkv_row_codes row;
-    const tkv_code_kind kind = tkv_type_get_layout(c->type)->kind;
+    const tkv_code_kind kind = tkv_type_kind(c->type);
     if (kind == TKV_CODE_HALF) {
         return (token_size){0.0, 0.0};
     }

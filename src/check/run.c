@@ -33,7 +33,9 @@ static tkv_status check_params(const tkv_context *context, const tkv_check_param
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "mode %d: expected 0 to %d",
                         (int)params->mode, TKV_CHECK_SPEED);
     }
-    return check_timed(params, error);
+    const tkv_status status = tkv_check_reserved(sizeof params->reserved / sizeof *params->reserved,
+                                                 params->reserved, "tkv_check_params", error);
+    return status == TKV_OK ? check_timed(params, error) : status;
 }
 
 tkv_status tkv_check_run(tkv_context *context, const tkv_check_params *params,

@@ -21,6 +21,34 @@ static void codecs_are_measured(void **state)
     cJSON_Delete(json);
 }
 
+static void kernels_are_measured(void **state)
+{
+    (void)state;
+    assert_outcome(
+        run("bench", "kernels", "-d", "64", "-T", "turbo3", "-o", "scores,softmax", "--time", "1"),
+        0, "scores, bound by memory", "");
+    cJSON *json = run_json(
+        (const char *const[]){"bench", "kernels", "-d", "16,80", "-T", "turbo4,f16", "-o",
+                              "rotate,prepare_queries,decode", "--time", "1", "--json", NULL});
+    const cJSON *rows = cJSON_GetObjectItem(json, "kernels");
+    const int n_sets = cJSON_GetArraySize(rows) / (2 + 4 + 4);
+    assert_int_equal(cJSON_GetArraySize(rows), 10 * n_sets);
+    const cJSON *first = cJSON_GetArrayItem(rows, 0);
+    assert_string_equal(text_of(first, "kernels"), "scalar");
+    assert_string_equal(text_of(first, "operation"), "rotate");
+    assert_string_equal(text_of(first, "bound"), "cache");
+    assert_true(number_of(first, "speed_against_first") == 1.0);
+    const cJSON *row;
+    cJSON_ArrayForEach(row, rows)
+    {
+        assert_true(cJSON_IsTrue(cJSON_GetObjectItem(row, "right")));
+        assert_true(number_of(row, "seconds") > 0.0 && number_of(row, "bound_seconds") > 0.0);
+    }
+    assert_string_equal(text_of(cJSON_GetArrayItem(rows, 10 * n_sets - 1), "type"), "f16");
+    assert_true(number_of(json, "memory_copy_bytes_per_second") > 0.0);
+    cJSON_Delete(json);
+}
+
 static void models_are_measured(void **state)
 {
     (void)state;
@@ -128,6 +156,9 @@ static void mistakes_are_explained(void **state)
     assert_outcome(run("bench", "attention", "--device", "cuda:99"), 1, "", "cuda");
     assert_outcome(run("bench", "attention", "--device", "cuda:"), 1, "", "NAME:NUMBER");
     assert_outcome(run("bench", "attention", "--batch", "2"), 2, "", "expected 1 on the CPU");
+    assert_outcome(run("bench", "kernels", "-o", "scores,fly"), 2, "", "none is 'fly'");
+    assert_outcome(run("bench", "kernels", "-d", "100"), 1, "", "multiple of 16");
+    assert_outcome(run("bench", "kernels", "--device", "cuda:99"), 1, "", "cuda");
     assert_outcome(run("bench", "model", "--device", "cuda:99"), 1, "", "cuda");
     assert_outcome(run("bench", "model", "-T", "f16,q4_0"), 2, "", "q4_0");
     assert_outcome(run("bench", "model", "-T", "f16,"), 2, "", "KV type");
@@ -138,8 +169,9 @@ static void mistakes_are_explained(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(codecs_are_measured),         cmocka_unit_test(models_are_measured),
-        cmocka_unit_test(vectors_come_from_files),     cmocka_unit_test(sizes_are_checked_first),
-        cmocka_unit_test(depths_end_with_the_context), cmocka_unit_test(mistakes_are_explained)};
+        cmocka_unit_test(kernels_are_measured),    cmocka_unit_test(codecs_are_measured),
+        cmocka_unit_test(models_are_measured),     cmocka_unit_test(vectors_come_from_files),
+        cmocka_unit_test(sizes_are_checked_first), cmocka_unit_test(depths_end_with_the_context),
+        cmocka_unit_test(mistakes_are_explained)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -350,7 +350,8 @@ static void the_message_comes_last(void **state)
     assert_last(run_script("echo hello | \"$TURBOKV\" run"), 2, "-f - reads standard input");
     assert_last(run("run", "--colour"), 2, "no option '--colour'");
     assert_last(run("fly"), 2, "no command 'fly': expected run, ");
-    assert_last(run("bench", "fly"), 2, "no benchmark 'fly': expected attention, codec or model");
+    assert_last(run("bench", "fly"), 2,
+                "no benchmark 'fly': expected attention, codec, kernels or model");
     assert_last(run("bench"), 2, "expected a benchmark");
     assert_last(run_with((const char *const[]){NULL}), 2, "expected a command");
     assert_last(run("help", "fly"), 2, "no command 'fly'");
