@@ -283,16 +283,16 @@ static int run(const attention_options *o, tkv_context *context)
 int bench_attention(int argc, char **argv)
 {
     attention_options o;
-    const option_result result = options_parse(&bench_attention_options, argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    int code;
+    if (!options_take(&bench_attention_options, argc, argv, &o, &code)) {
+        return code;
     }
     tkv_error error;
     tkv_context *context = NULL;
     if (command_open_context(&o.context, o.ignores_gate, &context, &error) != TKV_OK) {
         return command_fail(&error);
     }
-    const int code = run(&o, context);
+    code = run(&o, context);
     tkv_context_free(context);
     return code;
 }

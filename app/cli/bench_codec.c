@@ -361,9 +361,9 @@ static int measure_cpu(codec_run *run)
 int bench_codec(int argc, char **argv)
 {
     codec_options o;
-    const option_result result = options_parse(&bench_codec_options, argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    int code;
+    if (!options_take(&bench_codec_options, argc, argv, &o, &code)) {
+        return code;
     }
     tkv_error error;
     codec_run run = {.options = &o};
@@ -379,7 +379,7 @@ int bench_codec(int argc, char **argv)
     const bool is_device = run.context->device != NULL;
     const int default_rows = is_device ? DEFAULT_DEVICE_ROWS : DEFAULT_ROWS;
     o.n_rows = o.n_rows ? o.n_rows : default_rows;
-    const int code = is_device ? measure_device(&run) : measure_cpu(&run);
+    code = is_device ? measure_device(&run) : measure_cpu(&run);
     tkv_context_free(run.context);
     return code;
 }

@@ -47,7 +47,7 @@ typedef struct model_result {
 
 typedef struct model_run {
     const model_options *options;
-    loaded_model loaded;
+    const loaded_model *loaded;
     int n_depths;
     int depths[MAX_DEPTHS]; /* ascending */
     int n_policies;
@@ -159,7 +159,7 @@ static tkv_status parse_lists(model_run *run, tkv_error *error)
 static tkv_status check_length(const model_run *run, const char *option, int n_tokens,
                                tkv_error *error)
 {
-    const int trained = tkv_model_get_config(run->loaded.model)->context_length;
+    const int trained = tkv_model_get_config(run->loaded->model)->context_length;
     return run->options->goes_beyond || n_tokens <= trained
                ? TKV_OK
                : tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
@@ -178,7 +178,7 @@ static tkv_status check_lengths(model_run *run, tkv_error *error)
         fprintf(stderr,
                 "turbokv: depth %d is left out, the model was trained for %d tokens: "
                 "--beyond-context times it too\n",
-                run->depths[*n - 1], tkv_model_get_config(run->loaded.model)->context_length);
+                run->depths[*n - 1], tkv_model_get_config(run->loaded->model)->context_length);
         --*n;
     }
     TKV_TRY(check_length(run, "depths", run->depths[*n - 1], error));
@@ -196,12 +196,12 @@ static int longest_sequence(const model_run *run)
 /* The sequences of all policies are there together. A device says itself what it has. */
 static tkv_status check_memory(const model_run *run, tkv_error *error)
 {
-    const tkv_model_config *c = tkv_model_get_config(run->loaded.model);
+    const tkv_model_config *c = tkv_model_get_config(run->loaded->model);
     const int n_tokens = longest_sequence(run);
     const double values =
         (double)n_tokens * c->n_layers * c->n_kv_heads * (c->head_dim_k + c->head_dim_v);
     double bytes = 0.0;
-    if (tkv_context_device_kind(run->loaded.context) != TKV_DEVICE_CPU) {
+    if (tkv_context_device_kind(run->loaded->context) != TKV_DEVICE_CPU) {
         return TKV_OK;
     }
     for (int i = 0; i < run->n_policies; i++) {
@@ -251,9 +251,9 @@ static tkv_status prepare(model_run *run, tkv_error *error)
         result->decode = next + n;
     }
     for (int i = 0; i < run->n_policies; i++) {
-        TKV_TRY(tkv_model_work_create(run->loaded.model, run->loaded.tokenizer, run->loaded.context,
-                                      &run->policies[i].policy, longest_sequence(run),
-                                      &run->policies[i].work, error));
+        TKV_TRY(tkv_model_work_create(run->loaded->model, run->loaded->tokenizer,
+                                      run->loaded->context, &run->policies[i].policy,
+                                      longest_sequence(run), &run->policies[i].work, error));
     }
     return TKV_OK;
 }
@@ -324,8 +324,8 @@ static void print_table(const model_run *run)
     const model_options *o = run->options;
     printf("%s: %s, %s kernels, %d threads; prefill of %d tokens, decode of %d; medians of %d "
            "(best)\n",
-           tkv_gguf_path(run->loaded.gguf), tkv_context_device(run->loaded.context),
-           tkv_context_kernels(run->loaded.context), tkv_context_threads(run->loaded.context),
+           tkv_gguf_path(run->loaded->gguf), tkv_context_device(run->loaded->context),
+           tkv_context_kernels(run->loaded->context), tkv_context_threads(run->loaded->context),
            o->n_prompt, o->n_decode, o->n_repetitions);
     printf("%-17s %8s %9s %7s %22s %22s\n", "type", "depth", "KV MB", "bits", "prefill, tokens/s",
            "decode, tokens/s");
@@ -344,10 +344,10 @@ static cJSON *to_json(const model_run *run)
 {
     const model_options *o = run->options;
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "model", tkv_gguf_path(run->loaded.gguf));
-    cJSON_AddStringToObject(json, "kernels", tkv_context_kernels(run->loaded.context));
-    cJSON_AddStringToObject(json, "device", tkv_context_device(run->loaded.context));
-    cJSON_AddNumberToObject(json, "threads", tkv_context_threads(run->loaded.context));
+    cJSON_AddStringToObject(json, "model", tkv_gguf_path(run->loaded->gguf));
+    cJSON_AddStringToObject(json, "kernels", tkv_context_kernels(run->loaded->context));
+    cJSON_AddStringToObject(json, "device", tkv_context_device(run->loaded->context));
+    cJSON_AddNumberToObject(json, "threads", tkv_context_threads(run->loaded->context));
     cJSON_AddNumberToObject(json, "prefill_tokens", o->n_prompt);
     cJSON_AddNumberToObject(json, "decoded_tokens", o->n_decode);
     cJSON_AddNumberToObject(json, "repetitions", o->n_repetitions);
@@ -371,37 +371,44 @@ static cJSON *to_json(const model_run *run)
     return json;
 }
 
+static tkv_status measure_model(loaded_model *loaded, void *user, tkv_error *error)
+{
+    model_run *run = user;
+    run->loaded = loaded;
+    const tkv_status status = measure(run, error);
+    for (int i = 0; i < run->n_policies; i++) {
+        tkv_model_work_free(run->policies[i].work);
+    }
+    return status;
+}
+
+static int show(const loaded_model *loaded, void *user)
+{
+    const model_run *run = user;
+    (void)loaded;
+    if (run->options->wants_json) {
+        return command_print_json(to_json(run));
+    }
+    print_table(run);
+    return EXIT_OK;
+}
+
 int bench_model(int argc, char **argv)
 {
+    static const model_command steps = {
+        .measure = measure_model, .show = show, .blames_options = true};
     model_options o;
-    const option_result result = options_parse(&bench_model_options, argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    int code;
+    if (!options_take(&bench_model_options, argc, argv, &o, &code)) {
+        return code;
     }
     tkv_error error;
     model_run run = {.options = &o};
-    tkv_status status = parse_lists(&run, &error);
-    if (status != TKV_OK) {
+    if (parse_lists(&run, &error) != TKV_OK) {
         command_fail(&error);
         return EXIT_USAGE;
     }
-    status = loaded_model_open(&run.loaded, o.model, &o.context, o.ignores_gate, &error);
-    if (status == TKV_OK) {
-        status = measure(&run, &error);
-    }
-    int code = EXIT_OK;
-    if (status != TKV_OK) {
-        command_fail(&error);
-        code = status == TKV_ERR_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_RUNTIME;
-    } else if (o.wants_json) {
-        code = command_print_json(to_json(&run));
-    } else {
-        print_table(&run);
-    }
-    for (int i = 0; i < run.n_policies; i++) {
-        tkv_model_work_free(run.policies[i].work);
-    }
+    code = command_with_model(o.model, &o.context, o.ignores_gate, &steps, &run);
     free(run.seconds);
-    loaded_model_free(&run.loaded);
     return code;
 }

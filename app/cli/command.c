@@ -180,6 +180,23 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
     return command_open_context(params, ignores_gate, &loaded->context, error);
 }
 
+int command_with_model(const char *path, const tkv_context_params *params, bool ignores_gate,
+                       const model_command *command, void *user)
+{
+    tkv_error error;
+    loaded_model loaded;
+    tkv_status status = loaded_model_open(&loaded, path, params, ignores_gate, &error);
+    if (status == TKV_OK) {
+        status = command->measure(&loaded, user, &error);
+    }
+    int code = status == TKV_OK ? command->show(&loaded, user) : command_fail(&error);
+    if (status == TKV_ERR_INVALID_ARGUMENT && command->blames_options) {
+        code = EXIT_USAGE;
+    }
+    loaded_model_free(&loaded);
+    return code;
+}
+
 void command_warn_of_context(const loaded_model *loaded, int n_tokens)
 {
     const int trained = tkv_model_get_config(loaded->model)->context_length;

@@ -50,6 +50,18 @@ tkv_status loaded_model_open(loaded_model *loaded, const char *path,
                              const tkv_context_params *params, bool ignores_gate, tkv_error *error);
 void loaded_model_free(loaded_model *loaded);
 
+/* How a command goes that runs a model: what it measures, and what it shows of it. */
+typedef struct model_command {
+    tkv_status (*measure)(loaded_model *loaded, void *user, tkv_error *error);
+    int (*show)(const loaded_model *loaded, void *user); /* returns an exit code */
+    bool blames_options; /* TKV_ERR_INVALID_ARGUMENT is wrong usage */
+} model_command;
+
+/* Opens the model, as loaded_model_open, measures, shows or prints the error, and frees the model;
+ * returns an exit code. */
+int command_with_model(const char *path, const tkv_context_params *params, bool ignores_gate,
+                       const model_command *command, void *user);
+
 /* Warns on stderr if the model is to see more tokens than it was trained for. */
 void command_warn_of_context(const loaded_model *loaded, int n_tokens);
 

@@ -4,6 +4,7 @@
 
 #include "cli/commands.h"
 #include "cli/open_context.h"
+#include "common/try.h"
 
 typedef struct demo_options {
     const char *model;
@@ -39,41 +40,41 @@ const option_table command_demo_options = {
     .size = sizeof defaults,
 };
 
-static int run_demo(const demo_options *o)
+typedef struct demo_work {
+    const demo_options *options;
+    demo_prompt prompt;
+    demo_result results[DEMO_SETTINGS];
+} demo_work;
+
+static tkv_status measure(loaded_model *loaded, void *user, tkv_error *error)
 {
-    tkv_error error;
-    loaded_model loaded;
-    demo_prompt prompt = {0};
-    demo_result results[DEMO_SETTINGS] = {0};
-    tkv_status status =
-        loaded_model_open(&loaded, o->model, &(tkv_context_params){.n_threads = o->n_threads},
-                          o->ignores_gate, &error);
-    if (status == TKV_OK) {
-        status = demo_prompt_create(&loaded, o->n_text, &prompt, &error);
+    demo_work *work = user;
+    TKV_TRY(demo_prompt_create(loaded, work->options->n_text, &work->prompt, error));
+    return demo_measure(loaded, &work->prompt, work->results, error);
+}
+
+static int show(const loaded_model *loaded, void *user)
+{
+    demo_work *work = user;
+    if (work->options->wants_json) {
+        return command_print_json(demo_to_json(loaded, &work->prompt, work->results));
     }
-    if (status == TKV_OK) {
-        status = demo_measure(&loaded, &prompt, results, &error);
-    }
-    int code = EXIT_OK;
-    if (status != TKV_OK) {
-        code = command_fail(&error);
-    } else if (o->wants_json) {
-        code = command_print_json(demo_to_json(&loaded, &prompt, results));
-    } else {
-        demo_print(&loaded, &prompt, results);
-    }
-    demo_results_free(results);
-    demo_prompt_free(&prompt);
-    loaded_model_free(&loaded);
-    return code;
+    demo_print(loaded, &work->prompt, work->results);
+    return EXIT_OK;
 }
 
 int command_demo(int argc, char **argv)
 {
     demo_options o;
-    const option_result result = options_parse(&command_demo_options, argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    int code;
+    if (!options_take(&command_demo_options, argc, argv, &o, &code)) {
+        return code;
     }
-    return run_demo(&o);
+    static const model_command steps = {.measure = measure, .show = show};
+    demo_work work = {.options = &o};
+    code = command_with_model(o.model, &(tkv_context_params){.n_threads = o.n_threads},
+                              o.ignores_gate, &steps, &work);
+    demo_results_free(work.results);
+    demo_prompt_free(&work.prompt);
+    return code;
 }

@@ -6,6 +6,7 @@
 #include "cli/open_context.h"
 #include "cli/page.h"
 #include "cli/report.h"
+#include "common/try.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -174,8 +175,15 @@ static tkv_status check_memory(const loaded_model *loaded, const tkv_eval_text_p
     return command_check_memory(what, (1.5 * 16.0 + bits) / 8.0 * values, error);
 }
 
-static int show(const loaded_model *loaded, const eval_options *o, eval_results *results)
+typedef struct eval_work {
+    eval_options *options;
+    eval_results *results;
+} eval_work;
+
+static int show(const loaded_model *loaded, void *user)
 {
+    const eval_options *o = ((eval_work *)user)->options;
+    eval_results *results = ((eval_work *)user)->results;
     tkv_error error;
     if (results->was_interrupted) {
         fprintf(stderr, "turbokv: interrupted%s\n",
@@ -204,34 +212,29 @@ static int longest_context(const eval_plan *plan)
     return longest;
 }
 
-static int run(eval_options *o, eval_results *results)
+static tkv_status measure_tokens(loaded_model *loaded, const eval_work *work, tkv_tokens *tokens,
+                                 tkv_error *error)
 {
-    tkv_error error;
-    loaded_model loaded;
+    eval_options *o = work->options;
+    TKV_TRY(read_tokens(loaded, o, tokens, error));
+    TKV_TRY(check_memory(loaded, &o->plan.text, error));
+    TKV_TRY(o->report ? page_check(o->report, error) : TKV_OK);
+    command_warn_of_context(loaded, longest_context(&o->plan));
+    command_catch_interrupt();
+    return eval_measure(loaded, &o->plan, work->results, error);
+}
+
+static tkv_status measure(loaded_model *loaded, void *user, tkv_error *error)
+{
+    const eval_work *work = user;
     tkv_tokens tokens = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
-    if (status == TKV_OK) {
-        status = read_tokens(&loaded, o, &tokens, &error);
-    }
-    if (status == TKV_OK) {
-        status = check_memory(&loaded, &o->plan.text, &error);
-    }
-    if (status == TKV_OK && o->report) {
-        status = page_check(o->report, &error);
-    }
-    if (status == TKV_OK) {
-        command_warn_of_context(&loaded, longest_context(&o->plan));
-        command_catch_interrupt();
-        status = eval_measure(&loaded, &o->plan, results, &error);
-    }
-    if (status == TKV_ERR_INTERRUPTED) {
-        results->was_interrupted = true;
-        status = TKV_OK;
-    }
-    const int code = status == TKV_OK ? show(&loaded, o, results) : command_fail(&error);
+    const tkv_status status = measure_tokens(loaded, work, &tokens, error);
     tkv_tokens_free(&tokens);
-    loaded_model_free(&loaded);
-    return code;
+    if (status != TKV_ERR_INTERRUPTED) {
+        return status;
+    }
+    work->results->was_interrupted = true;
+    return TKV_OK;
 }
 
 int command_eval(int argc, char **argv)
@@ -251,7 +254,9 @@ int command_eval(int argc, char **argv)
         command_fail(&error);
         code = EXIT_USAGE;
     } else {
-        code = run(o, results);
+        static const model_command steps = {.measure = measure, .show = show};
+        code = command_with_model(o->model, &o->context, o->ignores_gate, &steps,
+                                  &(eval_work){o, results});
     }
     eval_results_free(results);
     free(o->plan.policies.names);

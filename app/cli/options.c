@@ -419,3 +419,10 @@ option_result options_parse(const option_table *table, int argc, char **argv, vo
     }
     return result;
 }
+
+bool options_take(const option_table *table, int argc, char **argv, void *options, int *code)
+{
+    const option_result result = options_parse(table, argc, argv, options);
+    *code = result == OPTIONS_WRONG ? EXIT_USAGE : EXIT_OK;
+    return result == OPTIONS_OK;
+}

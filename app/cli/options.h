@@ -75,6 +75,9 @@ typedef enum option_result {
  * that a later option replaces. Prints to stdout (help) or one message to stderr (mistakes). */
 option_result options_parse(const option_table *table, int argc, char **argv, void *options);
 
+/* The same for a command that goes on only with right options. False: it ends, with *code. */
+bool options_take(const option_table *table, int argc, char **argv, void *options, int *code);
+
 void options_print_help(FILE *file, const option_table *table);
 
 /* The long names, some to a line. */

@@ -332,9 +332,9 @@ static bool is_complete(const plan_options *o)
 int command_plan(int argc, char **argv)
 {
     plan_options o;
-    const option_result result = options_parse(&command_plan_options, argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    int code;
+    if (!options_take(&command_plan_options, argc, argv, &o, &code)) {
+        return code;
     }
     if (!is_complete(&o)) {
         return EXIT_USAGE;
@@ -342,7 +342,6 @@ int command_plan(int argc, char **argv)
     o.layer.head_dim_v = o.head_dim_v >= 0 ? o.head_dim_v : o.layer.head_dim_k;
     plan *p = calloc(1, sizeof *p);
     tkv_error error = {TKV_ERR_OUT_OF_MEMORY, "no memory for a plan"};
-    int code;
     if (!p) {
         return command_fail(&error);
     }

@@ -193,48 +193,51 @@ static void note_endless(const run_options *o, const loaded_model *loaded)
                     : "the text has no end, since the model has no end token");
 }
 
-static int generate(const run_options *o)
+/* What was asked for, and what came of it. */
+typedef struct run_work {
+    const run_options *options;
+    generation generation;
+} run_work;
+
+static tkv_status generate(loaded_model *loaded, void *user, tkv_error *error)
 {
-    tkv_error error;
-    loaded_model loaded;
-    generation g = {0};
-    tkv_status status = loaded_model_open(&loaded, o->model, &o->context, o->ignores_gate, &error);
-    if (status == TKV_OK) {
-        note_endless(o, &loaded);
-        status = generation_run(&loaded, &o->generation, &g, &error);
-    }
+    run_work *work = user;
+    note_endless(work->options, loaded);
+    return generation_run(loaded, &work->options->generation, &work->generation, error);
+}
+
+static int show(const loaded_model *loaded, void *user)
+{
+    const run_work *work = user;
+    const generation *g = &work->generation;
     int code = EXIT_OK;
-    if (status != TKV_OK) {
-        code = command_fail(&error);
-    } else if (o->wants_json) {
-        code = print_json(&loaded, o, &g);
-    } else if (!g.is_output_lost) {
+    if (work->options->wants_json) {
+        code = print_json(loaded, work->options, g);
+    } else if (!g->is_output_lost) {
         putchar('\n');
         command_flush_output();
-        print_summary(&g);
+        print_summary(g);
     }
-    if (code == EXIT_OK && g.was_interrupted) {
-        code = command_interrupted_code();
-    }
-    generation_free(&g);
-    loaded_model_free(&loaded);
-    return code;
+    return code == EXIT_OK && g->was_interrupted ? command_interrupted_code() : code;
 }
 
 int command_run(int argc, char **argv)
 {
     run_options o;
-    const option_result result = options_parse(&command_run_options, argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    int code;
+    if (!options_take(&command_run_options, argc, argv, &o, &code)) {
+        return code;
     }
     o.generation.is_streamed = !o.wants_json;
     o.generation.has_progress = !o.wants_json;
     o.generation.catches_interrupts = true;
     char *text = NULL;
-    int code = find_prompt(&o, &text);
+    code = find_prompt(&o, &text);
     if (code == EXIT_OK) {
-        code = generate(&o);
+        static const model_command steps = {.measure = generate, .show = show};
+        run_work work = {.options = &o};
+        code = command_with_model(o.model, &o.context, o.ignores_gate, &steps, &work);
+        generation_free(&work.generation);
     }
     free(text);
     return code;

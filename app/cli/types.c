@@ -127,9 +127,9 @@ static void print_types(int head_dim)
 int command_types(int argc, char **argv)
 {
     types_options o;
-    const option_result result = options_parse(&command_types_options, argc, argv, &o);
-    if (result != OPTIONS_OK) {
-        return result == OPTIONS_HELP ? EXIT_OK : EXIT_USAGE;
+    int code;
+    if (!options_take(&command_types_options, argc, argv, &o, &code)) {
+        return code;
     }
     tkv_error error;
     if (tkv_check_head_dim(TKV_TYPE_F16, o.head_dim, &error) != TKV_OK) {

@@ -475,11 +475,6 @@ uint64_t tkv_gguf_file_bytes(const tkv_gguf *gguf)
     return gguf->n_bytes;
 }
 
-uint64_t tkv_gguf_tensor_count(const tkv_gguf *gguf)
-{
-    return gguf->n_tensors;
-}
-
 const tkv_gguf_value *tkv_gguf_find(const tkv_gguf *gguf, const char *key)
 {
     const tkv_gguf_value wanted = {.key = {key, strlen(key)}};

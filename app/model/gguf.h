@@ -61,7 +61,6 @@ void tkv_gguf_close(tkv_gguf *gguf);
 
 const char *tkv_gguf_path(const tkv_gguf *gguf);
 uint64_t tkv_gguf_file_bytes(const tkv_gguf *gguf);
-uint64_t tkv_gguf_tensor_count(const tkv_gguf *gguf);
 
 /* By name; NULL if the file does not have it. */
 const tkv_gguf_value *tkv_gguf_find(const tkv_gguf *gguf, const char *key);

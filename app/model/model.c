@@ -62,8 +62,6 @@ static const tkv_gguf_tensor *find(loader *l, const char *name, bool required, i
                              name, tkv_weight_type_name(tensor->type), tensor->type);
         return NULL;
     }
-    l->model->n_parameters += (uint64_t)n_columns * (uint64_t)n_rows;
-    l->model->weight_bytes += tensor->n_bytes;
     return tensor;
 }
 
@@ -278,14 +276,4 @@ int tkv_model_window(const tkv_model *model, int layer)
 const double *tkv_model_rope(const tkv_model *model, int rope)
 {
     return model->rope_frequencies + (size_t)rope * (size_t)(model->config.rope_dim / 2);
-}
-
-uint64_t tkv_model_parameters(const tkv_model *model)
-{
-    return model->n_parameters;
-}
-
-uint64_t tkv_model_weight_bytes(const tkv_model *model)
-{
-    return model->weight_bytes;
 }

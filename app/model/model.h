@@ -54,8 +54,4 @@ const tkv_model_config *tkv_model_get_config(const tkv_model *model);
 /* Tokens that a token of this layer sees, itself included; 0: all. */
 int tkv_model_window(const tkv_model *model, int layer);
 
-/* Number of weights (elements of all tensors that the model uses) and their bytes in the file. */
-uint64_t tkv_model_parameters(const tkv_model *model);
-uint64_t tkv_model_weight_bytes(const tkv_model *model);
-
 #endif

@@ -37,8 +37,6 @@ struct tkv_model {
     tkv_linear output;                      /* to [vocabulary_size]; may be the embedding */
     int n_ropes;                            /* 1, or 2: layers with a window have their own */
     double *rope_frequencies;               /* [n_ropes][rope_dim/2] */
-    uint64_t n_parameters;
-    uint64_t weight_bytes;
 };
 
 /* One of the model's frequencies: [rope_dim/2]. */

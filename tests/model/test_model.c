@@ -135,24 +135,6 @@ static void test_defaults(void **state)
     expect_success(&toy, check_defaults);
 }
 
-static void test_parameters(void **state)
-{
-    (void)state;
-    uint64_t expected = 0;
-    toy_model toy = new_toy();
-    for (size_t i = 0; i < toy.n_tensors; i++) {
-        expected += toy.tensors[i].dims[0] * toy.tensors[i].dims[1];
-    }
-    tkv_gguf *gguf = NULL;
-    tkv_model *model = NULL;
-    tkv_error error = {0};
-    assert_int_equal(load_toy(&toy, &gguf, &model, &error), TKV_OK);
-    assert_int_equal(tkv_model_parameters(model), expected);
-    assert_int_equal(tkv_model_weight_bytes(model), 4 * expected);
-    tkv_model_free(model);
-    tkv_gguf_close(gguf);
-}
-
 static void check_scaled(const tkv_model_config *config)
 {
     assert_float_equal(config->rope_linear_factor, 8.0f, 0.0f);
@@ -446,7 +428,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_parameters),
         cmocka_unit_test(test_rope_scaling),
         cmocka_unit_test(test_rope_factors_are_positive),
         cmocka_unit_test(test_values_per_layer),
