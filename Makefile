@@ -45,7 +45,8 @@ test: dependencies
 # The same with Debian's clang.
 test-clang: dependencies
 	@scripts/install-dependencies clang
-	cmake -S . -B "$(BUILD)-clang" -DCMAKE_C_COMPILER=clang -DTKV_CUDA=OFF $(CMAKE_FLAGS)
+	cmake -S . -B "$(BUILD)-clang" -DCMAKE_C_COMPILER=clang -DTKV_CUDA=OFF -DTKV_ASSERTIONS=ON \
+	    $(CMAKE_FLAGS)
 	cmake --build "$(BUILD)-clang" --parallel $(JOBS)
 	cd "$(BUILD)-clang" && $(RUN_TESTS)
 

@@ -27,6 +27,9 @@ if(TKV_SANITIZE)
     target_link_options(tkv_options INTERFACE -fsanitize=${TKV_SANITIZE})
     target_compile_definitions(tkv_options INTERFACE TKV_SANITIZED)
 endif()
+if(TKV_ASSERTIONS)
+    target_compile_definitions(tkv_internal INTERFACE TKV_ASSERTIONS)
+endif()
 
 # Coverage for the targets of tests/fuzz.
 if(TKV_LIBFUZZER)

@@ -1,5 +1,6 @@
 /* Blocks: memory, copies, and moving rows in and out of their pages. */
 #include "cache/block.h"
+#include "base/assert.h"
 #include "base/error.h"
 #include "base/half.h"
 
@@ -141,6 +142,7 @@ void tkv_block_encode(const tkv_cache_layer *layer, tkv_block *block, int kv_hea
                       tkv_page_order order, int first_slot, int n_rows, const float *src,
                       size_t stride)
 {
+    tkv_assert(first_slot >= 0 && n_rows >= 0 && n_rows <= block->n_slots - first_slot);
     const tkv_kernels *kernels = layer->context->kernels;
     const int padded = tkv_layer_padded(layer, order);
     const float *mean = page_mean(layer, block, kv_head, order);
@@ -175,6 +177,7 @@ void tkv_block_encode(const tkv_cache_layer *layer, tkv_block *block, int kv_hea
 void tkv_block_decode(const tkv_cache_layer *layer, tkv_block *block, int kv_head,
                       tkv_page_order order, int first_slot, int n_rows, float *dst, size_t stride)
 {
+    tkv_assert(first_slot >= 0 && n_rows >= 0 && n_rows <= block->n_slots - first_slot);
     const int padded = tkv_layer_padded(layer, order);
     const float *mean = page_mean(layer, block, kv_head, order);
     const tkv_page_span span = {

@@ -1,5 +1,7 @@
 #include "cache/cache.h"
+#include "base/assert.h"
 #include "base/error.h"
+#include "cache/consistent.h"
 #include "format/codec.h"
 
 #include <stdlib.h>
@@ -130,7 +132,9 @@ tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const flo
         return status;
     }
     if (cache->n_reserved == 0) {
-        return tkv_layer_append(&cache->layers[layer], n_tokens, k, v, error);
+        const tkv_status appended = tkv_layer_append(&cache->layers[layer], n_tokens, k, v, error);
+        tkv_assert(tkv_layer_is_consistent(&cache->layers[layer]));
+        return appended;
     }
     if (n_tokens != cache->n_reserved) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
@@ -184,6 +188,7 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
         is_other |= n_segments > 1 && layer->n_segments != n_segments;
     }
     cache->generation += is_other;
+    tkv_assert(tkv_cache_is_consistent(cache));
     return TKV_OK;
 }
 

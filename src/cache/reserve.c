@@ -1,7 +1,8 @@
 /* Steps that a graph can be captured from: what changes the cache's memory comes before, what
  * changes its bookkeeping after. */
+#include "base/assert.h"
 #include "base/error.h"
-#include "cache/cache.h"
+#include "cache/consistent.h"
 
 static tkv_status check_reserve(const tkv_cache *cache, int n_tokens, int max_length,
                                 tkv_error *error)
@@ -80,6 +81,7 @@ tkv_status tkv_cache_reserve(tkv_cache *cache, int n_tokens, int max_length, tkv
     }
     if (status != TKV_OK) {
         give_back(cache);
+        tkv_assert(tkv_cache_is_consistent(cache));
         return status;
     }
     cache->n_reserved = n_tokens;
@@ -101,5 +103,6 @@ tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error)
         tkv_layer_settle(layer, first);
     }
     cache->n_reserved = 0;
+    tkv_assert(tkv_cache_is_consistent(cache));
     return TKV_OK;
 }

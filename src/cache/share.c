@@ -1,6 +1,7 @@
 /* Two sequences with a common prefix: blocks are shared and copied when one of them is written. */
+#include "base/assert.h"
 #include "base/error.h"
-#include "cache/cache.h"
+#include "cache/consistent.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -140,6 +141,7 @@ tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork
         tkv_cache_free(created);
         return status;
     }
+    tkv_assert(tkv_cache_is_consistent(created));
     *fork = created;
     return TKV_OK;
 }

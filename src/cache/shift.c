@@ -1,10 +1,10 @@
 /* Context shift: tokens in the middle are dropped and the later ones move down. Nothing is coded
  * again: what is behind the gap becomes a segment whose keys are ahead of the caller's positions.
  */
+#include "base/assert.h"
 #include "base/error.h"
-#include "cache/cache.h"
+#include "cache/consistent.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -156,5 +156,6 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
             tkv_layer_shorten(&cache->layers[i]);
         }
     }
+    tkv_assert(tkv_cache_is_consistent(cache));
     return status;
 }
