@@ -288,20 +288,22 @@ static tkv_status measure_depth(model_run *run, int depth, tkv_error *error)
     return status;
 }
 
+static tkv_status measure_depths(model_run *run, tkv_error *error)
+{
+    for (int i = 0; i < run->n_depths; i++) {
+        TKV_TRY(measure_depth(run, i, error));
+    }
+    return TKV_OK;
+}
+
 static tkv_status measure(model_run *run, tkv_error *error)
 {
-    tkv_status status = check_lengths(run, error);
-    if (status == TKV_OK) {
-        status = check_memory(run, error);
-    }
-    if (status == TKV_OK) {
-        status = prepare(run, error);
-    }
+    TKV_TRY(check_lengths(run, error));
+    TKV_TRY(check_memory(run, error));
+    TKV_TRY(prepare(run, error));
     run->n_total = count_tokens(run);
     progress_begin(&run->bar, "bench model");
-    for (int i = 0; i < run->n_depths && status == TKV_OK; i++) {
-        status = measure_depth(run, i, error);
-    }
+    const tkv_status status = measure_depths(run, error);
     progress_end(&run->bar);
     return status;
 }

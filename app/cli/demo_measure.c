@@ -115,24 +115,22 @@ static tkv_status answer(pass *p, tkv_sampler *sampler, tkv_error *error)
     const tkv_tokenizer *tokenizer = p->loaded->tokenizer;
     const tkv_eval_params eval = {.logits_mode = TKV_LOGITS_LAST, .logits = p->tested};
     int32_t token = p->prompt->tokens.ids[p->prompt->tokens.n - 1];
-    tkv_status status = add_text(r, (tkv_gguf_text){"", 0}, error);
-    while (status == TKV_OK && r->n_written < ANSWER_TOKENS && !is_answered(p)) {
+    TKV_TRY(add_text(r, (tkv_gguf_text){"", 0}, error));
+    while (r->n_written < ANSWER_TOKENS && !is_answered(p)) {
         const double start = tkv_clock();
-        status = tkv_session_eval(p->session, &token, 1, &eval, error);
+        TKV_TRY(tkv_session_eval(p->session, &token, 1, &eval, error));
         r->write_seconds += tkv_clock() - start;
-        if (status == TKV_OK && r->n_written++ == 0) {
+        if (r->n_written++ == 0) {
             measure_cache(p);
         }
-        if (status == TKV_OK) {
-            status = tkv_sampler_draw(sampler, p->tested, &token, error);
-        }
-        if (status != TKV_OK || tkv_tokenizer_is_end(tokenizer, token)) {
+        TKV_TRY(tkv_sampler_draw(sampler, p->tested, &token, error));
+        if (tkv_tokenizer_is_end(tokenizer, token)) {
             break;
         }
-        status = add_text(r, tkv_tokenizer_decode(tokenizer, token), error);
+        TKV_TRY(add_text(r, tkv_tokenizer_decode(tokenizer, token), error));
     }
-    r->is_right = status == TKV_OK && demo_is_right(r->text, p->prompt->answer);
-    return status;
+    r->is_right = demo_is_right(r->text, p->prompt->answer);
+    return TKV_OK;
 }
 
 bool demo_is_right(const char *text, const char *number)
@@ -142,28 +140,23 @@ bool demo_is_right(const char *text, const char *number)
     return strncmp(text, number, length) == 0 && !isdigit((unsigned char)text[length]);
 }
 
+static tkv_status run_with(pass *p, tkv_sampler **sampler, tkv_error *error)
+{
+    const loaded_model *loaded = p->loaded;
+    tkv_session_params params = {.max_tokens = (int)p->prompt->tokens.n + ANSWER_TOKENS};
+    TKV_TRY(tkv_policy_preset(p->result->preset, &params.policy, error));
+    TKV_TRY(tkv_session_create(loaded->model, loaded->context, &params, &p->session, error));
+    TKV_TRY(tkv_sampler_create(&(tkv_sampler_params){.top_p = 1.0f},
+                               tkv_tokenizer_size(loaded->tokenizer), sampler, error));
+    TKV_TRY(read_beginning(p, error));
+    TKV_TRY(score(p, error));
+    return answer(p, *sampler, error);
+}
+
 static tkv_status run_pass(pass *p, tkv_error *error)
 {
-    tkv_session_params params = {.max_tokens = (int)p->prompt->tokens.n + ANSWER_TOKENS};
     tkv_sampler *sampler = NULL;
-    tkv_status status = tkv_policy_preset(p->result->preset, &params.policy, error);
-    if (status == TKV_OK) {
-        status =
-            tkv_session_create(p->loaded->model, p->loaded->context, &params, &p->session, error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_sampler_create(&(tkv_sampler_params){.top_p = 1.0f},
-                                    tkv_tokenizer_size(p->loaded->tokenizer), &sampler, error);
-    }
-    if (status == TKV_OK) {
-        status = read_beginning(p, error);
-    }
-    if (status == TKV_OK) {
-        status = score(p, error);
-    }
-    if (status == TKV_OK) {
-        status = answer(p, sampler, error);
-    }
+    const tkv_status status = run_with(p, &sampler, error);
     tkv_sampler_free(sampler);
     tkv_session_free(p->session);
     p->session = NULL;

@@ -1,5 +1,6 @@
 /* The prompt of the demo: the beginning of the shipped text with a fact in it, and a question. */
 #include "cli/demo.h"
+#include "common/try.h"
 
 #include "model/prompt.h"
 
@@ -89,18 +90,33 @@ static char *write_prompt(const char *text, const passage *p, bool is_chat)
 static tkv_status encode(const loaded_model *loaded, const char *text, const tkv_chat_form *form,
                          tkv_tokens *tokens, tkv_error *error)
 {
-    char *chat = NULL;
     size_t length = strlen(text);
-    tkv_status status =
-        form ? tkv_chat_write(*form, NULL, text, length, &chat, &length, error) : TKV_OK;
-    if (status == TKV_OK) {
-        status = tkv_prompt_encode(loaded->tokenizer, form ? chat : text, length, tokens, error);
+    if (!form) {
+        return tkv_prompt_encode(loaded->tokenizer, text, length, tokens, error);
     }
-    if (status == TKV_OK && form) {
-        status =
-            tkv_tokenizer_encode(loaded->tokenizer, BEGUN, strlen(BEGUN), false, tokens, error);
-    }
+    char *chat = NULL;
+    TKV_TRY(tkv_chat_write(*form, NULL, text, length, &chat, &length, error));
+    const tkv_status status = tkv_prompt_encode(loaded->tokenizer, chat, length, tokens, error);
     free(chat);
+    TKV_TRY(status);
+    return tkv_tokenizer_encode(loaded->tokenizer, BEGUN, strlen(BEGUN), false, tokens, error);
+}
+
+/* The prompt from the whole text. */
+static tkv_status fill_prompt(const loaded_model *loaded, const char *text, size_t length,
+                              int n_text, const tkv_chat_form *form, demo_prompt *prompt,
+                              tkv_error *error)
+{
+    passage p;
+    TKV_TRY(cut_passage(loaded->tokenizer, text, length, n_text, &p, error));
+    prompt->n_before = p.n_before;
+    prompt->n_after = p.n_tokens - p.n_before;
+    char *whole = write_prompt(text, &p, prompt->is_chat);
+    if (!whole) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the prompt");
+    }
+    const tkv_status status = encode(loaded, whole, form, &prompt->tokens, error);
+    free(whole);
     return status;
 }
 
@@ -112,22 +128,10 @@ tkv_status demo_prompt_create(const loaded_model *loaded, int n_text, demo_promp
     prompt->is_chat = tkv_chat_find(loaded->gguf, loaded->tokenizer, &form, NULL) == TKV_OK;
     prompt->begun = prompt->is_chat ? BEGUN : "";
     char *text = NULL;
-    char *whole = NULL;
     size_t length = 0;
-    passage p;
-    tkv_status status = command_read_shipped(TEXT_NAME, &text, &length, error);
-    if (status == TKV_OK) {
-        status = cut_passage(loaded->tokenizer, text, length, n_text, &p, error);
-    }
-    if (status == TKV_OK) {
-        prompt->n_before = p.n_before;
-        prompt->n_after = p.n_tokens - p.n_before;
-        whole = write_prompt(text, &p, prompt->is_chat);
-        status = whole
-                     ? encode(loaded, whole, prompt->is_chat ? &form : NULL, &prompt->tokens, error)
-                     : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the prompt");
-    }
-    free(whole);
+    TKV_TRY(command_read_shipped(TEXT_NAME, &text, &length, error));
+    const tkv_status status =
+        fill_prompt(loaded, text, length, n_text, prompt->is_chat ? &form : NULL, prompt, error);
     free(text);
     return status;
 }

@@ -139,19 +139,16 @@ static tkv_status read_tokens(const loaded_model *loaded, eval_options *o, tkv_t
 {
     char *text = NULL;
     size_t length = 0;
-    tkv_status status = command_read_text(o->file, &text, &length, error);
-    if (status == TKV_OK) {
-        length = o->n_bytes > 0 && (size_t)o->n_bytes < length ? (size_t)o->n_bytes : length;
-        status = tkv_tokenizer_encode(loaded->tokenizer, text, length, false, tokens, error);
-    }
+    TKV_TRY(command_read_text(o->file, &text, &length, error));
+    length = o->n_bytes > 0 && (size_t)o->n_bytes < length ? (size_t)o->n_bytes : length;
+    const tkv_status status =
+        tkv_tokenizer_encode(loaded->tokenizer, text, length, false, tokens, error);
     free(text);
+    TKV_TRY(status);
     o->plan.text.tokenizer = loaded->tokenizer;
     o->plan.text.tokens = tokens->ids;
     o->plan.text.n_tokens = tokens->n;
-    if (status == TKV_OK && o->plan.text.n_chunks > 0) {
-        status = tkv_eval_text_check(&o->plan.text, error);
-    }
-    return status;
+    return o->plan.text.n_chunks > 0 ? tkv_eval_text_check(&o->plan.text, error) : TKV_OK;
 }
 
 /* Chunks pass the model with f16 (twice, the second from the middle on) beside one policy after the

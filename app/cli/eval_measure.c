@@ -239,19 +239,16 @@ static tkv_status measure_policies(measurement *m, int length_index, int prompt,
 {
     const eval_plan *plan = m->plan;
     const double work_before = m->work_done;
-    tkv_status status = TKV_OK;
-    for (int policy = -1; policy < plan->policies.n; policy++) {
-        if (status == TKV_OK && !m->results->was_interrupted) {
-            status = measure_prompt(m, policy, length_index, prompt, error);
-        }
+    for (int policy = -1; policy < plan->policies.n && !m->results->was_interrupted; policy++) {
+        TKV_TRY(measure_prompt(m, policy, length_index, prompt, error));
     }
-    if (status == TKV_OK && !m->results->was_interrupted && m->work_done > work_before) {
+    if (!m->results->was_interrupted && m->work_done > work_before) {
         char label[64];
         snprintf(label, sizeof label, "needles in %d tokens, prompt %d of %d",
                  plan->lengths[length_index], prompt + 1, plan->n_prompts);
         progress_line(&m->bar, label, m->work_done, m->work_total);
     }
-    return status;
+    return TKV_OK;
 }
 
 static tkv_status measure_needles(measurement *m, tkv_error *error)
@@ -293,24 +290,25 @@ static double count_work(const measurement *m)
     return work;
 }
 
+static tkv_status measure_all(measurement *m, tkv_error *error)
+{
+    const eval_results *results = m->results;
+    for (int i = 0; i < m->plan->text.n_chunks && !results->was_interrupted; i++) {
+        TKV_TRY(measure_chunk(m, i, error));
+    }
+    return m->plan->has_needles && !results->was_interrupted ? measure_needles(m, error) : TKV_OK;
+}
+
 tkv_status eval_measure(const loaded_model *loaded, eval_plan *plan, eval_results *results,
                         tkv_error *error)
 {
     measurement m = {.loaded = loaded, .plan = plan, .results = results};
-    tkv_status status = check_needles(&m, error);
-    if (status == TKV_OK) {
-        status = eval_state_open(loaded, plan, &m.state, error);
-    }
+    TKV_TRY(check_needles(&m, error));
+    tkv_status status = eval_state_open(loaded, plan, &m.state, error);
     if (status == TKV_OK) {
         m.work_total = count_work(&m);
         progress_begin(&m.bar, "eval");
-        for (int i = 0; i < plan->text.n_chunks && status == TKV_OK && !results->was_interrupted;
-             i++) {
-            status = measure_chunk(&m, i, error);
-        }
-        if (status == TKV_OK && plan->has_needles && !results->was_interrupted) {
-            status = measure_needles(&m, error);
-        }
+        status = measure_all(&m, error);
         progress_end(&m.bar);
     }
     eval_state_free(&m.state);

@@ -1,5 +1,7 @@
 #include "cli/eval_state.h"
 
+#include "common/try.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,20 +170,19 @@ static tkv_status lock_state(eval_state *state, const char *path, tkv_error *err
 /* Takes what the file holds, or begins with what is now evaluated. */
 static tkv_status fill_state(eval_state *state, cJSON **now, tkv_error *error)
 {
-    tkv_status status = read_state(state->path, &state->json, error);
-    if (status == TKV_OK && state->json) {
-        status = compare(state->path, cJSON_GetObjectItem(state->json, "evaluation"), *now, error);
-    } else if (status == TKV_OK) {
+    TKV_TRY(read_state(state->path, &state->json, error));
+    if (state->json) {
+        TKV_TRY(compare(state->path, cJSON_GetObjectItem(state->json, "evaluation"), *now, error));
+    } else {
         state->json = cJSON_CreateObject();
         cJSON_AddItemToObject(state->json, "evaluation", *now);
         cJSON_AddObjectToObject(state->json, "steps");
         *now = NULL;
     }
     state->steps = cJSON_GetObjectItem(state->json, "steps");
-    if (status == TKV_OK && !state->steps) {
-        status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the saved evaluation");
-    }
-    return status;
+    return state->steps
+               ? TKV_OK
+               : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the saved evaluation");
 }
 
 tkv_status eval_state_open(const loaded_model *loaded, const eval_plan *plan, eval_state *state,
@@ -192,17 +193,14 @@ tkv_status eval_state_open(const loaded_model *loaded, const eval_plan *plan, ev
     if (!plan->state_path) {
         return TKV_OK;
     }
-    tkv_status status = lock_state(state, plan->state_path, error);
-    if (status == TKV_OK) {
-        status = describe(loaded, plan, &now, error);
-    }
-    if (status == TKV_OK) {
-        status = fill_state(state, &now, error);
-    }
+    TKV_TRY(lock_state(state, plan->state_path, error));
+    TKV_TRY(describe(loaded, plan, &now, error));
+    const tkv_status status = fill_state(state, &now, error);
     cJSON_Delete(now);
+    TKV_TRY(status);
     /* At once, so that a place where nothing can be written is found before anything is measured.
      */
-    return status == TKV_OK ? write_state(state, error) : status;
+    return write_state(state, error);
 }
 
 void eval_state_free(eval_state *state)

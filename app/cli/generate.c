@@ -131,37 +131,40 @@ static tkv_status make_room(generator *g, bool *has_room, tkv_error *error)
     return tkv_session_shift(g->session, n_keep, (length - n_keep) / 2, error);
 }
 
-static tkv_status decode(generator *g, tkv_error *error)
+static tkv_status write_tokens(generator *g, tkv_error *error)
 {
     generation *r = g->result;
     const tkv_eval_params eval = {.logits_mode = TKV_LOGITS_LAST, .logits = g->logits};
     const int limit = g->params->n_predict;
-    const double start = tkv_clock();
-    tkv_status status = TKV_OK;
-    while (status == TKV_OK && !command_is_interrupted() && !r->is_output_lost &&
+    while (!command_is_interrupted() && !r->is_output_lost &&
            (limit < 0 || r->tokens.n < (size_t)limit)) {
         int32_t token;
-        status = tkv_sampler_draw(g->sampler, g->logits, &token, error);
-        if (status != TKV_OK || tkv_tokenizer_is_end(g->loaded->tokenizer, token)) {
+        TKV_TRY(tkv_sampler_draw(g->sampler, g->logits, &token, error));
+        if (tkv_tokenizer_is_end(g->loaded->tokenizer, token)) {
             break;
         }
-        status = add_token(g, token, error);
+        TKV_TRY(add_token(g, token, error));
         bool has_room = limit < 0 || r->tokens.n < (size_t)limit;
-        if (status == TKV_OK && has_room) {
-            status = make_room(g, &has_room, error);
-        }
-        if (status != TKV_OK || !has_room) {
+        TKV_TRY(has_room ? make_room(g, &has_room, error) : TKV_OK);
+        if (!has_room) {
             break;
         }
         const int length = tkv_session_length(g->session);
-        status = evaluate(g, &token, 1, &eval, error);
+        const tkv_status status = evaluate(g, &token, 1, &eval, error);
         r->n_decoded += tkv_session_length(g->session) - length;
+        TKV_TRY(status);
     }
-    r->decode_seconds = tkv_clock() - start;
-    if (status == TKV_OK) {
-        show_text(g, true);
-    }
-    return status;
+    return TKV_OK;
+}
+
+static tkv_status decode(generator *g, tkv_error *error)
+{
+    const double start = tkv_clock();
+    const tkv_status status = write_tokens(g, error);
+    g->result->decode_seconds = tkv_clock() - start;
+    TKV_TRY(status);
+    show_text(g, true);
+    return TKV_OK;
 }
 
 static void measure_cache(generator *g)
@@ -195,20 +198,17 @@ static tkv_status prepare_prompt(generator *g, tkv_error *error)
     tkv_tokens *tokens = &g->result->prompt_tokens;
     char *chat = NULL;
     size_t length = p->prompt_length;
-    tkv_chat_form form;
-    tkv_status status =
-        p->is_chat ? tkv_chat_find(g->loaded->gguf, tokenizer, &form, error) : TKV_OK;
-    if (status == TKV_OK && p->is_chat) {
-        status = tkv_chat_write(form, p->system, p->prompt, length, &chat, &length, error);
+    if (p->is_chat) {
+        tkv_chat_form form;
+        TKV_TRY(tkv_chat_find(g->loaded->gguf, tokenizer, &form, error));
+        TKV_TRY(tkv_chat_write(form, p->system, p->prompt, length, &chat, &length, error));
     }
-    if (status == TKV_OK) {
-        status = tkv_prompt_encode(tokenizer, chat ? chat : p->prompt, length, tokens, error);
-    }
+    const tkv_status status =
+        tkv_prompt_encode(tokenizer, chat ? chat : p->prompt, length, tokens, error);
     free(chat);
-    if (status == TKV_OK) {
-        warn_of_second_begin(tokenizer, tokens);
-    }
-    return status;
+    TKV_TRY(status);
+    warn_of_second_begin(tokenizer, tokens);
+    return TKV_OK;
 }
 
 static tkv_status encode_prompt(generator *g, int *max_tokens, tkv_error *error)
@@ -230,38 +230,36 @@ static tkv_status encode_prompt(generator *g, int *max_tokens, tkv_error *error)
     return check_shift(g, *max_tokens, error);
 }
 
+static tkv_status generate(generator *g, tkv_error *error)
+{
+    const loaded_model *loaded = g->loaded;
+    const int n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size;
+    tkv_session_params session = {.policy = g->params->policy};
+    TKV_TRY(encode_prompt(g, &session.max_tokens, error));
+    command_warn_of_context(loaded, session.max_tokens);
+    g->logits = malloc((size_t)n_vocabulary * sizeof *g->logits);
+    g->result->text = calloc(1, 1);
+    g->text_capacity = 1;
+    if (!g->logits || !g->result->text) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the logits and the text");
+    }
+    TKV_TRY(tkv_session_create(loaded->model, loaded->context, &session, &g->session, error));
+    /* Only tokens that the tokenizer knows can be printed. */
+    TKV_TRY(tkv_sampler_create(&g->params->sampling, tkv_tokenizer_size(loaded->tokenizer),
+                               &g->sampler, error));
+    if (g->params->catches_interrupts) {
+        command_catch_interrupt();
+    }
+    TKV_TRY(prefill(g, error));
+    return command_is_interrupted() ? TKV_OK : decode(g, error);
+}
+
 tkv_status generation_run(const loaded_model *loaded, const generation_params *params,
                           generation *result, tkv_error *error)
 {
     *result = (generation){0};
     generator g = {.loaded = loaded, .params = params, .result = result};
-    const int n_vocabulary = tkv_model_get_config(loaded->model)->vocabulary_size;
-    tkv_session_params session = {.policy = params->policy};
-    tkv_status status = encode_prompt(&g, &session.max_tokens, error);
-    if (status == TKV_OK) {
-        command_warn_of_context(loaded, session.max_tokens);
-        g.logits = malloc((size_t)n_vocabulary * sizeof *g.logits);
-        result->text = calloc(1, 1);
-        g.text_capacity = 1;
-        status =
-            g.logits && result->text
-                ? tkv_session_create(loaded->model, loaded->context, &session, &g.session, error)
-                : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the logits and the text");
-    }
-    if (status == TKV_OK) {
-        /* Only tokens that the tokenizer knows can be printed. */
-        status = tkv_sampler_create(&params->sampling, tkv_tokenizer_size(loaded->tokenizer),
-                                    &g.sampler, error);
-    }
-    if (status == TKV_OK && params->catches_interrupts) {
-        command_catch_interrupt();
-    }
-    if (status == TKV_OK) {
-        status = prefill(&g, error);
-    }
-    if (status == TKV_OK && !command_is_interrupted()) {
-        status = decode(&g, error);
-    }
+    const tkv_status status = generate(&g, error);
     if (g.session) {
         measure_cache(&g);
     }

@@ -2,6 +2,7 @@
 #include "cli/plan.h"
 
 #include "cli/commands.h"
+#include "common/try.h"
 #include "model/session.h"
 
 #include <ctype.h>
@@ -117,6 +118,17 @@ static void list_everything(char list[LIST_SIZE])
     }
 }
 
+static tkv_status read_model(const tkv_gguf *gguf, plan *p, tkv_error *error)
+{
+    TKV_TRY(tkv_geometry_read(gguf, &p->geometry, error));
+    if (p->geometry.n_files > 1 && !p->options->weights) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "%s is one of %d files of the model: give the size of all with --weights",
+                        p->options->model, p->geometry.n_files);
+    }
+    return TKV_OK;
+}
+
 static tkv_status read_geometry(plan *p, tkv_error *error)
 {
     const plan_options *o = p->options;
@@ -124,15 +136,8 @@ static tkv_status read_geometry(plan *p, tkv_error *error)
         return tkv_geometry_uniform(o->n_layers, &o->layer, &p->geometry, error);
     }
     tkv_gguf *gguf = NULL;
-    tkv_status status = tkv_gguf_open(o->model, &gguf, error);
-    if (status == TKV_OK) {
-        status = tkv_geometry_read(gguf, &p->geometry, error);
-    }
-    if (status == TKV_OK && p->geometry.n_files > 1 && !o->weights) {
-        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                          "%s is one of %d files of the model: give the size of all with --weights",
-                          o->model, p->geometry.n_files);
-    }
+    TKV_TRY(tkv_gguf_open(o->model, &gguf, error));
+    const tkv_status status = read_model(gguf, p, error);
     tkv_gguf_close(gguf);
     return status;
 }

@@ -123,34 +123,46 @@ static void add_session(const tkv_session *session, tkv_eval_text_result *result
 }
 
 /* One policy on a chunk; `prefix` has seen the half that is not scored, with f16. */
+/* The sessions of one policy: its own, and f16's where its logits are not kept. */
+typedef struct policy_sessions {
+    tkv_session *tested;
+    tkv_session *exact;
+} policy_sessions;
+
+static tkv_status read_prefix(evaluation *e, int policy, tkv_session *session,
+                              const int32_t *tokens, tkv_error *error)
+{
+    const double start = tkv_clock();
+    const tkv_status status = pass(e, session, tokens, e->first_scored, NULL, error);
+    e->results[policy].seconds += tkv_clock() - start;
+    return status;
+}
+
+static tkv_status run_sessions(evaluation *e, int policy, const tkv_session *prefix,
+                               const int32_t *tokens, policy_sessions *s, tkv_error *error)
+{
+    const tkv_eval_text_params *p = e->params;
+    TKV_TRY(create_session(e, &p->policies[policy], &s->tested, error));
+    if (policy == 0 || !e->is_kept) {
+        TKV_TRY(tkv_session_fork(prefix, e->first_scored, &s->exact, error));
+    }
+    TKV_TRY(read_prefix(e, policy, s->tested, tokens, error));
+    for (int at = e->first_scored; at < p->n_context && !e->is_stopped;) {
+        const int n = p->n_context - at < e->step ? p->n_context - at : e->step;
+        TKV_TRY(score_step(e, policy, s->exact, s->tested, tokens, at, n, error));
+        at += n;
+    }
+    add_session(s->tested, &e->results[policy]);
+    return !e->is_stopped && p->measured ? p->measured(p->measured_user, policy, error) : TKV_OK;
+}
+
 static tkv_status run_policy(evaluation *e, int policy, const tkv_session *prefix,
                              const int32_t *tokens, tkv_error *error)
 {
-    const int n_context = e->params->n_context;
-    tkv_session *session = NULL;
-    tkv_session *exact = NULL;
-    tkv_status status = create_session(e, &e->params->policies[policy], &session, error);
-    if (status == TKV_OK && (policy == 0 || !e->is_kept)) {
-        status = tkv_session_fork(prefix, e->first_scored, &exact, error);
-    }
-    const double start = tkv_clock();
-    if (status == TKV_OK) {
-        status = pass(e, session, tokens, e->first_scored, NULL, error);
-    }
-    e->results[policy].seconds += tkv_clock() - start;
-    for (int at = e->first_scored; at < n_context && status == TKV_OK && !e->is_stopped;) {
-        const int n = n_context - at < e->step ? n_context - at : e->step;
-        status = score_step(e, policy, exact, session, tokens, at, n, error);
-        at += n;
-    }
-    if (status == TKV_OK) {
-        add_session(session, &e->results[policy]);
-    }
-    if (status == TKV_OK && !e->is_stopped && e->params->measured) {
-        status = e->params->measured(e->params->measured_user, policy, error);
-    }
-    tkv_session_free(session);
-    tkv_session_free(exact);
+    policy_sessions sessions = {NULL, NULL};
+    const tkv_status status = run_sessions(e, policy, prefix, tokens, &sessions, error);
+    tkv_session_free(sessions.tested);
+    tkv_session_free(sessions.exact);
     return status;
 }
 
@@ -167,20 +179,22 @@ static tkv_status fill_chunk(evaluation *e, int chunk, tkv_error *error)
     return TKV_OK;
 }
 
+static tkv_status run_policies(evaluation *e, tkv_session *prefix, tkv_error *error)
+{
+    const int32_t *tokens = e->chunk.ids;
+    TKV_TRY(pass(e, prefix, tokens, e->first_scored, NULL, error));
+    for (int i = 0; i < e->params->n_policies && !e->is_stopped; i++) {
+        TKV_TRY(run_policy(e, i, prefix, tokens, error));
+    }
+    return TKV_OK;
+}
+
 static tkv_status run_chunk(evaluation *e, int chunk, tkv_error *error)
 {
     tkv_session *prefix = NULL;
-    tkv_status status = fill_chunk(e, chunk, error);
-    const int32_t *tokens = e->chunk.ids;
-    if (status == TKV_OK) {
-        status = create_session(e, &(tkv_policy){.type_k = TKV_TYPE_F16}, &prefix, error);
-    }
-    if (status == TKV_OK) {
-        status = pass(e, prefix, tokens, e->first_scored, NULL, error);
-    }
-    for (int i = 0; i < e->params->n_policies && status == TKV_OK && !e->is_stopped; i++) {
-        status = run_policy(e, i, prefix, tokens, error);
-    }
+    TKV_TRY(fill_chunk(e, chunk, error));
+    TKV_TRY(create_session(e, &(tkv_policy){.type_k = TKV_TYPE_F16}, &prefix, error));
+    const tkv_status status = run_policies(e, prefix, error);
     tkv_session_free(prefix);
     return status;
 }

@@ -90,21 +90,17 @@ tkv_status tkv_exchange_attend(tkv_exchange *exchange, const tkv_cache *cache, i
                                const tkv_attend_params *params, const float *query, float *attended,
                                tkv_error *error)
 {
+    tkv_context *context = exchange->context;
     const size_t n = (size_t)params->n_queries * sizeof(float);
     const tkv_attend_stats zero = {0, 0};
     tkv_attend_params on_device = *params;
     on_device.stats = params->stats ? exchange->stats : NULL;
-    tkv_status status = tkv_memory_upload(exchange->context, exchange->query, query,
-                                          n * exchange->query_width, error);
-    if (status == TKV_OK && params->stats) {
-        status = tkv_memory_upload(exchange->context, exchange->stats, &zero, sizeof zero, error);
+    TKV_TRY(tkv_memory_upload(context, exchange->query, query, n * exchange->query_width, error));
+    if (params->stats) {
+        TKV_TRY(tkv_memory_upload(context, exchange->stats, &zero, sizeof zero, error));
     }
-    if (status == TKV_OK) {
-        status = tkv_attend(cache, layer, &on_device, exchange->query, exchange->attended, error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_memory_download(exchange->context, attended, exchange->attended,
-                                     n * exchange->attended_width, error);
-    }
-    return status == TKV_OK && params->stats ? add_stats(exchange, params->stats, error) : status;
+    TKV_TRY(tkv_attend(cache, layer, &on_device, exchange->query, exchange->attended, error));
+    TKV_TRY(tkv_memory_download(context, attended, exchange->attended, n * exchange->attended_width,
+                                error));
+    return params->stats ? add_stats(exchange, params->stats, error) : TKV_OK;
 }

@@ -311,13 +311,23 @@ static tkv_status check_params(const tkv_tokenizer_params *params, tkv_error *er
     return TKV_OK;
 }
 
+static tkv_status fill(tkv_tokenizer *tokenizer, const tkv_tokenizer_params *params,
+                       tkv_error *error)
+{
+    TKV_TRY(tkv_tokenizer_fill_ends(tokenizer, params, error));
+    TKV_TRY(fill_entries(tokenizer, params, error));
+    TKV_TRY(tkv_tokenizer_fill_specials(tokenizer, error));
+    if (tokenizer->is_sentencepiece) {
+        return TKV_OK;
+    }
+    TKV_TRY(fill_merges(tokenizer, params, error));
+    return tkv_tokenizer_compile(tokenizer, params->pre_tokenizer, error);
+}
+
 tkv_status tkv_tokenizer_create(const tkv_tokenizer_params *params, tkv_tokenizer **tokenizer,
                                 tkv_error *error)
 {
-    tkv_status status = check_params(params, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_params(params, error));
     tkv_tokenizer *created = calloc(1, sizeof *created);
     if (!created) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a tokenizer");
@@ -328,19 +338,7 @@ tkv_status tkv_tokenizer_create(const tkv_tokenizer_params *params, tkv_tokenize
     created->n_tokens = params->n_tokens;
     created->unknown_token = params->unknown_token;
     memset(created->byte_tokens, -1, sizeof created->byte_tokens);
-    status = tkv_tokenizer_fill_ends(created, params, error);
-    if (status == TKV_OK) {
-        status = fill_entries(created, params, error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_tokenizer_fill_specials(created, error);
-    }
-    if (status == TKV_OK && !created->is_sentencepiece) {
-        status = fill_merges(created, params, error);
-    }
-    if (status == TKV_OK && !created->is_sentencepiece) {
-        status = tkv_tokenizer_compile(created, params->pre_tokenizer, error);
-    }
+    const tkv_status status = fill(created, params, error);
     if (status != TKV_OK) {
         tkv_tokenizer_free(created);
         return status;

@@ -141,19 +141,18 @@ static tkv_status read_token(const tkv_gguf *gguf, const char *key, int32_t n_to
                              int32_t *id, tkv_error *error)
 {
     int64_t value = *id;
-    const tkv_status status = tkv_gguf_get_integer(gguf, key, false, &value, error);
-    if (status == TKV_OK && value >= -1 && value < n_tokens) {
+    TKV_TRY(tkv_gguf_get_integer(gguf, key, false, &value, error));
+    if (value >= -1 && value < n_tokens) {
         *id = (int32_t)value;
-    } else if (status == TKV_OK) {
-        char fallback[32] = "none";
-        if (*id >= 0) {
-            snprintf(fallback, sizeof fallback, "token %d", (int)*id);
-        }
-        warn(v,
-             "%s is %" PRId64 ", beyond the %d tokens of the vocabulary: the default, %s, is used",
-             key, value, (int)n_tokens, fallback);
+        return TKV_OK;
     }
-    return status;
+    char fallback[32] = "none";
+    if (*id >= 0) {
+        snprintf(fallback, sizeof fallback, "token %d", (int)*id);
+    }
+    warn(v, "%s is %" PRId64 ", beyond the %d tokens of the vocabulary: the default, %s, is used",
+         key, value, (int)n_tokens, fallback);
+    return TKV_OK;
 }
 
 /* An optional flag. */

@@ -1,5 +1,7 @@
 #include "model/cuda/cublas.h"
 
+#include "common/try.h"
+
 #include <cublas_v2.h>
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -76,6 +78,16 @@ void tkv_cublas_close(tkv_cublas *cublas)
     free(cublas);
 }
 
+static tkv_status start(tkv_cublas *cublas, cudaStream_t stream, void *workspace, size_t bytes,
+                        tkv_error *error)
+{
+    TKV_TRY(load(cublas, error));
+    TKV_TRY(check(cublas, cublas->create(&cublas->handle), "starting", error));
+    TKV_TRY(check(cublas, cublas->set_stream(cublas->handle, stream), "setting the stream", error));
+    return check(cublas, cublas->set_workspace(cublas->handle, workspace, bytes),
+                 "setting the workspace", error);
+}
+
 tkv_status tkv_cublas_open(cudaStream_t stream, void *workspace, size_t bytes, tkv_cublas **cublas,
                            tkv_error *error)
 {
@@ -83,18 +95,7 @@ tkv_status tkv_cublas_open(cudaStream_t stream, void *workspace, size_t bytes, t
     if (!created) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for cuBLAS's handle");
     }
-    tkv_status status = load(created, error);
-    if (status == TKV_OK) {
-        status = check(created, created->create(&created->handle), "starting", error);
-    }
-    if (status == TKV_OK) {
-        status = check(created, created->set_stream(created->handle, stream), "setting the stream",
-                       error);
-    }
-    if (status == TKV_OK) {
-        status = check(created, created->set_workspace(created->handle, workspace, bytes),
-                       "setting the workspace", error);
-    }
+    const tkv_status status = start(created, stream, workspace, bytes, error);
     if (status != TKV_OK) {
         tkv_cublas_close(created);
         return status;

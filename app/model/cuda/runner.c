@@ -288,26 +288,19 @@ static tkv_status decode(const pass *p, float *logits)
 {
     cuda_runner *r = p->runner;
     const int planned = plan_length(p->cache, p->first_position + 1);
-    tkv_status status = tkv_cache_reserve(p->cache, 1, planned, p->error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_cache_reserve(p->cache, 1, planned, p->error));
     const int64_t generation = tkv_cache_generation(p->cache);
     if (planned != r->planned_length || generation != r->generation) {
         drop_graph(r);
         r->planned_length = planned;
         r->generation = generation;
-        status = run_step(p);
+        TKV_TRY(run_step(p));
     } else {
-        status = r->graph ? TKV_OK : capture_step(p);
-        if (status == TKV_OK) {
-            status = check(p, cudaGraphLaunch(r->graph, r->stream), "launching a graph");
-        }
+        TKV_TRY(r->graph ? TKV_OK : capture_step(p));
+        TKV_TRY(check(p, cudaGraphLaunch(r->graph, r->stream), "launching a graph"));
     }
-    if (status == TKV_OK) {
-        status = tkv_cache_commit(p->cache, p->error);
-    }
-    return status == TKV_OK ? download_logits(p, 1, logits) : status;
+    TKV_TRY(tkv_cache_commit(p->cache, p->error));
+    return download_logits(p, 1, logits);
 }
 
 static tkv_status add_stats(const pass *p, tkv_attend_stats *stats)
@@ -322,6 +315,14 @@ static tkv_status add_stats(const pass *p, tkv_attend_stats *stats)
     return TKV_OK;
 }
 
+static tkv_status run(const pass *p, const tkv_batch *batch)
+{
+    TKV_TRY(upload_input(p, batch->tokens));
+    TKV_TRY(batch->n_tokens == 1 && batch->n_logits == 1 ? decode(p, batch->logits)
+                                                         : run_batch(p, batch->logits));
+    return batch->sparse_v > 0.0f ? add_stats(p, batch->stats) : TKV_OK;
+}
+
 static tkv_status forward(tkv_runner *base, tkv_cache *cache, const tkv_batch *batch,
                           tkv_error *error)
 {
@@ -329,14 +330,7 @@ static tkv_status forward(tkv_runner *base, tkv_cache *cache, const tkv_batch *b
     const pass p = {
         r, cache, batch->n_tokens, batch->first_position, batch->n_logits, batch->sparse_v, error};
     const tkv_current_device current = tkv_enter_device(r->context);
-    tkv_status status = upload_input(&p, batch->tokens);
-    if (status == TKV_OK) {
-        status = batch->n_tokens == 1 && batch->n_logits == 1 ? decode(&p, batch->logits)
-                                                              : run_batch(&p, batch->logits);
-    }
-    if (status == TKV_OK && batch->sparse_v > 0.0f) {
-        status = add_stats(&p, batch->stats);
-    }
+    const tkv_status status = run(&p, batch);
     tkv_leave_device(current);
     return status;
 }
@@ -415,6 +409,14 @@ static tkv_status allocate_buffers(cuda_runner *r, tkv_error *error)
 
 static const tkv_runner_table cuda_table = {forward, bytes_of, free_runner};
 
+/* On its device, which is the current one. */
+static tkv_status fill_runner(cuda_runner *r, tkv_error *error)
+{
+    TKV_TRY(allocate_buffers(r, error));
+    TKV_TRY(tkv_cublas_open(r->stream, r->cublas_workspace, CUBLAS_WORKSPACE, &r->cublas, error));
+    return tkv_cuda_weights_take(r->model, r->context, &r->weights, error);
+}
+
 tkv_status tkv_runner_create_cuda(const tkv_model *model, tkv_context *context, int n_batch,
                                   tkv_runner **runner, tkv_error *error)
 {
@@ -428,14 +430,7 @@ tkv_status tkv_runner_create_cuda(const tkv_model *model, tkv_context *context, 
     created->stream = tkv_stream_of(context);
     created->n_batch = n_batch;
     const tkv_current_device current = tkv_enter_device(context);
-    tkv_status status = allocate_buffers(created, error);
-    if (status == TKV_OK) {
-        status = tkv_cublas_open(created->stream, created->cublas_workspace, CUBLAS_WORKSPACE,
-                                 &created->cublas, error);
-    }
-    if (status == TKV_OK) {
-        status = tkv_cuda_weights_take(model, context, &created->weights, error);
-    }
+    const tkv_status status = fill_runner(created, error);
     tkv_leave_device(current);
     if (status != TKV_OK) {
         free_runner(&created->base);
