@@ -11,6 +11,7 @@ static tkv_status create_layers(tkv_cache *cache, const tkv_cache_params *params
     tkv_status status = TKV_OK;
     for (int i = 0; status == TKV_OK && i < params->n_layers; i++) {
         status = tkv_layer_create(cache->context, params, i, &cache->layers[i], error);
+        cache->n_layers = i + 1; /* what is to be freed */
         if (status == TKV_OK && cache->context->device && cache->layers[i].head_dim_v == 0) {
             status = tkv_fail(error, TKV_ERR_UNSUPPORTED,
                               "layer %d keeps keys only: expected a context on the CPU", i);
@@ -37,10 +38,7 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a cache of %d layers",
                         params->n_layers);
     }
-    *created = (tkv_cache){.context = context,
-                           .n_layers = params->n_layers,
-                           .max_tokens = params->max_tokens,
-                           .layers = layers};
+    *created = (tkv_cache){.context = context, .max_tokens = params->max_tokens, .layers = layers};
     status = create_layers(created, params, error);
     if (status == TKV_OK && context->device) {
         status = tkv_cache_create_on_device(created, error);
