@@ -109,12 +109,11 @@ static tkv_status create_fork(const tkv_cache *cache, tkv_cache **fork, tkv_erro
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a fork of %d layers",
                         cache->n_layers);
     }
-    *created = (tkv_cache){.context = cache->context,
-                           .n_layers = cache->n_layers,
-                           .max_tokens = cache->max_tokens,
-                           .layers = layers};
+    *created =
+        (tkv_cache){.context = cache->context, .max_tokens = cache->max_tokens, .layers = layers};
     tkv_status status = TKV_OK;
     for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
+        created->n_layers = i + 1; /* those that may be freed */
         status = copy_shape(&cache->layers[i], &layers[i], error);
     }
     if (status == TKV_OK && cache->context->device) {

@@ -128,6 +128,23 @@ static tkv_status create(tkv_context *context, tkv_cache **cache, tkv_error *err
     return tkv_cache_create(context, &params, cache, error);
 }
 
+/* Of several layers, each with a copy of the rope. */
+static tkv_status create_with_rope(tkv_context *context, tkv_cache **cache, tkv_error *error)
+{
+    const float frequencies[2] = {1.0f, 0.1f};
+    const tkv_rope rope = {true, 4, frequencies};
+    const tkv_type types[3] = {TKV_TYPE_TURBO3, TKV_TYPE_TURBO4, TKV_TYPE_F16};
+    const tkv_cache_params params = {.n_layers = 3,
+                                     .n_kv_heads = 1,
+                                     .head_dim_k = DIM,
+                                     .head_dim_v = DIM,
+                                     .max_tokens = 1000,
+                                     .types_k = types,
+                                     .types_v = types,
+                                     .rope = &rope};
+    return tkv_cache_create(context, &params, cache, error);
+}
+
 static tkv_context *create_context(void)
 {
     tkv_context *context = NULL;
@@ -136,10 +153,10 @@ static tkv_context *create_context(void)
     return context;
 }
 
-static void creating(void **state)
+/* Runs what makes a cache, of a context or of another cache, with each allocation failing. */
+static void check_making(tkv_status (*make)(void *from, tkv_cache **cache, tkv_error *error),
+                         void *from, int min_allocations)
 {
-    (void)state;
-    tkv_context *context = create_context();
     tkv_error error;
     for (int is_once = 0; is_once < 2; is_once++) {
         int n = 0;
@@ -147,7 +164,7 @@ static void creating(void **state)
             tkv_cache *cache = NULL;
             const size_t before = allocated_bytes();
             start_failing(n, is_once != 0);
-            const tkv_status status = create(context, &cache, &error);
+            const tkv_status status = make(from, &cache, &error);
             stop_failing();
             assert_int_equal(status, has_failed ? TKV_ERR_OUT_OF_MEMORY : TKV_OK);
             assert_true(has_failed == !cache);
@@ -155,8 +172,35 @@ static void creating(void **state)
             assert_int_equal(allocated_bytes(), before);
             n++;
         } while (has_failed);
-        assert_true(n > 2);
+        assert_true(n > min_allocations);
     }
+}
+
+static tkv_status make_plain(void *context, tkv_cache **cache, tkv_error *error)
+{
+    return create(context, cache, error);
+}
+
+static tkv_status make_with_rope(void *context, tkv_cache **cache, tkv_error *error)
+{
+    return create_with_rope(context, cache, error);
+}
+
+static tkv_status make_fork(void *cache, tkv_cache **fork, tkv_error *error)
+{
+    return tkv_cache_fork(cache, 0, fork, error);
+}
+
+static void creating(void **state)
+{
+    (void)state;
+    tkv_context *context = create_context();
+    tkv_cache *cache = NULL;
+    check_making(make_plain, context, 2);
+    check_making(make_with_rope, context, 5);
+    assert_ok(create_with_rope(context, &cache, &error));
+    check_making(make_fork, cache, 5);
+    tkv_cache_free(cache);
     tkv_context_free(context);
 }
 
