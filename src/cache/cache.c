@@ -10,7 +10,6 @@ static tkv_status create_layers(tkv_cache *cache, const tkv_cache_params *params
 {
     tkv_status status = TKV_OK;
     for (int i = 0; status == TKV_OK && i < params->n_layers; i++) {
-        cache->n_layers = i + 1; /* those that may be freed */
         status = tkv_layer_create(cache->context, params, i, &cache->layers[i], error);
         cache->n_layers = i + 1; /* what is to be freed */
         if (status == TKV_OK && cache->context->device && cache->layers[i].head_dim_v == 0) {
