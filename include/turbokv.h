@@ -649,6 +649,7 @@ typedef struct tkv_check_params {
     const int *head_dims; /* [n_head_dims], multiples of 16; NULL: 64, 80, 96, 128 and 256 */
     int n_head_dims;
     int n_tokens;      /* of a layer; 0: 8192 */
+    int n_kv_heads;    /* of a layer, with four query heads each; 0: 8 */
     tkv_effort effort; /* of encoding */
     double seconds;    /* for each measurement; 0: 0.02 */
     uint64_t reserved[8];

@@ -1,8 +1,8 @@
 #include "gate/machine.h"
 
 #include "common/try.h"
+#include "device/context.h"
 #include "eval/clock.h"
-#include "gate/device_test.h"
 #include "gate/isolate.h"
 
 #include <stdio.h>
@@ -77,27 +77,24 @@ typedef struct step {
     int n_threads;
 } step;
 
-/* A context on the kernels that are examined. */
+/* A context on what is examined. */
 static tkv_status open_context(const step *s, tkv_context **context, tkv_error *error)
 {
+    const tkv_gate_candidate *c = &s->candidate;
     const tkv_context_params params = {.n_threads = s->n_threads,
                                        .effort = TKV_EFFORT_FAST,
-                                       .kernels = s->candidate.kernels->name};
-    return tkv_context_create(&params, context, error);
+                                       .kernels = c->kernels ? c->kernels->name : NULL};
+    return tkv_context_create_on(c->table, c->index, &params, context, error);
 }
 
 static tkv_status test_in_child(void *argument, void *result, tkv_error *error)
 {
     const step *s = argument;
-    const tkv_gate_candidate *c = &s->candidate;
     tkv_context *context = NULL;
-    if (c->table) {
-        return tkv_device_test_run(c->table, c->index, TKV_DEVICE_TEST_ALL, result, error);
-    }
-    tkv_status status = open_context(s, &context, error);
-    if (status == TKV_OK) {
-        status = tkv_self_test_run(context, TKV_SELF_TEST_OF_CPU, 0, result, error);
-    }
+    TKV_TRY(open_context(s, &context, error));
+    const tkv_status status = tkv_self_test_run(
+        context, s->candidate.kernels ? TKV_SELF_TEST_OF_CPU : TKV_SELF_TEST_OF_DEVICE, 0, result,
+        error);
     tkv_context_free(context);
     return status;
 }
@@ -105,15 +102,12 @@ static tkv_status test_in_child(void *argument, void *result, tkv_error *error)
 static tkv_status probe_in_child(void *argument, void *result, tkv_error *error)
 {
     const step *s = argument;
-    const tkv_gate_candidate *c = &s->candidate;
     tkv_context *context = NULL;
-    if (c->table) {
-        return tkv_device_probe_run(c->table, c->index, TKV_DEVICE_PROBE_TOKENS, result, error);
-    }
-    tkv_status status = open_context(s, &context, error);
-    if (status == TKV_OK) {
-        status = tkv_probe_run(context, result, error);
-    }
+    TKV_TRY(open_context(s, &context, error));
+    const tkv_status status =
+        s->candidate.kernels
+            ? tkv_probe_run(context, result, error)
+            : tkv_probe_run_on_device(context, TKV_PROBE_DEVICE_TOKENS, result, error);
     tkv_context_free(context);
     return status;
 }

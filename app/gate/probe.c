@@ -73,3 +73,25 @@ tkv_status tkv_probe_run(tkv_context *context, tkv_probe *probe, tkv_error *erro
     }
     return status;
 }
+
+static void note(void *user, const tkv_check_result *result)
+{
+    tkv_probe *probe = user;
+    probe->microseconds[result->type] = 1e6 * result->seconds;
+}
+
+tkv_status tkv_probe_run_on_device(tkv_context *context, int n_tokens, tkv_probe *probe,
+                                   tkv_error *error)
+{
+    static const int head_dim = TKV_PROBE_HEAD_DIM;
+    const tkv_check_params params = {.mode = TKV_CHECK_SPEED,
+                                     .operations = 1u << TKV_OPERATION_ATTEND,
+                                     .head_dims = &head_dim,
+                                     .n_head_dims = 1,
+                                     .n_tokens = n_tokens,
+                                     .n_kv_heads = TKV_PROBE_KV_HEADS,
+                                     .effort = TKV_EFFORT_FAST,
+                                     .seconds = TIME_SECONDS};
+    *probe = (tkv_probe){.n_tokens = n_tokens};
+    return tkv_check_run(context, &params, note, probe, error);
+}

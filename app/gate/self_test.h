@@ -10,7 +10,8 @@
      1u << TKV_OPERATION_ENCODE | 1u << TKV_OPERATION_DECODE | 1u << TKV_OPERATION_SCORES |        \
      1u << TKV_OPERATION_ACCUMULATE)
 #define TKV_SELF_TEST_OF_DEVICE                                                                    \
-    (1u << TKV_OPERATION_ROTATE | 1u << TKV_OPERATION_STORE | 1u << TKV_OPERATION_LOAD |           \
+    (1u << TKV_OPERATION_ROTATE | 1u << TKV_OPERATION_UNROTATE | 1u << TKV_OPERATION_MOVE_ROWS |   \
+     1u << TKV_OPERATION_JOIN | 1u << TKV_OPERATION_STORE | 1u << TKV_OPERATION_LOAD |             \
      1u << TKV_OPERATION_ATTEND)
 
 typedef struct tkv_operation_result {

@@ -15,6 +15,10 @@ tkv_status tkv_check_kernels(const tkv_kernels *const *tables, int n_tables,
                              const tkv_check_params *params, tkv_check_report report, void *user,
                              tkv_error *error);
 
+/* The same of a device. */
+tkv_status tkv_check_device(tkv_device *device, const tkv_check_params *params,
+                            tkv_check_report report, void *user, tkv_error *error);
+
 /* Tables that tkv_check_kernels takes at most. */
 #define TKV_CHECK_MAX_TABLES 8
 

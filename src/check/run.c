@@ -48,7 +48,7 @@ tkv_status tkv_check_run(tkv_context *context, const tkv_check_params *params,
         return status;
     }
     if (context->device) {
-        return tkv_fail(error, TKV_ERR_UNSUPPORTED, "devices are not checked yet");
+        return tkv_check_device(context->device, params, report, user, error);
     }
     if (!params->every_set) {
         tables[n_tables++] = context->kernels;
