@@ -1,5 +1,5 @@
-// Parts of a sequence: rows on their way to a segment's frame, and what attention makes of each
-// segment joined. Bound by memory, a read and a write a value.
+/* Parts of a sequence: rows on their way to a segment's frame, and what attention makes of each
+ * segment joined. Bound by memory, a read and a write a value. */
 #include "device/cuda/kernels_cuda.h"
 
 namespace tkv_cuda
@@ -7,15 +7,15 @@ namespace tkv_cuda
 namespace
 {
 
-constexpr int N_THREADS = 256;
+constexpr int n_threads = 256;
 
-// The pair of a coordinate, and whether it is the pair's second.
-struct Place {
+/* The pair of a coordinate, and whether it is the pair's second. */
+struct pair_place {
     int pair;
     bool is_second;
 };
 
-__device__ Place place_of(const tkv_device_rows &rows, int coordinate)
+__device__ pair_place place_of(const tkv_device_rows &rows, int coordinate)
 {
     if (rows.is_interleaved) {
         return {coordinate / 2, coordinate % 2 != 0};
@@ -24,12 +24,12 @@ __device__ Place place_of(const tkv_device_rows &rows, int coordinate)
     return {is_second ? coordinate - rows.n_pairs : coordinate, is_second};
 }
 
-// One coordinate of a row that is turned. Products are rounded before they are added: this file is
-// compiled without contraction.
+/* One coordinate of a row that is turned. Products are rounded before they are added: this file is
+ * compiled without contraction. */
 __device__ float turn(const tkv_device_rows &rows, const float *row, int coordinate)
 {
-    const Place place = place_of(rows, coordinate);
-    const float *turns = reinterpret_cast<const float *>(rows.turns);
+    const pair_place place = place_of(rows, coordinate);
+    const float *turns = (const float *)rows.turns;
     const float x = row[rows.is_interleaved ? 2 * place.pair : place.pair];
     const float y = row[rows.is_interleaved ? 2 * place.pair + 1 : place.pair + rows.n_pairs];
     const float cosine = turns[place.pair];
@@ -38,32 +38,31 @@ __device__ float turn(const tkv_device_rows &rows, const float *row, int coordin
     return place.is_second ? x * sine + y * cosine : x * cosine - y * sine;
 }
 
-__global__ void __launch_bounds__(N_THREADS) move_rows(const __grid_constant__ tkv_device_rows rows)
+__global__ void __launch_bounds__(n_threads) move_rows(const __grid_constant__ tkv_device_rows rows)
 {
-    const uint64_t at = static_cast<uint64_t>(blockIdx.x) * N_THREADS + threadIdx.x;
+    const uint64_t at = (uint64_t)blockIdx.x * n_threads + threadIdx.x;
     if (at >= rows.n_rows * rows.to_width) {
         return;
     }
-    const int coordinate = static_cast<int>(at % rows.to_width);
-    const float *row =
-        reinterpret_cast<const float *>(rows.from) + at / rows.to_width * rows.from_width;
+    const int coordinate = (int)(at % rows.to_width);
+    const float *row = (const float *)rows.from + at / rows.to_width * rows.from_width;
     float value = coordinate < rows.from_width ? row[coordinate] : 0.0f;
     if (rows.turns && coordinate < 2 * rows.n_pairs) {
         value = turn(rows, row, coordinate);
     }
-    reinterpret_cast<float *>(rows.to)[at] = value;
+    ((float *)rows.to)[at] = value;
 }
 
-// A warp for each row.
-__global__ void __launch_bounds__(N_THREADS)
+/* A warp for each row. */
+__global__ void __launch_bounds__(n_threads)
     join_parts(const __grid_constant__ tkv_device_join join)
 {
-    const uint64_t row = static_cast<uint64_t>(blockIdx.x) * (N_THREADS / 32) + threadIdx.x / 32;
+    const uint64_t row = (uint64_t)blockIdx.x * (n_threads / 32) + threadIdx.x / 32;
     if (row >= join.n_rows) {
         return;
     }
     const int lane = threadIdx.x % 32;
-    const float *log_sums = reinterpret_cast<const float *>(join.log_sums) + row;
+    const float *log_sums = (const float *)join.log_sums + row;
     float maximum = -INFINITY;
     for (int p = 0; p < join.n_parts; p++) {
         maximum = fmaxf(maximum, log_sums[p * join.n_rows]);
@@ -77,23 +76,23 @@ __global__ void __launch_bounds__(N_THREADS)
         for (int p = 0; p < join.n_parts; p++) {
             const float weight = expf(log_sums[p * join.n_rows] - maximum) / total;
             const uint64_t at = (p * join.n_rows + row) * join.from_width + j;
-            // What sees nothing of a part may hold anything; a weight that is NaN is not hidden.
-            sum += weight != 0.0f ? weight * reinterpret_cast<const float *>(join.parts)[at] : 0.0f;
+            /* What sees nothing of a part may hold anything; a weight that is NaN is not hidden. */
+            sum += weight != 0.0f ? weight * ((const float *)join.parts)[at] : 0.0f;
         }
-        reinterpret_cast<float *>(join.out)[row * join.to_width + j] = sum;
+        ((float *)join.out)[row * join.to_width + j] = sum;
     }
     if (join.log_sums_out && lane == 0) {
-        reinterpret_cast<float *>(join.log_sums_out)[row] = maximum + logf(total);
+        ((float *)join.log_sums_out)[row] = maximum + logf(total);
     }
 }
 
 unsigned blocks_for(uint64_t n, int a_block)
 {
-    return static_cast<unsigned>((n + a_block - 1) / a_block);
+    return (unsigned)((n + a_block - 1) / a_block);
 }
 
-} // namespace
-} // namespace tkv_cuda
+} /* namespace */
+} /* namespace tkv_cuda */
 
 using namespace tkv_cuda;
 
@@ -102,7 +101,7 @@ cudaError_t tkv_cuda_move_rows(const tkv_device_rows *rows, cudaStream_t stream)
     if (rows->n_rows == 0) {
         return cudaSuccess;
     }
-    move_rows<<<blocks_for(rows->n_rows * rows->to_width, N_THREADS), N_THREADS, 0, stream>>>(
+    move_rows<<<blocks_for(rows->n_rows * rows->to_width, n_threads), n_threads, 0, stream>>>(
         *rows);
     return cudaGetLastError();
 }
@@ -112,6 +111,6 @@ cudaError_t tkv_cuda_join(const tkv_device_join *join, cudaStream_t stream)
     if (join->n_rows == 0) {
         return cudaSuccess;
     }
-    join_parts<<<blocks_for(join->n_rows, N_THREADS / 32), N_THREADS, 0, stream>>>(*join);
+    join_parts<<<blocks_for(join->n_rows, n_threads / 32), n_threads, 0, stream>>>(*join);
     return cudaGetLastError();
 }

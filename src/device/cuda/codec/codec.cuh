@@ -1,7 +1,7 @@
-// What the kernels of the codec share: the numbers of docs/FORMAT.md in constant memory, halves as
-// src/base/half.h makes them, what a type is made of, and where blocks and codes lie.
-#ifndef TKV_BACKEND_CUDA_CODEC_CUH
-#define TKV_BACKEND_CUDA_CODEC_CUH
+/* What the kernels of the codec share: the numbers of docs/FORMAT.md in constant memory, halves as
+ * src/base/half.h makes them, what a type is made of, and where blocks and codes lie. */
+#ifndef TKV_DEVICE_CUDA_CODEC_CODEC_CUH
+#define TKV_DEVICE_CUDA_CODEC_CODEC_CUH
 
 #include "device/device_layout.h"
 #include "format/constants.h"
@@ -14,7 +14,8 @@ namespace tkv_cuda
 {
 
 constexpr int page_tokens = TKV_PAGE_TOKENS;
-constexpr int group_tokens = 32; // whose codes share a word of a value page
+constexpr uint32_t full_warp = 0xffffffffu;
+constexpr int group_tokens = 32; /* whose codes share a word of a value page */
 
 constexpr float half_max = 65504.0f;
 constexpr uint32_t half_nan = 0x7e00u;
@@ -25,7 +26,7 @@ __device__ inline uint32_t to_half(float value)
     return isnan(value) ? (__float_as_uint(value) >> 16 & 0x8000u) | half_nan : half;
 }
 
-// Finite values that would round to infinity become the largest half.
+/* Finite values that would round to infinity become the largest half. */
 __device__ inline uint32_t to_finite_half(float value)
 {
     const uint32_t half = to_half(value);
@@ -37,8 +38,8 @@ __device__ inline float from_half(uint32_t half)
     return __half2float(__ushort_as_half((unsigned short)half));
 }
 
-// The instruction itself, which __byte_perm is not: bit 3 of a selector asks for eight copies of
-// the byte's sign.
+/* The instruction itself, which __byte_perm is not: bit 3 of a selector asks for eight copies of
+ * the byte's sign. */
 __device__ inline uint32_t byte_permute(uint32_t low, uint32_t high, uint32_t selector)
 {
     uint32_t result;
@@ -46,40 +47,40 @@ __device__ inline uint32_t byte_permute(uint32_t low, uint32_t high, uint32_t se
     return result;
 }
 
-// What a coded type is made of (tkv_type_get_layout at compile time).
-template <int TYPE> struct type_traits {
-    static constexpr bool is_uniform = TYPE == TKV_TYPE_TURBO8;
-    static constexpr bool is_trellis = TYPE == TKV_TYPE_TRELLIS3 || TYPE == TKV_TYPE_TRELLIS2;
-    static constexpr bool is_sketch = TYPE == TKV_TYPE_TURBO4Q || TYPE == TKV_TYPE_TURBO3Q;
-    // log2 of the levels of the codebook or trellis
+/* What a coded type is made of (tkv_type_get_layout at compile time). */
+template <int Type> struct type_traits {
+    static constexpr bool is_uniform = Type == TKV_TYPE_TURBO8;
+    static constexpr bool is_trellis = Type == TKV_TYPE_TRELLIS3 || Type == TKV_TYPE_TRELLIS2;
+    static constexpr bool is_sketch = Type == TKV_TYPE_TURBO4Q || Type == TKV_TYPE_TURBO3Q;
+    /* log2 of the levels of the codebook or trellis */
     static constexpr int level_bits =
-        TYPE == TKV_TYPE_TURBO4 || TYPE == TKV_TYPE_TRELLIS3                               ? 4
-        : TYPE == TKV_TYPE_TURBO3 || TYPE == TKV_TYPE_TRELLIS2 || TYPE == TKV_TYPE_TURBO4Q ? 3
+        Type == TKV_TYPE_TURBO4 || Type == TKV_TYPE_TRELLIS3                               ? 4
+        : Type == TKV_TYPE_TURBO3 || Type == TKV_TYPE_TRELLIS2 || Type == TKV_TYPE_TURBO4Q ? 3
                                                                                            : 2;
     static constexpr int n_planes =
-        TYPE == TKV_TYPE_TURBO4Q                                                        ? 3
-        : TYPE == TKV_TYPE_TURBO8 || TYPE == TKV_TYPE_TURBO4 || TYPE == TKV_TYPE_TURBO2 ? 1
+        Type == TKV_TYPE_TURBO4Q                                                        ? 3
+        : Type == TKV_TYPE_TURBO8 || Type == TKV_TYPE_TURBO4 || Type == TKV_TYPE_TURBO2 ? 1
                                                                                         : 2;
-    static constexpr int code_bits = TYPE == TKV_TYPE_TURBO8                                ? 8
-                                     : TYPE == TKV_TYPE_TURBO4 || TYPE == TKV_TYPE_TURBO4Q  ? 4
-                                     : TYPE == TKV_TYPE_TURBO2 || TYPE == TKV_TYPE_TRELLIS2 ? 2
+    static constexpr int code_bits = Type == TKV_TYPE_TURBO8                                ? 8
+                                     : Type == TKV_TYPE_TURBO4 || Type == TKV_TYPE_TURBO4Q  ? 4
+                                     : Type == TKV_TYPE_TURBO2 || Type == TKV_TYPE_TRELLIS2 ? 2
                                                                                             : 3;
     static constexpr int n_side_fields = is_sketch ? 2 : 1;
-    static constexpr int free_bits = TYPE == TKV_TYPE_TRELLIS3 ? 2 : 1;
+    static constexpr int free_bits = Type == TKV_TYPE_TRELLIS3 ? 2 : 1;
 
     __host__ __device__ static constexpr int plane_bits(int plane)
     {
-        return n_planes == 1 ? code_bits : TYPE == TKV_TYPE_TRELLIS2 || plane > 0 ? 1 : 2;
+        return n_planes == 1 ? code_bits : Type == TKV_TYPE_TRELLIS2 || plane > 0 ? 1 : 2;
     }
 
-    // Bits of a code that lie in earlier planes.
+    /* Bits of a code that lie in earlier planes. */
     __host__ __device__ static constexpr int low_bit(int plane)
     {
         return plane == 0 ? 0 : plane_bits(0) + plane - 1;
     }
 };
 
-// Bytes of a page; of f16 for n_slots rows.
+/* Bytes of a page; of f16 for n_slots rows. */
 __host__ __device__ inline uint64_t page_bytes(int type, int head_dim, int n_slots)
 {
     switch (type) {
@@ -95,7 +96,7 @@ __host__ __device__ inline uint64_t page_bytes(int type, int head_dim, int n_slo
     }
 }
 
-// Blocks by position, as in src/cache/cache.h.
+/* Blocks by position, as in src/cache/cache.h. */
 __host__ __device__ inline int sink_blocks(const tkv_device_layer &layer)
 {
     return (layer.n_sinks + page_tokens - 1) / page_tokens;
@@ -119,7 +120,7 @@ __host__ __device__ inline int block_of(const tkv_device_layer &layer, int posit
                                     : sink_blocks(layer) + (position - layer.n_sinks) / page_tokens;
 }
 
-// Blocks that n_tokens tokens in a row can touch, wherever they begin.
+/* Blocks that n_tokens tokens in a row can touch, wherever they begin. */
 __host__ inline int max_blocks(const tkv_device_layer &layer, int n_tokens)
 {
     const int n = (n_tokens + page_tokens - 2) / page_tokens + 1;
@@ -136,19 +137,18 @@ __host__ __device__ inline int layer_type(const tkv_device_layer &layer, int ord
     return order == TKV_ORDER_KEY ? layer.type_k : layer.type_v;
 }
 
-// The page of a KV head in a block, and how it is coded.
+/* The page of a KV head in a block, and how it is coded. */
 struct page_place {
     uint8_t *page;
     int type;
-    const float *mean; // [head_dim], or NULL
+    const float *mean; /* [head_dim], or NULL */
 };
 
 __device__ inline page_place place_page(const tkv_device_layer &layer,
                                         const tkv_device_sequence &sequence, int block, int head,
                                         int order)
 {
-    const tkv_device_block entry =
-        reinterpret_cast<const tkv_device_block *>(sequence.blocks)[block];
+    const tkv_device_block entry = ((const tkv_device_block *)sequence.blocks)[block];
     const int type_k = entry.is_exact ? TKV_TYPE_F16 : layer.type_k;
     const int type_v = entry.is_exact ? TKV_TYPE_F16 : layer.type_v;
     const int n_slots = entry.is_exact ? entry.n_slots : page_tokens;
@@ -156,23 +156,21 @@ __device__ inline page_place place_page(const tkv_device_layer &layer,
     const uint64_t pair = key_bytes + page_bytes(type_v, layer.head_dim_v, n_slots);
     const bool is_value = order == TKV_ORDER_VALUE;
     page_place place;
-    place.page =
-        reinterpret_cast<uint8_t *>(entry.pages + head * pair + (is_value ? key_bytes : 0));
+    place.page = (uint8_t *)(entry.pages + head * pair + (is_value ? key_bytes : 0));
     place.type = is_value ? type_v : type_k;
     const uint64_t means = is_value ? sequence.mean_v : sequence.mean_k;
-    place.mean =
-        means != 0 && place.type != TKV_TYPE_F16
-            ? reinterpret_cast<const float *>(means) + (size_t)head * layer_head_dim(layer, order)
-            : nullptr;
+    place.mean = means != 0 && place.type != TKV_TYPE_F16
+                     ? (const float *)means + (size_t)head * layer_head_dim(layer, order)
+                     : nullptr;
     return place;
 }
 
-// Words of a plane of `bits` bits.
+/* Words of a plane of `bits` bits. */
 __host__ __device__ inline int plane_words(int bits, int head_dim)
 {
     return head_dim * bits * (page_tokens / 32);
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

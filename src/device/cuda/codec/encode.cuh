@@ -1,7 +1,7 @@
-// Quantisation of one row in a half-warp (docs/FORMAT.md section 9), bit for bit as
-// src/format/quantise.c; the trellis search is in trellis_search.cuh.
-#ifndef TKV_BACKEND_CUDA_ENCODE_CUH
-#define TKV_BACKEND_CUDA_ENCODE_CUH
+/* Quantisation of one row in a half-warp (docs/FORMAT.md section 9), bit for bit as
+ * src/format/quantise.c; the trellis search is in trellis_search.cuh. */
+#ifndef TKV_DEVICE_CUDA_CODEC_ENCODE_CUH
+#define TKV_DEVICE_CUDA_CODEC_ENCODE_CUH
 
 #include "device/cuda/codec/levels.cuh"
 #include "device/cuda/codec/row.cuh"
@@ -17,11 +17,11 @@ __constant__ const float thresholds2[] = TKV_CODEBOOK_THRESHOLDS_2;
 __constant__ const float thresholds3[] = TKV_CODEBOOK_THRESHOLDS_3;
 __constant__ const float thresholds4[] = TKV_CODEBOOK_THRESHOLDS_4;
 
-// A rotated row on its way; the same in all lanes of the row but for y.
+/* A rotated row on its way; the same in all lanes of the row but for y. */
 template <int N> struct row_input {
     float y[row_shape<N>::capacity];
     float norm2;
-    float to_unit; // z = y * to_unit has unit variance
+    float to_unit; /* z = y * to_unit has unit variance */
     bool is_finite;
     bool is_huge;
     bool is_zero;
@@ -30,10 +30,10 @@ template <int N> struct row_input {
 
 template <int N> struct row_codes {
     uint32_t codes[row_shape<N>::capacity];
-    uint32_t side[2]; // the same in all lanes
+    uint32_t side[2]; /* the same in all lanes */
 };
 
-// Rotates a row that is in in->y.
+/* Rotates a row that is in in->y. */
 template <int N> __device__ void prepare_row(const row_shape<N> &shape, row_input<N> *in)
 {
     bool is_finite = true;
@@ -60,13 +60,13 @@ __device__ inline float unbiased_scale(float norm2, float dot)
     return fminf(__fdiv_rn(norm2, dot) * TKV_LEVEL_UNIT, half_max);
 }
 
-// Code and level of the nearest entry of a codebook.
-template <int BITS> __device__ uint32_t nearest_code(float z)
+/* Code and level of the nearest entry of a codebook. */
+template <int Bits> __device__ uint32_t nearest_code(float z)
 {
-    const float *thresholds = BITS == 2 ? thresholds2 : BITS == 3 ? thresholds3 : thresholds4;
+    const float *thresholds = Bits == 2 ? thresholds2 : Bits == 3 ? thresholds3 : thresholds4;
     uint32_t code = 0;
 #pragma unroll
-    for (int k = 0; k < (1 << BITS) - 1; k++) {
+    for (int k = 0; k < (1 << Bits) - 1; k++) {
         code += z > thresholds[k];
     }
     return code;
@@ -87,8 +87,8 @@ __device__ void quantise_uniform(const row_shape<N> &shape, const row_input<N> &
     out->side[1] = 0;
 }
 
-// Codes, levels and <z, levels>.
-template <int N, int BITS>
+/* Codes, levels and <z, levels>. */
+template <int N, int Bits>
 __device__ float choose_codes(const row_shape<N> &shape, const row_input<N> &in, row_codes<N> *out,
                               float *levels)
 {
@@ -96,29 +96,29 @@ __device__ float choose_codes(const row_shape<N> &shape, const row_input<N> &in,
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         z[i] = in.y[i] * in.to_unit;
-        out->codes[i] = nearest_code<BITS>(z[i]);
-        levels[i] = codebook_level<BITS>(out->codes[i]);
+        out->codes[i] = nearest_code<Bits>(z[i]);
+        levels[i] = codebook_level<Bits>(out->codes[i]);
     }
     return dot_row(shape, z, levels);
 }
 
-template <int N, int BITS>
+template <int N, int Bits>
 __device__ void quantise_codebook(const row_shape<N> &shape, const row_input<N> &in,
                                   row_codes<N> *out)
 {
     float levels[row_shape<N>::capacity];
-    const float dot = choose_codes<N, BITS>(shape, in, out, levels);
+    const float dot = choose_codes<N, Bits>(shape, in, out, levels);
     out->side[0] = to_half(unbiased_scale(in.norm2, __fdiv_rn(dot, in.to_unit)));
     out->side[1] = 0;
 }
 
-template <int N, int BITS>
+template <int N, int Bits>
 __device__ void quantise_sketch(const row_shape<N> &shape, const row_input<N> &in,
                                 row_codes<N> *out)
 {
     float levels[row_shape<N>::capacity];
     float residual[row_shape<N>::capacity];
-    const float dot = choose_codes<N, BITS>(shape, in, out, levels);
+    const float dot = choose_codes<N, Bits>(shape, in, out, levels);
     const float scale =
         __fdiv_rn(__fdiv_rn(dot, in.to_unit), dot_row(shape, levels, levels)) * TKV_LEVEL_UNIT;
     out->side[0] = to_half(fminf(scale, half_max));
@@ -131,7 +131,7 @@ __device__ void quantise_sketch(const row_shape<N> &shape, const row_input<N> &i
     mix(shape, sketch_signs, residual);
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
-        out->codes[i] |= (uint32_t)(residual[i] < 0.0f) << BITS;
+        out->codes[i] |= (uint32_t)(residual[i] < 0.0f) << Bits;
     }
     const float d = (float)shape.head_dim;
     const float step =
@@ -139,7 +139,7 @@ __device__ void quantise_sketch(const row_shape<N> &shape, const row_input<N> &i
     out->side[1] = to_half(fminf(step, half_max));
 }
 
-// What the rows that cannot be quantised become.
+/* What the rows that cannot be quantised become. */
 template <int N>
 __device__ void finish_row(const row_shape<N> &shape, const row_input<N> &in,
                            uint32_t saturated_scale, row_codes<N> *out)
@@ -158,11 +158,11 @@ __device__ void finish_row(const row_shape<N> &shape, const row_input<N> &in,
     }
 }
 
-// Encodes the row in in->y; TYPE is no trellis type.
-template <int N, int TYPE>
+/* Encodes the row in in->y; Type is no trellis type. */
+template <int N, int Type>
 __device__ void encode_row(const row_shape<N> &shape, row_input<N> *in, row_codes<N> *out)
 {
-    typedef type_traits<TYPE> traits;
+    typedef type_traits<Type> traits;
     prepare_row(shape, in);
     if (traits::is_uniform) {
         quantise_uniform(shape, *in, out);
@@ -174,6 +174,6 @@ __device__ void encode_row(const row_shape<N> &shape, row_input<N> *in, row_code
     finish_row(shape, *in, 0x7bffu, out);
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

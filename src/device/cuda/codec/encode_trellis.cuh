@@ -1,6 +1,7 @@
-// Quantisation of the trellis types: two rows a warp, as quantise_trellis of src/format/quantise.c.
-#ifndef TKV_BACKEND_CUDA_ENCODE_TRELLIS_CUH
-#define TKV_BACKEND_CUDA_ENCODE_TRELLIS_CUH
+/* Quantisation of the trellis types: two rows a warp, as quantise_trellis of src/format/quantise.c.
+ */
+#ifndef TKV_DEVICE_CUDA_CODEC_ENCODE_TRELLIS_CUH
+#define TKV_DEVICE_CUDA_CODEC_ENCODE_TRELLIS_CUH
 
 #include "device/cuda/codec/encode.cuh"
 #include "device/cuda/codec/trellis_search.cuh"
@@ -10,7 +11,7 @@ namespace tkv_cuda
 
 __constant__ const float search_gains[] = {1.0f, 0.97f, 1.03f};
 
-// The half nearest to `scale` that carries the start bits.
+/* The half nearest to `scale` that carries the start bits. */
 __device__ inline uint32_t trellis_field(float scale, uint32_t start)
 {
     const int base = (int)((to_half(scale) & ~31u) | (start & 31u));
@@ -26,14 +27,14 @@ __device__ inline uint32_t trellis_field(float scale, uint32_t start)
     return (uint32_t)best | start >> 5 << 15;
 }
 
-// Index of the target of a coordinate in a nearest_table.
+/* Index of the target of a coordinate in a nearest_table. */
 __device__ inline int target_index(float z, float unit)
 {
     const float limit = (float)target_limit;
     return (int)fmaxf(-limit, fminf(rintf(z * unit), limit)) + target_limit;
 }
 
-template <int N, int FREE_BITS>
+template <int N, int FreeBits>
 __device__ void write_costs(const row_shape<N> &shape, const row_input<N> &in, float unit,
                             const search_scratch &scratch)
 {
@@ -41,7 +42,7 @@ __device__ void write_costs(const row_shape<N> &shape, const row_input<N> &in, f
     const int row = threadIdx.x / half_warp % 2;
     uint2 *costs = in_shared<uint2>(scratch.costs) + row * shape.head_dim;
     uint32_t *block_cost = in_shared<uint32_t>(scratch.block_cost) + row * (shape.head_dim / 4);
-    const nearest_table<FREE_BITS> &table = nearest_levels<FREE_BITS>();
+    const nearest_table<FreeBits> &table = nearest_levels<FreeBits>();
     __syncwarp();
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
@@ -58,33 +59,33 @@ __device__ void write_costs(const row_shape<N> &shape, const row_input<N> &in, f
     __syncwarp();
 }
 
-// Codes and levels of the path that a search found.
-template <int N, int FREE_BITS>
+/* Codes and levels of the path that a search found. */
+template <int N, int FreeBits>
 __device__ void read_path(const row_shape<N> &shape, const row_input<N> &in, float unit,
                           const uint16_t *path, uint32_t start, uint32_t *codes, float *levels)
 {
     const int lane = lane_of_row();
-    const nearest_table<FREE_BITS> &table = nearest_levels<FREE_BITS>();
+    const nearest_table<FreeBits> &table = nearest_levels<FreeBits>();
     uint32_t window = trellis_start_word(start);
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         window |= (uint32_t)path[i] << 16;
         const uint32_t subset = trellis_subset(window, lane);
         const uint32_t all_free = table.free[target_index(in.y[i] * in.to_unit, unit)];
-        const uint32_t free = all_free >> 2 * subset & ((1u << FREE_BITS) - 1);
-        codes[i] = free | (window >> (16 + lane) & 1u) << FREE_BITS;
-        levels[i] = trellis_level<FREE_BITS>(4 * free + subset);
+        const uint32_t free = all_free >> 2 * subset & ((1u << FreeBits) - 1);
+        codes[i] = free | (window >> (16 + lane) & 1u) << FreeBits;
+        levels[i] = trellis_level<FreeBits>(4 * free + subset);
         window >>= 16;
     }
 }
 
-// Encodes the rows of a warp that are in in->y.
-template <int N, int TYPE>
+/* Encodes the rows of a warp that are in in->y. */
+template <int N, int Type>
 __device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
                                    const search_scratch &scratch, row_input<N> *in,
                                    row_codes<N> *out)
 {
-    constexpr int free_bits = type_traits<TYPE>::free_bits;
+    constexpr int free_bits = type_traits<Type>::free_bits;
     constexpr float unit = free_bits == 2 ? TKV_TRELLIS_UNIT_16 : TKV_TRELLIS_UNIT_8;
     const int d = shape.head_dim;
     const int own_row = threadIdx.x / half_warp % 2;
@@ -129,6 +130,6 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
     finish_row(shape, *in, trellis_field(half_max, found), out);
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

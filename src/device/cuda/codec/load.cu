@@ -1,5 +1,5 @@
-// Decoding tokens of a sequence into rows of floats or halves. A thread block copies a page into
-// shared memory; its half-warps decode one row each.
+/* Decoding tokens of a sequence into rows of floats or halves. A thread block copies a page into
+ * shared memory; its half-warps decode one row each. */
 #include "device/cuda/codec/unpack_row.cuh"
 #include "device/cuda/kernels_cuda.h"
 
@@ -17,19 +17,19 @@ struct load_params {
     int n_tokens;
     void *k;
     void *v;
-    bool is_half;    // the rows are halves
-    int first_order; // of the thread blocks with blockIdx.y = 0
+    bool is_half;    /* the rows are halves */
+    int first_order; /* of the thread blocks with blockIdx.y = 0 */
     int n_orders;
 };
 
-// The rows that come from one page.
+/* The rows that come from one page. */
 struct page_rows {
     int order;
     int head_dim;
     slot_range range;
     void *rows;
     bool is_half;
-    ptrdiff_t first; // value of slot 0, were it there
+    ptrdiff_t first; /* value of slot 0, were it there */
     ptrdiff_t stride;
     page_place place;
 };
@@ -37,18 +37,18 @@ struct page_rows {
 __device__ inline void put_value(const page_rows &job, ptrdiff_t at, float value)
 {
     if (job.is_half) {
-        static_cast<uint16_t *>(job.rows)[at] = (uint16_t)to_finite_half(value);
+        ((uint16_t *)job.rows)[at] = (uint16_t)to_finite_half(value);
     } else {
-        static_cast<float *>(job.rows)[at] = value;
+        ((float *)job.rows)[at] = value;
     }
 }
 
-template <int N, int TYPE> __device__ void decode_page(const page_rows &job, uint32_t *image)
+template <int N, int Type> __device__ void decode_page(const page_rows &job, uint32_t *image)
 {
     const row_shape<N> shape = {job.head_dim};
     const int lane = lane_of_row();
-    const uint16_t *side = image_side<TYPE>(job.order, job.head_dim, image);
-    read_image<TYPE>(job.order, job.head_dim, job.place.page, image);
+    const uint16_t *side = image_side<Type>(job.order, job.head_dim, image);
+    read_image<Type>(job.order, job.head_dim, job.place.page, image);
     __syncthreads();
     const int warp_row = threadIdx.x / 32 * 2;
     const int half = threadIdx.x / half_warp % 2;
@@ -57,7 +57,7 @@ template <int N, int TYPE> __device__ void decode_page(const page_rows &job, uin
         const bool is_used = base + half < job.range.end;
         const int slot = is_used ? base + half : base;
         float y[row_shape<N>::capacity];
-        dequantise_row<N, TYPE>(shape, job.order, slot, image, side, y);
+        dequantise_row<N, Type>(shape, job.order, slot, image, side, y);
         unrotate_row(shape, y);
         const ptrdiff_t row = job.first + slot * job.stride + lane;
 #pragma unroll(row_shape <N>::unroll)
@@ -74,8 +74,7 @@ __device__ void load_exact(const page_rows &job)
 {
     const int pairs = job.head_dim / 2;
     const int n_rows = job.range.end - job.range.first;
-    const uint32_t *page =
-        reinterpret_cast<const uint32_t *>(job.place.page) + job.range.first * pairs;
+    const uint32_t *page = (const uint32_t *)job.place.page + job.range.first * pairs;
     for (int i = threadIdx.x; i < n_rows * pairs; i += n_threads) {
         const ptrdiff_t at =
             job.first + (job.range.first + i / pairs) * job.stride + 2 * (i % pairs);
@@ -165,8 +164,8 @@ cudaError_t load(const tkv_device_layer &layer, const tkv_device_sequence *seque
     return error == cudaSuccess && v ? launch(params, stream) : error;
 }
 
-} // namespace
-} // namespace tkv_cuda
+} /* namespace */
+} /* namespace tkv_cuda */
 
 extern "C" cudaError_t tkv_cuda_load(const tkv_device_layer *layer,
                                      const tkv_device_sequence *sequence, int first, int n_tokens,

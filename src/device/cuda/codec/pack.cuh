@@ -1,23 +1,24 @@
-// Codes of rows into the image of a page in shared memory (docs/FORMAT.md section 6), and the image
-// into the page. One thread block owns the page, and writes of its words only what belongs to the
-// slots that it encodes.
-//
-// A half-warp packs one key row at a time. Of values it takes the eight slots 4 n + r of a group of
-// 32, which lie in the nibbles n of the same words, and adds them up in registers first.
-#ifndef TKV_BACKEND_CUDA_PACK_CUH
-#define TKV_BACKEND_CUDA_PACK_CUH
+/* Codes of rows into the image of a page in shared memory (docs/FORMAT.md section 6), and the image
+ * into the page. One thread block owns the page, and writes of its words only what belongs to the
+ * slots that it encodes.
+ *
+ * A half-warp packs one key row at a time. Of values it takes the eight slots 4 n + r of a group of
+ * 32, which lie in the nibbles n of the same words, and adds them up in registers first. */
+#ifndef TKV_DEVICE_CUDA_CODEC_PACK_CUH
+#define TKV_DEVICE_CUDA_CODEC_PACK_CUH
 
 #include "device/cuda/codec/row.cuh"
 
 namespace tkv_cuda
 {
 
-constexpr int slots_per_unit = 8; // of one r
+constexpr int slots_per_unit = 8; /* of one r */
 
-// Rows of words in an image of keys are so long that the words of one slot lie in different banks.
+/* Rows of words in an image of keys are so long that the words of one slot lie in different banks.
+ */
 constexpr int key_stride = page_tokens + 1;
 
-// Rows of words of a plane, the last one perhaps half used.
+/* Rows of words of a plane, the last one perhaps half used. */
 __host__ __device__ inline int plane_rows(int order, int bits, int head_dim)
 {
     return order == TKV_ORDER_KEY ? (head_dim * bits + 31) / 32 : 2 * bits;
@@ -28,10 +29,10 @@ __host__ __device__ inline int image_stride(int order, int head_dim)
     return order == TKV_ORDER_KEY ? key_stride : head_dim;
 }
 
-// Words of the image of a page in front of the side fields.
-template <int TYPE> __host__ __device__ int image_words(int order, int head_dim)
+/* Words of the image of a page in front of the side fields. */
+template <int Type> __host__ __device__ int image_words(int order, int head_dim)
 {
-    typedef type_traits<TYPE> traits;
+    typedef type_traits<Type> traits;
     int rows = 0;
     for (int p = 0; p < traits::n_planes; p++) {
         rows += plane_rows(order, traits::plane_bits(p), head_dim);
@@ -39,12 +40,12 @@ template <int TYPE> __host__ __device__ int image_words(int order, int head_dim)
     return rows * image_stride(order, head_dim);
 }
 
-template <int TYPE> __device__ inline uint16_t *image_side(int order, int head_dim, uint32_t *image)
+template <int Type> __device__ inline uint16_t *image_side(int order, int head_dim, uint32_t *image)
 {
-    return reinterpret_cast<uint16_t *>(image + image_words<TYPE>(order, head_dim));
+    return (uint16_t *)(image + image_words<Type>(order, head_dim));
 }
 
-// Bytes of the image of a page, side fields included; 0 for f16, which has none.
+/* Bytes of the image of a page, side fields included; 0 for f16, which has none. */
 __host__ inline size_t image_bytes(int type, int order, int head_dim)
 {
     int words = 0;
@@ -63,8 +64,8 @@ __host__ inline size_t image_bytes(int type, int order, int head_dim)
     return (bytes + 15) / 16 * 16;
 }
 
-// Above 48 KiB a kernel's dynamic shared memory must be asked for.
-template <typename KERNEL> cudaError_t allow_shared_memory(KERNEL kernel, size_t bytes)
+/* Above 48 KiB a kernel's dynamic shared memory must be asked for. */
+template <typename Kernel> cudaError_t allow_shared_memory(Kernel kernel, size_t bytes)
 {
     return bytes <= 48 * 1024
                ? cudaSuccess
@@ -72,69 +73,69 @@ template <typename KERNEL> cudaError_t allow_shared_memory(KERNEL kernel, size_t
                                       (int)bytes);
 }
 
-// ORs `value` over the lanes that differ in the bits of `lanes`.
-template <int LANES> __device__ uint32_t or_lanes(uint32_t value)
+/* ORs `value` over the lanes that differ in the bits of `lanes`. */
+template <int Lanes> __device__ uint32_t or_lanes(uint32_t value)
 {
 #pragma unroll
     for (int width = 1; width < half_warp; width *= 2) {
-        if (LANES & width) {
+        if (Lanes & width) {
             value |= __shfl_xor_sync(full_warp, value, width);
         }
     }
     return value;
 }
 
-// The words of 32 codes of a plane; `low` and `high` are those of coordinates `lane` and 16 + lane.
-// Word i is in lane i, 4 + i, ... (8 bits: 0 to 3 in `low`'s place; see pack_key_bytes).
-template <int BITS> __device__ uint32_t gather_word(uint32_t low, uint32_t high)
+/* The words of 32 codes of a plane; `low` and `high` are those of coordinates `lane` and 16 + lane.
+ * Word i is in lane i, 4 + i, ... (8 bits: 0 to 3 in `low`'s place; see pack_key_bytes). */
+template <int Bits> __device__ uint32_t gather_word(uint32_t low, uint32_t high)
 {
     const int lane = lane_of_row();
-    if (BITS == 1) {
+    if (Bits == 1) {
         return row_ballot(low != 0) | row_ballot(high != 0) << 16;
     }
-    const uint32_t both = (low | high << 16) << (4 * (lane / 4) + lane % 4 * BITS % 4);
-    return BITS == 4 ? or_lanes<12>(both) : or_lanes<13>(both);
+    const uint32_t both = (low | high << 16) << (4 * (lane / 4) + lane % 4 * Bits % 4);
+    return Bits == 4 ? or_lanes<12>(both) : or_lanes<13>(both);
 }
 
-// Lane that holds word i after gather_word.
-template <int BITS> __device__ int word_lane(int i)
+/* Lane that holds word i after gather_word. */
+template <int Bits> __device__ int word_lane(int i)
 {
-    return BITS == 2 ? 2 * i : i;
+    return Bits == 2 ? 2 * i : i;
 }
 
-template <int N, int BITS>
+template <int N, int Bits>
 __device__ void pack_key_plane(const row_shape<N> &shape, int slot, bool is_used, int shift,
                                const uint32_t *codes, uint32_t *image)
 {
     const int lane = lane_of_row();
-    const uint32_t mask = (1u << BITS) - 1;
+    const uint32_t mask = (1u << Bits) - 1;
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i + 1 < shape.n(); i += 2) {
         const uint32_t word =
-            gather_word<BITS>(codes[i] >> shift & mask, codes[i + 1] >> shift & mask);
-        const int at = BITS == 2 ? lane / 2 : lane;
-        if (is_used && lane < 4 && at < BITS && (BITS != 2 || lane % 2 == 0)) {
-            image[(i / 2 * BITS + at) * key_stride + slot] = word;
+            gather_word<Bits>(codes[i] >> shift & mask, codes[i + 1] >> shift & mask);
+        const int at = Bits == 2 ? lane / 2 : lane;
+        if (is_used && lane < 4 && at < Bits && (Bits != 2 || lane % 2 == 0)) {
+            image[(i / 2 * Bits + at) * key_stride + slot] = word;
         }
     }
     if (shape.n() % 2) {
         const uint32_t last = codes[shape.n() - 1] >> shift & mask;
-        const int row = shape.n() / 2 * BITS;
-        if (BITS == 1) {
-            // The ptxas of CUDA 12.0 to 12.6 crashes on a ballot of a constant, as gather_word's
-            // second would be.
+        const int row = shape.n() / 2 * Bits;
+        if (Bits == 1) {
+            /* The ptxas of CUDA 12.0 to 12.6 crashes on a ballot of a constant, as gather_word's
+             * second would be. */
             const uint32_t half = row_ballot(last != 0);
             if (is_used && lane == 0) {
-                uint16_t *halves = reinterpret_cast<uint16_t *>(image + row * key_stride);
+                uint16_t *halves = (uint16_t *)(image + row * key_stride);
                 halves[slot % 32 * 2 + slot / 32] = (uint16_t)half;
             }
             return;
         }
-        const uint32_t half = gather_word<BITS>(last, 0);
-        // Half-words 2 m and 2 m + 1 share a word.
-        const uint32_t next = __shfl_down_sync(full_warp, half, BITS == 2 ? 2 : 1, half_warp);
-        const int m = BITS == 2 ? 0 : lane / 2;
-        if (is_used && lane < BITS && lane % 2 == 0 && (BITS == 4 || lane == 0)) {
+        const uint32_t half = gather_word<Bits>(last, 0);
+        /* Half-words 2 m and 2 m + 1 share a word. */
+        const uint32_t next = __shfl_down_sync(full_warp, half, Bits == 2 ? 2 : 1, half_warp);
+        const int m = Bits == 2 ? 0 : lane / 2;
+        if (is_used && lane < Bits && lane % 2 == 0 && (Bits == 4 || lane == 0)) {
             image[(row + m) * key_stride + slot] = half | next << 16;
         }
     }
@@ -154,13 +155,13 @@ __device__ void pack_key_bytes(const row_shape<N> &shape, int slot, bool is_used
     }
 }
 
-// Puts a row of keys into an image; all lanes of the warp call it.
-template <int N, int TYPE>
+/* Puts a row of keys into an image; all lanes of the warp call it. */
+template <int N, int Type>
 __device__ void pack_key(const row_shape<N> &shape, int slot, bool is_used, const uint32_t *codes,
                          uint32_t *image)
 {
-    typedef type_traits<TYPE> traits;
-    if constexpr (TYPE == TKV_TYPE_TURBO8) {
+    typedef type_traits<Type> traits;
+    if constexpr (Type == TKV_TYPE_TURBO8) {
         pack_key_bytes(shape, slot, is_used, codes, image);
     } else {
         constexpr int bits0 = traits::plane_bits(0);
@@ -176,29 +177,30 @@ __device__ void pack_key(const row_shape<N> &shape, int slot, bool is_used, cons
     }
 }
 
-// Codes of one slot of values: bytes go to the image at once, the others into nibble n of `sums`.
-template <int N, int TYPE>
+/* Codes of one slot of values: bytes go to the image at once, the others into nibble n of `sums`.
+ */
+template <int N, int Type>
 __device__ void add_value(const row_shape<N> &shape, int slot, int n, bool is_used,
                           const uint32_t *codes, uint32_t *sums, uint32_t *image)
 {
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
-        if (TYPE != TKV_TYPE_TURBO8) {
+        if (Type != TKV_TYPE_TURBO8) {
             sums[i] |= is_used ? codes[i] << 4 * n : 0;
         } else if (is_used) {
             const int word = slot / 4 * shape.head_dim + i * half_warp + lane_of_row();
-            reinterpret_cast<uint8_t *>(image + word)[slot % 4] = (uint8_t)codes[i];
+            ((uint8_t *)(image + word))[slot % 4] = (uint8_t)codes[i];
         }
     }
 }
 
-// Adds the sums of the slots 4 n + r of a group of tokens to an image that began as zeros. Not for
-// turbo8.
-template <int N, int TYPE>
+/* Adds the sums of the slots 4 n + r of a group of tokens to an image that began as zeros. Not for
+ * turbo8. */
+template <int N, int Type>
 __device__ void pack_values(const row_shape<N> &shape, int group, int r, const uint32_t *sums,
                             uint32_t *image)
 {
-    typedef type_traits<TYPE> traits;
+    typedef type_traits<Type> traits;
 #pragma unroll
     for (int p = 0; p < traits::n_planes; p++) {
         const int bits = traits::plane_bits(p);
@@ -213,7 +215,7 @@ __device__ void pack_values(const row_shape<N> &shape, int group, int r, const u
     }
 }
 
-// Slots first .. end - 1 of a page.
+/* Slots first .. end - 1 of a page. */
 struct slot_range {
     int first;
     int end;
@@ -223,7 +225,7 @@ struct slot_range {
         return slot >= first && slot < end;
     }
 
-    // Bit c: slot 32 group + c is in the range.
+    /* Bit c: slot 32 group + c is in the range. */
     __device__ uint32_t of_group(int group) const
     {
         const int from = max(first - 32 * group, 0);
@@ -232,7 +234,7 @@ struct slot_range {
     }
 };
 
-// The bits of word i of a group of values that belong to the slots of `slots`.
+/* The bits of word i of a group of values that belong to the slots of `slots`. */
 __device__ inline uint32_t value_mask(int bits, int i, uint32_t slots)
 {
     const uint32_t ones = 0x11111111u;
@@ -253,7 +255,7 @@ __device__ inline void write_masked(uint32_t *word, uint32_t mask, uint32_t valu
     *word = mask == 0xffffffffu ? value : (*word & ~mask) | (value & mask);
 }
 
-// Writes a plane of an image of values: all threads of the block.
+/* Writes a plane of an image of values: all threads of the block. */
 __device__ inline void write_value_plane(int bits, int head_dim, const slot_range &range,
                                          const uint32_t *image, uint32_t *page)
 {
@@ -265,7 +267,7 @@ __device__ inline void write_value_plane(int bits, int head_dim, const slot_rang
     }
 }
 
-// Likewise of keys. In the half group of one bit a code, slots t and t + 32 share a word.
+/* Likewise of keys. In the half group of one bit a code, slots t and t + 32 share a word. */
 __device__ inline void write_key_plane(int bits, int head_dim, const slot_range &range,
                                        const uint32_t *image, uint32_t *page)
 {
@@ -283,14 +285,14 @@ __device__ inline void write_key_plane(int bits, int head_dim, const slot_range 
     }
 }
 
-// Writes what an image holds of the slots in `range` into the page: all threads of the block.
-template <int TYPE>
+/* Writes what an image holds of the slots in `range` into the page: all threads of the block. */
+template <int Type>
 __device__ void write_image(int order, int head_dim, const slot_range &range, uint32_t *image,
                             uint8_t *page)
 {
-    typedef type_traits<TYPE> traits;
-    const uint16_t *side = image_side<TYPE>(order, head_dim, image);
-    uint32_t *words = reinterpret_cast<uint32_t *>(page);
+    typedef type_traits<Type> traits;
+    const uint16_t *side = image_side<Type>(order, head_dim, image);
+    uint32_t *words = (uint32_t *)page;
     for (int p = 0; p < traits::n_planes; p++) {
         const int bits = traits::plane_bits(p);
         if (order == TKV_ORDER_KEY) {
@@ -301,7 +303,7 @@ __device__ void write_image(int order, int head_dim, const slot_range &range, ui
         image += plane_rows(order, bits, head_dim) * image_stride(order, head_dim);
         words += plane_words(bits, head_dim);
     }
-    uint16_t *fields = reinterpret_cast<uint16_t *>(words);
+    uint16_t *fields = (uint16_t *)words;
     for (int i = threadIdx.x; i < traits::n_side_fields * page_tokens; i += blockDim.x) {
         if (range.holds(i % page_tokens)) {
             fields[i] = side[i];
@@ -309,6 +311,6 @@ __device__ void write_image(int order, int head_dim, const slot_range &range, ui
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -1,4 +1,4 @@
-// Rotation of rows in place, one row a half-warp.
+/* Rotation of rows in place, one row a half-warp. */
 #include "device/cuda/codec/row.cuh"
 #include "device/cuda/kernels_cuda.h"
 
@@ -10,7 +10,7 @@ namespace
 constexpr int n_threads = 128;
 constexpr int rows_per_block = n_threads / half_warp;
 
-template <int N, bool IS_INVERSE>
+template <int N, bool IsInverse>
 __global__ void __launch_bounds__(n_threads) rotate_rows(int head_dim, size_t n_rows, float *x)
 {
     const row_shape<N> shape = {head_dim};
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(n_threads) rotate_rows(int head_dim, size_t n_
     for (int i = 0; i < shape.n(); i++) {
         v[i] = is_used ? values[i * half_warp] : 0.0f;
     }
-    if (IS_INVERSE) {
+    if (IsInverse) {
         unrotate_row(shape, v);
     } else {
         rotate_row(shape, v);
@@ -46,8 +46,8 @@ void launch(int head_dim, size_t n_rows, float *x, bool is_inverse, cudaStream_t
     }
 }
 
-} // namespace
-} // namespace tkv_cuda
+} /* namespace */
+} /* namespace tkv_cuda */
 
 extern "C" cudaError_t tkv_cuda_rotate(int head_dim, size_t n_rows, float *x, bool is_inverse,
                                        cudaStream_t stream)

@@ -1,11 +1,11 @@
-// A row of head_dim values in the registers of a half-warp: value 16 i + lane is v[i] of lane
-// `lane`, so that the sums of docs/FORMAT.md section 9 add registers in order and then fold lanes.
-// All lanes of a warp must be in step; its halves hold different rows.
-//
-// N is head_dim / 16 where it is known at compile time; 0 stands for any, in local memory. Products
-// and sums are rounded one by one: compile with -fmad=false.
-#ifndef TKV_BACKEND_CUDA_ROW_CUH
-#define TKV_BACKEND_CUDA_ROW_CUH
+/* A row of head_dim values in the registers of a half-warp: value 16 i + lane is v[i] of lane
+ * `lane`, so that the sums of docs/FORMAT.md section 9 add registers in order and then fold lanes.
+ * All lanes of a warp must be in step; its halves hold different rows.
+ *
+ * N is head_dim / 16 where it is known at compile time; 0 stands for any, in local memory. Products
+ * and sums are rounded one by one: compile with -fmad=false. */
+#ifndef TKV_DEVICE_CUDA_CODEC_ROW_CUH
+#define TKV_DEVICE_CUDA_CODEC_ROW_CUH
 
 #include "device/cuda/codec/codec.cuh"
 
@@ -13,7 +13,6 @@ namespace tkv_cuda
 {
 
 constexpr int half_warp = 16;
-constexpr uint32_t full_warp = 0xffffffffu;
 
 __constant__ const uint32_t rotation_signs[2][TKV_MAX_HEAD_DIM / 32] = {TKV_ROTATION_SIGNS_0,
                                                                         TKV_ROTATION_SIGNS_1};
@@ -21,16 +20,16 @@ __constant__ const uint32_t sketch_signs[TKV_MAX_HEAD_DIM / 32] = TKV_SKETCH_SIG
 
 template <int N> struct row_shape {
     static constexpr int capacity = N ? N : TKV_MAX_HEAD_DIM / half_warp;
-    static constexpr int unroll = N ? N : 1; // of loops over values: registers, or little code
+    static constexpr int unroll = N ? N : 1; /* of loops over values: registers, or little code */
     int head_dim;
 
-    // Values a lane.
+    /* Values a lane. */
     __device__ int n() const
     {
         return N ? N : head_dim / half_warp;
     }
 
-    // Values a lane in a Walsh-Hadamard block.
+    /* Values a lane in a Walsh-Hadamard block. */
     __device__ int block() const
     {
         return 1 << (31 - __clz(n()));
@@ -42,8 +41,8 @@ __device__ inline int lane_of_row()
     return threadIdx.x % half_warp;
 }
 
-// Orthonormal Walsh-Hadamard transform of the values v[first .. first + count) of all lanes; count
-// is a power of two.
+/* Orthonormal Walsh-Hadamard transform of the values v[first .. first + count) of all lanes; count
+ * is a power of two. */
 template <int N> __device__ void transform(int first, int count, float *v)
 {
     const int lane = lane_of_row();
@@ -53,7 +52,7 @@ template <int N> __device__ void transform(int first, int count, float *v)
 #pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < (N ? N : count); i++) {
             if (i < count) {
-                // The product is exact: one rounding.
+                /* The product is exact: one rounding. */
                 const float other = __shfl_xor_sync(full_warp, v[first + i], half);
                 v[first + i] = __fmaf_rn(v[first + i], sign, other);
             }
@@ -71,7 +70,7 @@ template <int N> __device__ void transform(int first, int count, float *v)
             }
         }
     }
-    // 1 / sqrt(16 count) as a float.
+    /* 1 / sqrt(16 count) as a float. */
     const int log2_count = 31 - __clz(count);
     const float norm = __uint_as_float((uint32_t)(125 - log2_count / 2) << 23) *
                        (log2_count % 2 ? 0.707106781f : 1.0f);
@@ -96,7 +95,7 @@ template <int N> __device__ void flip_signs(int first, int count, const uint32_t
     }
 }
 
-// One round of the rotation, as `mix` and `unmix` of src/format/rotation.c.
+/* One round of the rotation, as `mix` and `unmix` of src/format/rotation.c. */
 template <int N> __device__ void mix(const row_shape<N> &shape, const uint32_t *signs, float *v)
 {
     const int block = shape.block();
@@ -133,7 +132,7 @@ template <int N> __device__ void unrotate_row(const row_shape<N> &shape, float *
     unmix(shape, rotation_signs[0], v);
 }
 
-// Lane sums to the sum of the row, in all lanes: 8, 4, 2, 1.
+/* Lane sums to the sum of the row, in all lanes: 8, 4, 2, 1. */
 __device__ inline float fold_lanes(float sum)
 {
 #pragma unroll
@@ -143,7 +142,7 @@ __device__ inline float fold_lanes(float sum)
     return sum;
 }
 
-// <a, b> in the order of the format.
+/* <a, b> in the order of the format. */
 template <int N> __device__ float dot_row(const row_shape<N> &shape, const float *a, const float *b)
 {
     float sum = a[0] * b[0];
@@ -168,12 +167,12 @@ template <int N> __device__ float max_magnitude(const row_shape<N> &shape, const
     return maximum;
 }
 
-// The bits of the lanes of this row for which `is_set` holds, lane 0 lowest.
+/* The bits of the lanes of this row for which `is_set` holds, lane 0 lowest. */
 __device__ inline uint32_t row_ballot(bool is_set)
 {
     return __ballot_sync(full_warp, is_set) >> (threadIdx.x & 16) & 0xffffu;
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -1,5 +1,5 @@
-// Storing rows of tokens into pages. One thread block owns the page of one KV head for the launch:
-// it encodes its rows into an image in shared memory and then writes what changed.
+/* Storing rows of tokens into pages. One thread block owns the page of one KV head for the launch:
+ * it encodes its rows into an image in shared memory and then writes what changed. */
 #include "device/cuda/codec/encode_trellis.cuh"
 #include "device/cuda/codec/pack.cuh"
 #include "device/cuda/kernels_cuda.h"
@@ -18,17 +18,17 @@ struct store_params {
     int n_tokens;
     const float *k;
     const float *v;
-    int first_order; // of the thread blocks with blockIdx.y = 0
+    int first_order; /* of the thread blocks with blockIdx.y = 0 */
     int n_orders;
-    int image_bytes; // of shared memory; after them each warp's search_scratch
+    int image_bytes; /* of shared memory; after them each warp's search_scratch */
 };
 
-// The rows that go into one page.
+/* The rows that go into one page. */
 struct page_rows {
     int order;
     int head_dim;
     slot_range range;
-    const float *rows; // that of slot 0, were it there
+    const float *rows; /* that of slot 0, were it there */
     size_t stride;
     page_place place;
     int effort;
@@ -46,7 +46,7 @@ __device__ void load_row(const row_shape<N> &shape, const page_rows &job, int sl
         v[i] = row[i * half_warp + lane];
     }
     if (job.place.mean) {
-        // As if the row had waited in an exact block.
+        /* As if the row had waited in an exact block. */
 #pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             v[i] = from_half(to_finite_half(v[i])) - job.place.mean[i * half_warp + lane];
@@ -54,35 +54,35 @@ __device__ void load_row(const row_shape<N> &shape, const page_rows &job, int sl
     }
 }
 
-// The codes of a slot; its side fields go to `side`.
-template <int N, int TYPE>
+/* The codes of a slot; its side fields go to `side`. */
+template <int N, int Type>
 __device__ void encode_slot(const page_rows &job, int slot, bool is_used,
                             const search_scratch &scratch, uint16_t *side, row_codes<N> *out)
 {
     const row_shape<N> shape = {job.head_dim};
     row_input<N> in;
     load_row(shape, job, slot, is_used, in.y);
-    if constexpr (type_traits<TYPE>::is_trellis) {
-        encode_trellis_row<N, TYPE>(shape, job.effort, scratch, &in, out);
+    if constexpr (type_traits<Type>::is_trellis) {
+        encode_trellis_row<N, Type>(shape, job.effort, scratch, &in, out);
     } else {
-        encode_row<N, TYPE>(shape, &in, out);
+        encode_row<N, Type>(shape, &in, out);
     }
     if (is_used && lane_of_row() == 0) {
         side[slot] = (uint16_t)out->side[0];
-        if (type_traits<TYPE>::is_sketch) {
+        if (type_traits<Type>::is_sketch) {
             side[page_tokens + slot] = (uint16_t)out->side[1];
         }
     }
 }
 
-// The slots 4 n + r of a group: one half-warp, with another r in the other half of the warp.
-template <int N, int TYPE>
+/* The slots 4 n + r of a group: one half-warp, with another r in the other half of the warp. */
+template <int N, int Type>
 __device__ void encode_unit(const page_rows &job, int group, int r, const search_scratch &scratch,
                             uint32_t *image)
 {
     const row_shape<N> shape = {job.head_dim};
     const bool is_key = job.order == TKV_ORDER_KEY;
-    uint16_t *side = image_side<TYPE>(job.order, job.head_dim, image);
+    uint16_t *side = image_side<Type>(job.order, job.head_dim, image);
     uint32_t sums[row_shape<N>::capacity];
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
@@ -96,25 +96,25 @@ __device__ void encode_unit(const page_rows &job, int group, int r, const search
             continue;
         }
         row_codes<N> out;
-        encode_slot<N, TYPE>(job, slot, is_used, scratch, side, &out);
+        encode_slot<N, Type>(job, slot, is_used, scratch, side, &out);
         if (is_key) {
-            pack_key<N, TYPE>(shape, slot, is_used, out.codes, image);
+            pack_key<N, Type>(shape, slot, is_used, out.codes, image);
         } else {
-            add_value<N, TYPE>(shape, slot, n, is_used, out.codes, sums, image);
+            add_value<N, Type>(shape, slot, n, is_used, out.codes, sums, image);
         }
     }
-    if (TYPE != TKV_TYPE_TURBO8 && !is_key) {
-        pack_values<N, TYPE>(shape, group, r, sums, image);
+    if (Type != TKV_TYPE_TURBO8 && !is_key) {
+        pack_values<N, Type>(shape, group, r, sums, image);
     }
 }
 
-template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uint32_t *image)
+template <int N, int Type> __device__ void encode_page(const page_rows &job, uint32_t *image)
 {
     const uint32_t warp_offset =
         job.image_bytes + threadIdx.x / 32 * (uint32_t)search_scratch_bytes(job.head_dim);
     const search_scratch scratch = place_scratch(warp_offset, job.head_dim);
-    if (TYPE != TKV_TYPE_TURBO8 && job.order == TKV_ORDER_VALUE) {
-        const int n_words = image_words<TYPE>(job.order, job.head_dim);
+    if (Type != TKV_TYPE_TURBO8 && job.order == TKV_ORDER_VALUE) {
+        const int n_words = image_words<Type>(job.order, job.head_dim);
         for (int i = threadIdx.x; i < n_words; i += (int)blockDim.x) {
             image[i] = 0;
         }
@@ -122,17 +122,17 @@ template <int N, int TYPE> __device__ void encode_page(const page_rows &job, uin
     }
     for (int unit = threadIdx.x / half_warp; unit < page_tokens / slots_per_unit;
          unit += (int)blockDim.x / half_warp) {
-        encode_unit<N, TYPE>(job, unit / 4, unit % 4, scratch, image);
+        encode_unit<N, Type>(job, unit / 4, unit % 4, scratch, image);
     }
     __syncthreads();
-    write_image<TYPE>(job.order, job.head_dim, job.range, image, job.place.page);
+    write_image<Type>(job.order, job.head_dim, job.range, image, job.place.page);
 }
 
 __device__ void store_exact(const page_rows &job)
 {
     const int pairs = job.head_dim / 2;
     const int n_rows = job.range.end - job.range.first;
-    uint32_t *page = reinterpret_cast<uint32_t *>(job.place.page) + job.range.first * pairs;
+    uint32_t *page = (uint32_t *)job.place.page + job.range.first * pairs;
     for (int i = threadIdx.x; i < n_rows * pairs; i += (int)blockDim.x) {
         const float *from =
             job.rows + (job.range.first + i / pairs) * (ptrdiff_t)job.stride + 2 * (i % pairs);
@@ -140,9 +140,9 @@ __device__ void store_exact(const page_rows &job)
     }
 }
 
-template <int N, bool WITH_TRELLIS>
+template <int N, bool WithTrellis>
 __global__ void __launch_bounds__(max_threads, N != 4 && N != 8 ? 1
-                                               : WITH_TRELLIS   ? 4
+                                               : WithTrellis    ? 4
                                                                 : 5)
     store_pages(const store_params params)
 {
@@ -170,9 +170,9 @@ __global__ void __launch_bounds__(max_threads, N != 4 && N != 8 ? 1
     job.place = place_page(layer, sequence, block, head, order);
     job.effort = layer.effort;
     job.image_bytes = params.image_bytes;
-    // Beside a search the time of other types does not matter, but that of compiling does.
-    constexpr int M = WITH_TRELLIS ? 0 : N;
-    if constexpr (WITH_TRELLIS) {
+    /* Beside a search the time of other types does not matter, but that of compiling does. */
+    constexpr int M = WithTrellis ? 0 : N;
+    if constexpr (WithTrellis) {
         switch (job.place.type) {
         case TKV_TYPE_TRELLIS3: encode_page<N, TKV_TYPE_TRELLIS3>(job, image); return;
         case TKV_TYPE_TRELLIS2: encode_page<N, TKV_TYPE_TRELLIS2>(job, image); return;
@@ -195,14 +195,14 @@ bool is_trellis(int type)
     return type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
 }
 
-// A launch with as many warps as there is shared memory for.
-template <int N, bool WITH_TRELLIS>
+/* A launch with as many warps as there is shared memory for. */
+template <int N, bool WithTrellis>
 cudaError_t launch_class(store_params params, int head_dim, int n_sequences, cudaStream_t stream)
 {
     const tkv_device_layer &layer = params.layer;
-    const size_t warp_bytes = WITH_TRELLIS ? search_scratch_bytes(head_dim) : 0;
+    const size_t warp_bytes = WithTrellis ? search_scratch_bytes(head_dim) : 0;
     int n_warps = max_threads / 32;
-    if (WITH_TRELLIS) {
+    if (WithTrellis) {
         int device;
         int most;
         cudaError_t error = cudaGetDevice(&device);
@@ -217,13 +217,13 @@ cudaError_t launch_class(store_params params, int head_dim, int n_sequences, cud
         }
     }
     const size_t bytes = params.image_bytes + n_warps * warp_bytes;
-    const cudaError_t error = allow_shared_memory(store_pages<N, WITH_TRELLIS>, bytes);
+    const cudaError_t error = allow_shared_memory(store_pages<N, WithTrellis>, bytes);
     if (error != cudaSuccess) {
         return error;
     }
     const dim3 grid((unsigned)max_blocks(layer, params.n_tokens),
                     (unsigned)(layer.n_kv_heads * params.n_orders), (unsigned)n_sequences);
-    store_pages<N, WITH_TRELLIS><<<grid, 32 * n_warps, bytes, stream>>>(params);
+    store_pages<N, WithTrellis><<<grid, 32 * n_warps, bytes, stream>>>(params);
     return cudaGetLastError();
 }
 
@@ -239,7 +239,7 @@ cudaError_t launch_types(const store_params &params, int head_dim, int n_sequenc
                        : launch_class<N, false>(params, head_dim, n_sequences, stream);
 }
 
-// Of orders that share a head_dim.
+/* Of orders that share a head_dim. */
 cudaError_t launch(store_params params, int n_sequences, cudaStream_t stream)
 {
     const int head_dim = layer_head_dim(params.layer, params.first_order);
@@ -255,8 +255,8 @@ cudaError_t launch(store_params params, int n_sequences, cudaStream_t stream)
     }
 }
 
-} // namespace
-} // namespace tkv_cuda
+} /* namespace */
+} /* namespace tkv_cuda */
 
 extern "C" cudaError_t tkv_cuda_store(const tkv_device_layer *layer,
                                       const tkv_device_sequence *sequences, int n_sequences,

@@ -1,16 +1,16 @@
-// The trellis search of docs/FORMAT.md section 9.1: the two rows of a warp at once, the same paths
-// as src/format/trellis.c.
-//
-// All 256 states: a lane holds the metrics of sixteen of them, two in a word. A step of the trellis
-// leaves the successors of states p and p + 128 where these were, so that nothing moves: before
-// coordinate j, bit k of a place is bit (k + j) % 8 of the state that lies there. The two
-// predecessors of a place differ in its bit 7 - j % 8: for four phases of eight they are in two
-// lanes, for three in two words, for one in the halves of a word.
-//
-// Bound by instructions: some seven a word and step, half of them in the pipe of integer logic and
-// half in that of multiplication.
-#ifndef TKV_BACKEND_CUDA_TRELLIS_SEARCH_CUH
-#define TKV_BACKEND_CUDA_TRELLIS_SEARCH_CUH
+/* The trellis search of docs/FORMAT.md section 9.1: the two rows of a warp at once, the same paths
+ * as src/format/trellis.c.
+ *
+ * All 256 states: a lane holds the metrics of sixteen of them, two in a word. A step of the trellis
+ * leaves the successors of states p and p + 128 where these were, so that nothing moves: before
+ * coordinate j, bit k of a place is bit (k + j) % 8 of the state that lies there. The two
+ * predecessors of a place differ in its bit 7 - j % 8: for four phases of eight they are in two
+ * lanes, for three in two words, for one in the halves of a word.
+ *
+ * Bound by instructions: some seven a word and step, half of them in the pipe of integer logic and
+ * half in that of multiplication. */
+#ifndef TKV_DEVICE_CUDA_CODEC_TRELLIS_SEARCH_CUH
+#define TKV_DEVICE_CUDA_CODEC_TRELLIS_SEARCH_CUH
 
 #include "device/cuda/codec/row.cuh"
 
@@ -21,21 +21,21 @@ constexpr int target_limit = 190;
 constexpr uint32_t unreached = 65535;
 constexpr int renormalise_steps = 4;
 constexpr int n_phases = 8;
-constexpr int words_per_lane = 8; // of two metrics
+constexpr int words_per_lane = 8; /* of two metrics */
 
-// The nearest level of each subset to every target.
-template <int FREE_BITS> struct nearest_table {
+/* The nearest level of each subset to every target. */
+template <int FreeBits> struct nearest_table {
     static constexpr int n_targets = 2 * target_limit + 1;
-    uint32_t costs[n_targets][2]; // squared distances of subsets 0 and 1, 2 and 3, 16 bits each
-    uint8_t free[n_targets];      // free bits of subset s at bit 2 s
+    uint32_t costs[n_targets][2]; /* squared distances of subsets 0 and 1, 2 and 3, 16 bits each */
+    uint8_t free[n_targets];      /* free bits of subset s at bit 2 s */
 
-    constexpr nearest_table(const int (&levels)[4 << FREE_BITS]) : costs(), free()
+    constexpr nearest_table(const int (&levels)[4 << FreeBits]) : costs(), free()
     {
         for (int t = 0; t < n_targets; t++) {
             for (int subset = 0; subset < 4; subset++) {
                 int best = 0;
                 int best_cost = 1 << 30;
-                for (int f = 0; f < 1 << FREE_BITS; f++) {
+                for (int f = 0; f < 1 << FreeBits; f++) {
                     const int distance = t - target_limit - levels[4 * f + subset];
                     if (distance * distance < best_cost) {
                         best_cost = distance * distance;
@@ -54,31 +54,31 @@ constexpr int trellis_levels16[] = TKV_TRELLIS_LEVELS_16;
 __device__ const nearest_table<1> nearest8(trellis_levels8);
 __device__ const nearest_table<2> nearest16(trellis_levels16);
 
-template <int FREE_BITS> __device__ const nearest_table<FREE_BITS> &nearest_levels()
+template <int FreeBits> __device__ const nearest_table<FreeBits> &nearest_levels()
 {
-    if constexpr (FREE_BITS == 2) {
+    if constexpr (FreeBits == 2) {
         return nearest16;
     } else {
         return nearest8;
     }
 }
 
-// What a warp needs of shared memory to search its two rows. Offsets from the start of the block's
-// shared memory, so that the search's accesses are to shared memory and known to be.
+/* What a warp needs of shared memory to search its two rows. Offsets from the start of the block's
+ * shared memory, so that the search's accesses are to shared memory and known to be. */
 struct search_scratch {
     int head_dim;
-    uint32_t costs;      // uint2 [2][head_dim] of the rows, as nearest_table.costs
-    uint32_t block_cost; // uint32_t [2][head_dim/4] most that four coordinates add to a metric
-    uint32_t decisions;  // uint2 [head_dim/4][32]
-    uint32_t start;      // uint32_t [2] start bits
-    uint32_t path;       // uint16_t [2][head_dim/16] path bits
+    uint32_t costs;      /* uint2 [2][head_dim] of the rows, as nearest_table.costs */
+    uint32_t block_cost; /* uint32_t [2][head_dim/4] most that four coordinates add to a metric */
+    uint32_t decisions;  /* uint2 [head_dim/4][32] */
+    uint32_t start;      /* uint32_t [2] start bits */
+    uint32_t path;       /* uint16_t [2][head_dim/16] path bits */
 };
 
 extern __shared__ __align__(16) uint8_t shared_memory[];
 
 template <typename T> __device__ T *in_shared(uint32_t offset)
 {
-    return reinterpret_cast<T *>(shared_memory + offset);
+    return (T *)(shared_memory + offset);
 }
 
 __host__ __device__ inline size_t search_scratch_bytes(int head_dim)
@@ -99,14 +99,15 @@ __device__ inline search_scratch place_scratch(uint32_t offset, int head_dim)
     return scratch;
 }
 
-// Bits of a place: 4 of the lane in the row, the highest of the word's number, the half of the
-// word, and the others of the word's number: so the decisions of a lane lie in order (trace_back).
+/* Bits of a place: 4 of the lane in the row, the highest of the word's number, the half of the
+ * word, and the others of the word's number: so the decisions of a lane lie in order (trace_back).
+ */
 __host__ __device__ constexpr int place_of(int lane, int word, int half)
 {
     return lane << 4 | word >> 2 << 3 | half << 2 | (word & 3);
 }
 
-// Parity of three bits of the state that a place holds at a phase.
+/* Parity of three bits of the state that a place holds at a phase. */
 __host__ __device__ constexpr uint32_t place_parity(int place, int phase, int b0, int b1, int b2)
 {
     return (uint32_t)(place >> (b0 + n_phases - phase) % n_phases ^
@@ -115,42 +116,42 @@ __host__ __device__ constexpr uint32_t place_parity(int place, int phase, int b0
            1u;
 }
 
-// Subset of the step into a place from its lower predecessor. State bits 2 and 5 and the new bit,
-// which will lie where the oldest was, give z1; bits 0, 1 and 6 give z0 (format/constants.h). The
-// step from the upper predecessor has the other z1.
+/* Subset of the step into a place from its lower predecessor. State bits 2 and 5 and the new bit,
+ * which will lie where the oldest was, give z1; bits 0, 1 and 6 give z0 (format/constants.h). The
+ * step from the upper predecessor has the other z1. */
 __host__ __device__ constexpr uint32_t place_subset(int place, int phase)
 {
     return place_parity(place, phase, 2, 5, 7) << 1 | place_parity(place, phase, 0, 1, 6);
 }
 
-// Byte selector of a pair of costs: subset `low` for the low half, `high` for the high half.
+/* Byte selector of a pair of costs: subset `low` for the low half, `high` for the high half. */
 __host__ __device__ constexpr uint32_t cost_selector(uint32_t low, uint32_t high)
 {
     return 0x1010u + 0x22u * low + 0x2200u * high;
 }
 
-// Adds pairs of 16-bit numbers; the plain way if none can overflow.
-template <bool CAN_SATURATE> __device__ uint32_t add_pairs(uint32_t a, uint32_t b)
+/* Adds pairs of 16-bit numbers; the plain way if none can overflow. */
+template <bool CanSaturate> __device__ uint32_t add_pairs(uint32_t a, uint32_t b)
 {
-    return CAN_SATURATE ? __vaddus2(a, b) : a + b;
+    return CanSaturate ? __vaddus2(a, b) : a + b;
 }
 
-// The smaller of pairs of metrics. Adds bit BIT to `decisions` where the low one of `upper` is
-// smaller than that of `lower`, bit BIT + 16 where the high one is.
-template <int BIT>
+/* The smaller of pairs of metrics. Adds bit Bit to `decisions` where the low one of `upper` is
+ * smaller than that of `lower`, bit Bit + 16 where the high one is. */
+template <int Bit>
 __device__ uint32_t select_pairs(uint32_t lower, uint32_t upper, uint32_t *decisions)
 {
     const uint32_t smaller = __vminu2(lower, upper);
     const uint32_t is_upper = __vminu2(lower - smaller, 0x00010001u);
-    *decisions += is_upper << BIT;
+    *decisions += is_upper << Bit;
     return smaller;
 }
 
-// The metrics of the predecessors of the places in word W.
-template <int PHASE, int W>
+/* The metrics of the predecessors of the places in word W. */
+template <int Phase, int W>
 __device__ void find_predecessors(const uint32_t *metrics, uint32_t *lower, uint32_t *upper)
 {
-    constexpr int bit = n_phases - 1 - PHASE; // of a place: which predecessor it was
+    constexpr int bit = n_phases - 1 - Phase; /* of a place: which predecessor it was */
     if constexpr (bit >= 4) {
         const int lane = threadIdx.x % 32;
         *lower = __shfl_sync(full_warp, metrics[W], lane & ~(1 << (bit - 4)));
@@ -165,27 +166,27 @@ __device__ void find_predecessors(const uint32_t *metrics, uint32_t *lower, uint
     }
 }
 
-// Costs of the steps from the lower predecessors into the places of a lane: pairs[s] of the words
-// whose subset differs from that of word 0 by s.
+/* Costs of the steps from the lower predecessors into the places of a lane: pairs[s] of the words
+ * whose subset differs from that of word 0 by s. */
 struct cost_pairs {
     uint32_t pairs[4];
 };
 
-template <int PHASE, bool CAN_SATURATE, int W>
+template <int Phase, bool CanSaturate, int W>
 __device__ void advance_word(const cost_pairs &cost, const uint32_t *metrics, uint32_t *next,
                              uint32_t *decisions)
 {
-    constexpr int subset = place_subset(place_of(0, W, 0), PHASE);
+    constexpr int subset = place_subset(place_of(0, W, 0), Phase);
     uint32_t lower;
     uint32_t upper;
-    find_predecessors<PHASE, W>(metrics, &lower, &upper);
-    lower = add_pairs<CAN_SATURATE>(lower, cost.pairs[subset]);
-    upper = add_pairs<CAN_SATURATE>(upper, cost.pairs[subset ^ 2]);
-    next[W] = select_pairs<4 * (W % 4) + PHASE % 4>(lower, upper, &decisions[W / 4]);
+    find_predecessors<Phase, W>(metrics, &lower, &upper);
+    lower = add_pairs<CanSaturate>(lower, cost.pairs[subset]);
+    upper = add_pairs<CanSaturate>(upper, cost.pairs[subset ^ 2]);
+    next[W] = select_pairs<4 * (W % 4) + Phase % 4>(lower, upper, &decisions[W / 4]);
 }
 
-// One coordinate. `selector` is that of the lane's word 0.
-template <int PHASE, bool CAN_SATURATE>
+/* One coordinate. `selector` is that of the lane's word 0. */
+template <int Phase, bool CanSaturate>
 __device__ void advance(uint2 cost, uint32_t selector, uint32_t *metrics, uint32_t *decisions)
 {
     cost_pairs pairs;
@@ -194,30 +195,30 @@ __device__ void advance(uint2 cost, uint32_t selector, uint32_t *metrics, uint32
     pairs.pairs[2] = byte_permute(cost.y, cost.x, selector);
     pairs.pairs[3] = byte_permute(cost.y, cost.x, selector ^ 0x2222u);
     uint32_t next[words_per_lane];
-    advance_word<PHASE, CAN_SATURATE, 0>(pairs, metrics, next, decisions);
-    advance_word<PHASE, CAN_SATURATE, 1>(pairs, metrics, next, decisions);
-    advance_word<PHASE, CAN_SATURATE, 2>(pairs, metrics, next, decisions);
-    advance_word<PHASE, CAN_SATURATE, 3>(pairs, metrics, next, decisions);
-    advance_word<PHASE, CAN_SATURATE, 4>(pairs, metrics, next, decisions);
-    advance_word<PHASE, CAN_SATURATE, 5>(pairs, metrics, next, decisions);
-    advance_word<PHASE, CAN_SATURATE, 6>(pairs, metrics, next, decisions);
-    advance_word<PHASE, CAN_SATURATE, 7>(pairs, metrics, next, decisions);
+    advance_word<Phase, CanSaturate, 0>(pairs, metrics, next, decisions);
+    advance_word<Phase, CanSaturate, 1>(pairs, metrics, next, decisions);
+    advance_word<Phase, CanSaturate, 2>(pairs, metrics, next, decisions);
+    advance_word<Phase, CanSaturate, 3>(pairs, metrics, next, decisions);
+    advance_word<Phase, CanSaturate, 4>(pairs, metrics, next, decisions);
+    advance_word<Phase, CanSaturate, 5>(pairs, metrics, next, decisions);
+    advance_word<Phase, CanSaturate, 6>(pairs, metrics, next, decisions);
+    advance_word<Phase, CanSaturate, 7>(pairs, metrics, next, decisions);
 #pragma unroll
     for (int w = 0; w < words_per_lane; w++) {
         metrics[w] = next[w];
     }
 }
 
-// Four coordinates, from phase FIRST_PHASE on; 16 decisions each.
-template <int FIRST_PHASE, bool CAN_SATURATE>
+/* Four coordinates, from phase FirstPhase on; 16 decisions each. */
+template <int FirstPhase, bool CanSaturate>
 __device__ uint2 advance_block(const uint2 *costs, const uint32_t *selectors, uint32_t *metrics)
 {
-    const uint32_t *s = selectors + FIRST_PHASE;
+    const uint32_t *s = selectors + FirstPhase;
     uint32_t decisions[2] = {0, 0};
-    advance<FIRST_PHASE, CAN_SATURATE>(costs[0], s[0], metrics, decisions);
-    advance<FIRST_PHASE + 1, CAN_SATURATE>(costs[1], s[1], metrics, decisions);
-    advance<FIRST_PHASE + 2, CAN_SATURATE>(costs[2], s[2], metrics, decisions);
-    advance<FIRST_PHASE + 3, CAN_SATURATE>(costs[3], s[3], metrics, decisions);
+    advance<FirstPhase, CanSaturate>(costs[0], s[0], metrics, decisions);
+    advance<FirstPhase + 1, CanSaturate>(costs[1], s[1], metrics, decisions);
+    advance<FirstPhase + 2, CanSaturate>(costs[2], s[2], metrics, decisions);
+    advance<FirstPhase + 3, CanSaturate>(costs[3], s[3], metrics, decisions);
     return make_uint2(decisions[0], decisions[1]);
 }
 
@@ -226,7 +227,7 @@ __device__ inline uint32_t larger_half(uint32_t pair)
     return max(pair & 0xffffu, pair >> 16);
 }
 
-// Subtracts the smallest metric of the row from all; returns the largest that is left.
+/* Subtracts the smallest metric of the row from all; returns the largest that is left. */
 __device__ inline uint32_t renormalise(uint32_t *metrics)
 {
     const uint32_t *m = metrics;
@@ -234,7 +235,7 @@ __device__ inline uint32_t renormalise(uint32_t *metrics)
                                         __vimin3_u16x2(m[3], m[4], m[5]), __vminu2(m[6], m[7]));
     const uint32_t high = __vimax3_u16x2(__vimax3_u16x2(m[0], m[1], m[2]),
                                          __vimax3_u16x2(m[3], m[4], m[5]), __vmaxu2(m[6], m[7]));
-    // The smallest, and above it the complement of the largest, which is the smallest of those.
+    /* The smallest, and above it the complement of the largest, which is the smallest of those. */
     uint32_t both = min(low & 0xffffu, low >> 16) | (0xffffu - larger_half(high)) << 16;
 #pragma unroll
     for (int width = half_warp / 2; width > 0; width /= 2) {
@@ -248,10 +249,10 @@ __device__ inline uint32_t renormalise(uint32_t *metrics)
     return 0xffffu - (both >> 16) - minimum;
 }
 
-// Brings the metrics through a block. They are at most *largest before and after it. While no sum
-// can reach the bound at which metrics saturate, subtracting the smallest changes no decision: it
-// waits until it must be.
-template <int FIRST_PHASE>
+/* Brings the metrics through a block. They are at most *largest before and after it. While no sum
+ * can reach the bound at which metrics saturate, subtracting the smallest changes no decision: it
+ * waits until it must be. */
+template <int FirstPhase>
 __device__ uint2 advance_checked(const uint2 *costs, uint32_t block_cost, bool is_first,
                                  const uint32_t *selectors, uint32_t *metrics, uint32_t *largest)
 {
@@ -260,13 +261,14 @@ __device__ uint2 advance_checked(const uint2 *costs, uint32_t block_cost, bool i
     }
     *largest += block_cost;
     if (__all_sync(full_warp, *largest < unreached)) {
-        return advance_block<FIRST_PHASE, false>(costs, selectors, metrics);
+        return advance_block<FirstPhase, false>(costs, selectors, metrics);
     }
     *largest = unreached;
-    return advance_block<FIRST_PHASE, true>(costs, selectors, metrics);
+    return advance_block<FirstPhase, true>(costs, selectors, metrics);
 }
 
-// The place of the row's lowest state with the smallest metric, at phase 0, where it is the state.
+/* The place of the row's lowest state with the smallest metric, at phase 0, where it is the state.
+ */
 __device__ inline uint32_t best_place(const uint32_t *metrics)
 {
     const int lane = lane_of_row();
@@ -283,9 +285,9 @@ __device__ inline uint32_t best_place(const uint32_t *metrics)
     return best & 0xffu;
 }
 
-// The four bits of the place in `nibble` (0 low, 1 high) before a block of four coordinates, from
-// `place` after it. A bit is replaced at every coordinate, from the lowest to the highest. Each of
-// the row's lanes supposes other ones; all decisions agree with one lane.
+/* The four bits of the place in `nibble` (0 low, 1 high) before a block of four coordinates, from
+ * `place` after it. A bit is replaced at every coordinate, from the lowest to the highest. Each of
+ * the row's lanes supposes other ones; all decisions agree with one lane. */
 template <int NIBBLE> __device__ uint32_t trace_block(const uint32_t *decisions, uint32_t place)
 {
     const uint32_t supposed = (uint32_t)lane_of_row() << 4 * NIBBLE;
@@ -300,8 +302,8 @@ template <int NIBBLE> __device__ uint32_t trace_block(const uint32_t *decisions,
     return (place & ~(15u << 4 * NIBBLE)) | agreeing << 4 * NIBBLE;
 }
 
-// Follows the decisions of the row back from a place: the bits of a place are the path bits of as
-// many coordinates, the highest first.
+/* Follows the decisions of the row back from a place: the bits of a place are the path bits of as
+ * many coordinates, the highest first. */
 __device__ inline uint32_t trace_back(const search_scratch &scratch, uint32_t place)
 {
     const int row = threadIdx.x / half_warp % 2;
@@ -318,7 +320,7 @@ __device__ inline uint32_t trace_back(const search_scratch &scratch, uint32_t pl
     return place;
 }
 
-// Finds the best paths of the warp's two rows: all lanes.
+/* Finds the best paths of the warp's two rows: all lanes. */
 __device__ __noinline__ void search_all_states(search_scratch scratch)
 {
     const int lane = lane_of_row();
@@ -354,8 +356,8 @@ __device__ __noinline__ void search_all_states(search_scratch scratch)
     }
 }
 
-// The search of effort "fast": lane i holds the survivor whose newest five path bits are i, as
-// metric << 8 | the last eight path bits.
+/* The search of effort "fast": lane i holds the survivor whose newest five path bits are i, as
+ * metric << 8 | the last eight path bits. */
 __device__ inline uint32_t survivor_cost(uint2 cost, uint32_t window)
 {
     const uint32_t z1 = __popc(window & TKV_TRELLIS_TAPS_Z1) & 1;
@@ -363,7 +365,7 @@ __device__ inline uint32_t survivor_cost(uint2 cost, uint32_t window)
     return (z1 ? cost.y : cost.x) >> 16 * z0 & 0xffffu;
 }
 
-// Finds a path of row `row` of the warp's two: all lanes.
+/* Finds a path of row `row` of the warp's two: all lanes. */
 __device__ __noinline__ void search_survivors(search_scratch scratch, int row)
 {
     const uint32_t lane = threadIdx.x % 32;
@@ -409,6 +411,6 @@ __device__ __noinline__ void search_survivors(search_scratch scratch, int row)
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -1,7 +1,7 @@
-// Rows of a page, one by one, each by a half-warp (row.cuh), from an image of the page in shared
-// memory (pack.cuh).
-#ifndef TKV_BACKEND_CUDA_UNPACK_ROW_CUH
-#define TKV_BACKEND_CUDA_UNPACK_ROW_CUH
+/* Rows of a page, one by one, each by a half-warp (row.cuh), from an image of the page in shared
+ * memory (pack.cuh). */
+#ifndef TKV_DEVICE_CUDA_CODEC_UNPACK_ROW_CUH
+#define TKV_DEVICE_CUDA_CODEC_UNPACK_ROW_CUH
 
 #include "device/cuda/codec/levels.cuh"
 #include "device/cuda/codec/pack.cuh"
@@ -9,13 +9,13 @@
 namespace tkv_cuda
 {
 
-// Copies a page into an image like that of pack.cuh: all threads of the block.
-template <int TYPE>
+/* Copies a page into an image like that of pack.cuh: all threads of the block. */
+template <int Type>
 __device__ void read_image(int order, int head_dim, const uint8_t *page, uint32_t *image)
 {
-    typedef type_traits<TYPE> traits;
-    uint16_t *side = image_side<TYPE>(order, head_dim, image);
-    const uint32_t *words = reinterpret_cast<const uint32_t *>(page);
+    typedef type_traits<Type> traits;
+    uint16_t *side = image_side<Type>(order, head_dim, image);
+    const uint32_t *words = (const uint32_t *)page;
     for (int p = 0; p < traits::n_planes; p++) {
         const int bits = traits::plane_bits(p);
         const int n_words = plane_words(bits, head_dim);
@@ -27,54 +27,54 @@ __device__ void read_image(int order, int head_dim, const uint8_t *page, uint32_
         image += plane_rows(order, bits, head_dim) * image_stride(order, head_dim);
         words += n_words;
     }
-    const uint16_t *fields = reinterpret_cast<const uint16_t *>(words);
+    const uint16_t *fields = (const uint16_t *)words;
     for (int i = threadIdx.x; i < traits::n_side_fields * page_tokens; i += blockDim.x) {
         side[i] = fields[i];
     }
 }
 
-// Code bits of a plane at (slot, coordinate 16 i + lane) in an image of keys.
-template <int BITS>
+/* Code bits of a plane at (slot, coordinate 16 i + lane) in an image of keys. */
+template <int Bits>
 __device__ uint32_t key_bits(int head_dim, int slot, int i, const uint32_t *image)
 {
     const int lane = lane_of_row();
-    const uint32_t mask = (1u << BITS) - 1;
-    if (BITS == 8) {
+    const uint32_t mask = (1u << Bits) - 1;
+    if (Bits == 8) {
         return image[(4 * i + lane / 4) * key_stride + slot] >> 8 * (lane % 4) & mask;
     }
-    const int word = lane % 4 * BITS / 4;
-    const int shift = 4 * (lane / 4) + lane % 4 * BITS % 4;
-    const int row = i / 2 * BITS;
+    const int word = lane % 4 * Bits / 4;
+    const int shift = 4 * (lane / 4) + lane % 4 * Bits % 4;
+    const int row = i / 2 * Bits;
     if (i / 2 < head_dim / 32) {
         return image[(row + word) * key_stride + slot] >> (shift + 16 * (i % 2)) & mask;
     }
-    if (BITS == 1) {
+    if (Bits == 1) {
         return image[row * key_stride + slot % 32] >> (shift + 16 * (slot / 32)) & mask;
     }
     return image[(row + word / 2) * key_stride + slot] >> (shift + 16 * (word % 2)) & mask;
 }
 
-template <int BITS>
+template <int Bits>
 __device__ uint32_t value_bits(int head_dim, int slot, int i, const uint32_t *image)
 {
     const int c = slot % group_tokens;
-    const int word = BITS == 8 ? c / 4 : c % 4 * BITS / 4;
-    const int shift = BITS == 8 ? 8 * (c % 4) : 4 * (c / 4) + c % 4 * BITS % 4;
-    const int row = slot / group_tokens * BITS + word;
-    return image[row * head_dim + i * half_warp + lane_of_row()] >> shift & ((1u << BITS) - 1);
+    const int word = Bits == 8 ? c / 4 : c % 4 * Bits / 4;
+    const int shift = Bits == 8 ? 8 * (c % 4) : 4 * (c / 4) + c % 4 * Bits % 4;
+    const int row = slot / group_tokens * Bits + word;
+    return image[row * head_dim + i * half_warp + lane_of_row()] >> shift & ((1u << Bits) - 1);
 }
 
-template <int BITS>
+template <int Bits>
 __device__ uint32_t plane_code(int order, int head_dim, int slot, int i, const uint32_t *image)
 {
-    return order == TKV_ORDER_KEY ? key_bits<BITS>(head_dim, slot, i, image)
-                                  : value_bits<BITS>(head_dim, slot, i, image);
+    return order == TKV_ORDER_KEY ? key_bits<Bits>(head_dim, slot, i, image)
+                                  : value_bits<Bits>(head_dim, slot, i, image);
 }
 
-template <int TYPE>
+template <int Type>
 __device__ uint32_t read_code(int order, int head_dim, int slot, int i, const uint32_t *image)
 {
-    typedef type_traits<TYPE> traits;
+    typedef type_traits<Type> traits;
     constexpr int bits0 = traits::plane_bits(0);
     uint32_t code = plane_code<bits0>(order, head_dim, slot, i, image);
     if constexpr (traits::n_planes > 1) {
@@ -89,10 +89,10 @@ __device__ uint32_t read_code(int order, int head_dim, int slot, int i, const ui
     return code;
 }
 
-// Level of a scalar type's code.
-template <int TYPE> __device__ float level_of(uint32_t code)
+/* Level of a scalar type's code. */
+template <int Type> __device__ float level_of(uint32_t code)
 {
-    typedef type_traits<TYPE> traits;
+    typedef type_traits<Type> traits;
     if constexpr (traits::is_uniform) {
         return (float)(int)(int8_t)code;
     } else {
@@ -100,12 +100,12 @@ template <int TYPE> __device__ float level_of(uint32_t code)
     }
 }
 
-// y of one row in the domain of the codes.
-template <int N, int TYPE>
+/* y of one row in the domain of the codes. */
+template <int N, int Type>
 __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
                                const uint32_t *image, const uint16_t *side, float *y)
 {
-    typedef type_traits<TYPE> traits;
+    typedef type_traits<Type> traits;
     const int d = shape.head_dim;
     const int lane = lane_of_row();
     const uint32_t field = side[slot];
@@ -114,7 +114,7 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
         uint32_t path = trellis_start_word((field & 31u) | field >> 15 << 5);
 #pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
-            const uint32_t code = read_code<TYPE>(order, d, slot, i, image);
+            const uint32_t code = read_code<Type>(order, d, slot, i, image);
             path |= row_ballot(code >> traits::free_bits) << 16;
             const uint32_t free = code & ((1u << traits::free_bits) - 1);
             const uint32_t index = 4 * free + trellis_subset(path, lane);
@@ -127,8 +127,8 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     float signs[traits::is_sketch ? row_shape<N>::capacity : 1];
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
-        const uint32_t code = read_code<TYPE>(order, d, slot, i, image);
-        y[i] = level_of<TYPE>(code) * scale;
+        const uint32_t code = read_code<Type>(order, d, slot, i, image);
+        y[i] = level_of<Type>(code) * scale;
         if constexpr (traits::is_sketch) {
             signs[i] = code >> traits::level_bits & 1u ? -step : step;
         }
@@ -142,6 +142,6 @@ __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

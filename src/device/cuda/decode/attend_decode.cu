@@ -8,13 +8,13 @@
 namespace tkv_cuda
 {
 
-constexpr size_t ALIGNMENT = 256;
+constexpr size_t alignment = 256;
 /* Of a kernel, beside what it asks for at its launch: no more than this. */
-constexpr int STATIC_SHARED_BYTES = 1024;
+constexpr int static_shared_bytes = 1024;
 
 static size_t align_up(size_t bytes)
 {
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return (bytes + alignment - 1) / alignment * alignment;
 }
 
 /* Whether the device has the shared memory; sm_86 and its like have less than half of Hopper's. */
@@ -25,7 +25,7 @@ static bool fits(const decode_kernel &kernel)
     return cudaGetDevice(&device) == cudaSuccess &&
            cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
                cudaSuccess &&
-           kernel.shared_bytes + STATIC_SHARED_BYTES <= bytes;
+           kernel.shared_bytes + static_shared_bytes <= bytes;
 }
 
 static decode_kernel find_kernel(const tkv_device_attend &params)
@@ -52,7 +52,7 @@ static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
     int best = 1;
     double best_cost = 1e300;
     for (int splits = 1;
-         splits <= MAX_SPLITS && (splits == 1 || splits * n_warps < n_blocks + n_warps); splits++) {
+         splits <= max_splits && (splits == 1 || splits * n_warps < n_blocks + n_warps); splits++) {
         const double waves = ((double)n_units * splits + n_slots - 1) / n_slots;
         const int pages = (n_blocks + splits * n_warps - 1) / (splits * n_warps);
         const double cost = (double)(int)waves * (pages + overhead) + 0.02 * splits;
@@ -83,7 +83,7 @@ static decode_plan plan_job(const tkv_device_attend &params, const decode_kernel
     job.blocks_a_split = kernel.n_warps;
     job.is_early = has_early_launches();
     const int n_units = params.n_sequences * layer.n_kv_heads * job.n_tiles;
-    const int n_blocks = (params.max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS + 1;
+    const int n_blocks = (params.max_tokens + page_tokens - 1) / page_tokens + 1;
     job.n_splits =
         choose_splits(n_units, n_blocks, kernel.n_warps, kernel.n_ctas * n_multiprocessors);
     if ((size_t)n_units * sizeof(unit_counters) > TKV_CUDA_ATTEND_COUNTER_BYTES) {
@@ -95,7 +95,7 @@ static decode_plan plan_job(const tkv_device_attend &params, const decode_kernel
     return {kernel, job, sums_at};
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 using tkv_cuda::decode_plan;
 

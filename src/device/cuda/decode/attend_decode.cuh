@@ -1,7 +1,7 @@
 /* The decode attention kernel around the products of decode_pages.cuh: which blocks, softmax, and
  * how the parts come together. */
-#ifndef TKV_BACKEND_CUDA_ATTEND_DECODE_CUH
-#define TKV_BACKEND_CUDA_ATTEND_DECODE_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_CUH
+#define TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_CUH
 
 #include "device/cuda/decode/decode_pages.cuh"
 
@@ -67,7 +67,7 @@ __device__ __forceinline__ void plan_work(const decode_job &job, int blocks_a_sp
     work.begin = block_of(p.layer, work.some_begin);
     work.end = last_seen < work.some_begin ? work.begin : block_of(p.layer, last_seen) + 1;
     const int newest_begin = max(p.window ? last_query + 1 - p.window : 0, p.begin);
-    work.first_whole = max(block_of(p.layer, newest_begin + PAGE_TOKENS - 1), sink_blocks(p.layer));
+    work.first_whole = max(block_of(p.layer, newest_begin + page_tokens - 1), sink_blocks(p.layer));
     const int whole_end = max(min(first_query + 1, all_end), 0);
     work.n_whole = max(block_of(p.layer, whole_end) - work.first_whole, 0);
     work.n_active =
@@ -103,9 +103,9 @@ struct row_terms {
 
 /* Rotates a row of the tile and cuts it into high and low bytes in the order of the fragments. */
 template <int KeyType, int HeadDim>
-__device__ __forceinline__ void prepare_row(const decode_job &job, const decode_work &work, int r,
-                                            float (&x)[HeadDim / 32], uint8_t *fragments,
-                                            row_terms *terms)
+__device__ __forceinline__ void prepare_query(const decode_job &job, const decode_work &work, int r,
+                                              float (&x)[HeadDim / 32], uint8_t *fragments,
+                                              row_terms *terms)
 {
     constexpr int n = HeadDim / 32;
     constexpr bool is_shared = HeadDim == 64;
@@ -128,12 +128,12 @@ __device__ __forceinline__ void prepare_row(const decode_job &job, const decode_
         largest = fmaxf(largest, fabsf(x[j]));
     }
     largest = fminf(max_lanes(largest), 3e38f);
-    const float to_integer = largest > 0.0f ? copysignf(QUERY_LIMIT / largest, p.scale) : 0.0f;
+    const float to_integer = largest > 0.0f ? copysignf(query_limit / largest, p.scale) : 0.0f;
     int sums[2] = {0, 0};
     uint8_t *columns = fragments + r / 4 * (n * 256) + (r % 4) * 32;
 #pragma unroll
     for (int j = 0; j < n; j++) {
-        const int q = __float2int_rn(fmaxf(-QUERY_LIMIT, fminf(x[j] * to_integer, QUERY_LIMIT)));
+        const int q = __float2int_rn(fmaxf(-query_limit, fminf(x[j] * to_integer, query_limit)));
         const int high = (q + 128) >> 8;
         const int low = q - 256 * high;
         sums[0] += high;
@@ -154,8 +154,8 @@ __device__ __forceinline__ void prepare_row(const decode_job &job, const decode_
     sums[0] = add_lanes(sums[0]);
     sums[1] = add_lanes(sums[1]);
     if (lane == 0) {
-        terms->factor = largest / QUERY_LIMIT * fabsf(p.scale) * LOG2_E / TKV_LEVEL_UNIT;
-        terms->bias = bias * p.scale * LOG2_E;
+        terms->factor = largest / query_limit * fabsf(p.scale) * log2_e / TKV_LEVEL_UNIT;
+        terms->bias = bias * p.scale * log2_e;
         terms->sums[0] = sums[0];
         terms->sums[1] = sums[1];
     }
@@ -179,7 +179,7 @@ __device__ __forceinline__ void flush_sums(int i, float factor, row_state<HeadDi
         float sum = (float)(int)state.weight_sum[i];
 #pragma unroll
         for (int mask = 4; mask < 32; mask *= 2) {
-            sum += __shfl_xor_sync(ALL_LANES, sum, mask);
+            sum += __shfl_xor_sync(full_warp, sum, mask);
         }
         offset = sum;
         state.weight_sum[i] = 0;
@@ -219,7 +219,7 @@ __device__ __forceinline__ void compute_logits(const decode_job &job, const row_
                                                const float (&key_scale)[8], const int (&score)[8],
                                                bool is_masked, row_span span, float (&logit)[8])
 {
-    const float cap = job.params.logit_softcap * LOG2_E;
+    const float cap = job.params.logit_softcap * log2_e;
 #pragma unroll
     for (int k = 0; k < 8; k++) {
         logit[k] = fmaf((float)score[k], key_scale[k] * terms.factor, terms.bias);
@@ -228,8 +228,8 @@ __device__ __forceinline__ void compute_logits(const decode_job &job, const row_
 #pragma unroll
         for (int k = 0; k < 8; k++) {
             /* tanh(x) = 1 - 2 / (exp(2x) + 1); near 0 its error is absolute, as that of a logit. */
-            const float x = fmaxf(-LOGIT_LIMIT, fminf(logit[k], LOGIT_LIMIT)) / cap;
-            logit[k] = cap * (1.0f - __fdividef(2.0f, exp2_fast(2.0f * LOG2_E * x) + 1.0f));
+            const float x = fmaxf(-logit_limit, fminf(logit[k], logit_limit)) / cap;
+            logit[k] = cap * (1.0f - __fdividef(2.0f, exp2_fast(2.0f * log2_e * x) + 1.0f));
         }
     }
     if (is_masked) {
@@ -242,7 +242,7 @@ __device__ __forceinline__ void compute_logits(const decode_job &job, const row_
     }
 }
 
-/* A maximum for which the largest weight has WEIGHT_BITS bits. */
+/* A maximum for which the largest weight has weight_bits bits. */
 __device__ __forceinline__ float find_maximum(float maximum, float (&logit)[8],
                                               const float (&value_scale)[8])
 {
@@ -250,16 +250,16 @@ __device__ __forceinline__ float find_maximum(float maximum, float (&logit)[8],
 #pragma unroll
     for (int k = 0; k < 8; k++) {
         const bool is_seen = logit[k] != -CUDART_INF_F;
-        const float limited = fmaxf(-LOGIT_LIMIT, fminf(logit[k], LOGIT_LIMIT));
-        const float value = limited + fmaxf(log2_fast(value_scale[k]), -VALUELESS_BITS);
+        const float limited = fmaxf(-logit_limit, fminf(logit[k], logit_limit));
+        const float value = limited + fmaxf(log2_fast(value_scale[k]), -valueless_bits);
         logit[k] = is_seen ? limited : logit[k];
         top = is_seen ? fmaxf(top, value) : top;
     }
 #pragma unroll
     for (int mask = 4; mask < 32; mask *= 2) {
-        top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, mask));
+        top = fmaxf(top, __shfl_xor_sync(full_warp, top, mask));
     }
-    return fmaxf(maximum, top - WEIGHT_BITS);
+    return fmaxf(maximum, top - weight_bits);
 }
 
 /* An integer in the order of floats. */
@@ -277,7 +277,7 @@ __device__ __forceinline__ float share_maximum(float maximum, int *shared)
     if (threadIdx.x % 32 < 4) {
         order = max(order, atomicMax(shared, order));
     }
-    order = __shfl_sync(ALL_LANES, order, threadIdx.x & 3);
+    order = __shfl_sync(full_warp, order, threadIdx.x & 3);
     return __int_as_float(order >= 0 ? order : order ^ 0x7fffffff);
 }
 
@@ -290,7 +290,7 @@ __device__ __forceinline__ float compute_weights(float maximum, const float (&lo
 #pragma unroll
     for (int k = 0; k < 8; k++) {
         weight[k] = exp2_fast(logit[k] - maximum);
-        integer[k] = fmaf(weight[k], value_scale[k], INTEGER_BASE);
+        integer[k] = fmaf(weight[k], value_scale[k], integer_base);
         sum += weight[k];
     }
     return sum;
@@ -303,7 +303,7 @@ __device__ __forceinline__ bool fit_16_bits(const float (&integer)[8], float sum
     for (int k = 0; k < 8; k++) {
         bits |= __float_as_uint(integer[k]);
     }
-    return bits >> 16 == INTEGER_BASE_HIGH && sum < SUM_LIMIT;
+    return bits >> 16 == integer_base_high && sum < sum_limit;
 }
 
 /* Scales of the lane's tokens. */
@@ -349,7 +349,7 @@ __device__ __forceinline__ void drop_small_weights(float threshold, const float 
     }
 #pragma unroll
     for (int mask = 4; mask < 32; mask *= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, mask));
+        largest = fmaxf(largest, __shfl_xor_sync(full_warp, largest, mask));
     }
     sparse.largest = largest;
 #pragma unroll
@@ -358,7 +358,7 @@ __device__ __forceinline__ void drop_small_weights(float threshold, const float 
             sparse.n_weights++;
             if (exp2_fast(logit[k] - largest) < threshold) {
                 sparse.n_skipped++;
-                integer[k] = INTEGER_BASE;
+                integer[k] = integer_base;
             }
         }
     }
@@ -378,6 +378,6 @@ __device__ __forceinline__ void pack_weights(const float (&integer)[8], uint32_t
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -12,7 +12,7 @@ namespace tkv_cuda
 namespace
 {
 
-constexpr int N_WARPS = 8;
+constexpr int any_warps = 8;
 
 /* Calls f with a coded type as a compile-time constant. Returns whether it is one. */
 template <typename F> __device__ __forceinline__ bool with_type(int type, F f)
@@ -50,9 +50,9 @@ template <int N>
 __device__ void decode_row(const row_shape<N> &shape, const side_pages &side, int slot, float *y)
 {
     const bool is_coded = with_type(side.type, [&](auto type) {
-        constexpr int TYPE = decltype(type)::value;
-        const uint16_t *fields = image_side<TYPE>(side.order, shape.head_dim, side.image);
-        dequantise_row<N, TYPE>(shape, side.order, slot, side.image, fields, y);
+        constexpr int coded_type = decltype(type)::value;
+        const uint16_t *fields = image_side<coded_type>(side.order, shape.head_dim, side.image);
+        dequantise_row<N, coded_type>(shape, side.order, slot, side.image, fields, y);
     });
     if (!is_coded) {
         const __half *row = (const __half *)side.page + (size_t)slot * shape.head_dim;
@@ -64,8 +64,8 @@ __device__ void decode_row(const row_shape<N> &shape, const side_pages &side, in
 
 /* The tile's queries in shared memory. */
 struct token_queries {
-    const float *rows; /* [2][TOKEN_ROWS][head_dim_k]: plain, rotated */
-    const float *bias; /* [TOKEN_ROWS] what the keys' mean adds to the product of a coded key */
+    const float *rows; /* [2][token_rows][head_dim_k]: plain, rotated */
+    const float *bias; /* [token_rows] what the keys' mean adds to the product of a coded key */
 };
 
 /* All tokens of a block. Every thread of the CTA takes part. */
@@ -77,7 +77,7 @@ attend_block(const row_shape<N> &keys, const row_shape<N> &values, const decode_
 {
     const bool is_coded_key = key.type != TKV_TYPE_F16;
     const bool is_coded_value = value.type != TKV_TYPE_F16;
-    const float *rows = queries.rows + (is_coded_key ? TOKEN_ROWS * keys.head_dim : 0);
+    const float *rows = queries.rows + (is_coded_key ? token_rows * keys.head_dim : 0);
     const float bias = is_coded_key ? queries.bias[row_of_lane()] : 0.0f;
     const token_span span = span_of_lane(job, work, 0, block);
     __syncthreads(); /* the images are no longer read */
@@ -85,10 +85,10 @@ attend_block(const row_shape<N> &keys, const row_shape<N> &values, const decode_
     read_side(value, values.head_dim);
     __syncthreads();
     const int first = first_of_block(work, block_start(job.params.layer, block));
-    for (int base = first + threadIdx.x / 32 * 2; base < n_tokens; base += 2 * N_WARPS) {
+    for (int base = first + threadIdx.x / 32 * 2; base < n_tokens; base += 2 * any_warps) {
         const int at = base + threadIdx.x / half_warp % 2;
         const int read = min(at, n_tokens - 1);
-        const int slot[1] = {at < n_tokens ? at : PAGE_TOKENS};
+        const int slot[1] = {at < n_tokens ? at : page_tokens};
         float y[row_shape<N>::capacity];
         decode_row(keys, key, read, y);
         float score[1] = {score_token<N, false>(keys, rows, y) + bias};
@@ -104,7 +104,7 @@ __device__ void load_queries(const row_shape<N> &shape, const decode_job &job,
                              const decode_work &work, float *rows, float *bias)
 {
     const int r = threadIdx.x / half_warp;
-    if (threadIdx.x / 32 >= TOKEN_ROWS / 2) {
+    if (threadIdx.x / 32 >= token_rows / 2) {
         return;
     }
     const float *mean = job.params.layer.type_k != TKV_TYPE_F16 && work.sequence.mean_k
@@ -121,7 +121,7 @@ __device__ void load_queries(const row_shape<N> &shape, const decode_job &job,
     bias[r] = fold_lanes(sum);
     rotate_row(shape, x);
     for (int i = 0; i < shape.n(); i++) {
-        rows[(TOKEN_ROWS + r) * shape.head_dim + coordinate<N, false>(i)] = x[i];
+        rows[(token_rows + r) * shape.head_dim + coordinate<N, false>(i)] = x[i];
     }
 }
 
@@ -133,7 +133,7 @@ __device__ void write_rows(const row_shape<N> &shape, const decode_job &job,
     const int d = shape.head_dim;
     const int r = threadIdx.x / half_warp;
     const size_t part = (size_t)work.unit * job.n_splits + work.split;
-    if (threadIdx.x / 32 >= TOKEN_ROWS / 2) {
+    if (threadIdx.x / 32 >= token_rows / 2) {
         return;
     }
     const bool is_rotated = job.params.layer.type_v != TKV_TYPE_F16;
@@ -142,18 +142,18 @@ __device__ void write_rows(const row_shape<N> &shape, const decode_job &job,
                             : nullptr;
     float x[row_shape<N>::capacity];
     for (int i = 0; i < shape.n(); i++) {
-        x[i] = sums[(TOKEN_ROWS + r) * d + coordinate<N, false>(i)];
+        x[i] = sums[(token_rows + r) * d + coordinate<N, false>(i)];
     }
     if (is_rotated) {
         unrotate_row(shape, x);
     }
-    float *to = job.sums + (part * TOKEN_ROWS + r) * d;
+    float *to = job.sums + (part * token_rows + r) * d;
     for (int i = 0; i < shape.n(); i++) {
         const int j = coordinate<N, false>(i);
         to[j] = x[i] + sums[r * d + j] + (mean ? rows[r].coded * mean[j] : 0.0f);
     }
     if (lane_of_row() == 0) {
-        *(row_sums *)(job.stats + (part * TOKEN_ROWS + r) * 4) = {rows[r].maximum, rows[r].sum,
+        *(row_sums *)(job.stats + (part * token_rows + r) * 4) = {rows[r].maximum, rows[r].sum,
                                                                   rows[r].coded, 0.0f};
     }
 }
@@ -168,27 +168,27 @@ __host__ __device__ any_places place_shared(const tkv_device_layer &layer, size_
 {
     any_places at;
     at.queries = 0;
-    at.key_image = 2 * TOKEN_ROWS * sizeof(float) * layer.head_dim_k;
+    at.key_image = 2 * token_rows * sizeof(float) * layer.head_dim_k;
     at.value_image = at.key_image + key_image;
     at.sums = at.key_image;
     const size_t images_end = at.value_image + value_image;
-    const size_t sums_end = at.sums + 2 * TOKEN_ROWS * sizeof(float) * layer.head_dim_v;
+    const size_t sums_end = at.sums + 2 * token_rows * sizeof(float) * layer.head_dim_v;
     at.bytes = images_end > sums_end ? images_end : sums_end;
     return at;
 }
 
 template <int N>
-__global__ void __launch_bounds__(N_WARPS * 32)
+__global__ void __launch_bounds__(any_warps * 32)
     attend_any(const __grid_constant__ decode_job job, const __grid_constant__ any_places at)
 {
     extern __shared__ __align__(16) uint8_t shared[];
-    __shared__ float bias[TOKEN_ROWS];
-    __shared__ joined_row scratch[2 * N_WARPS * TOKEN_ROWS];
-    __shared__ joined_row rows[TOKEN_ROWS];
+    __shared__ float bias[token_rows];
+    __shared__ joined_row scratch[2 * any_warps * token_rows];
+    __shared__ joined_row rows[token_rows];
     const tkv_device_layer &layer = job.params.layer;
     const row_shape<N> keys = {layer.head_dim_k};
     const row_shape<N> values = {layer.head_dim_v};
-    decode_work work = name_work(job, TOKEN_ROWS);
+    decode_work work = name_work(job, token_rows);
     plan_work(job, job.blocks_a_split, work);
     if (work.split >= work.n_active) {
         return;
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(N_WARPS * 32)
         const tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
         const int type_k = entry.is_exact ? TKV_TYPE_F16 : layer.type_k;
         const int type_v = entry.is_exact ? TKV_TYPE_F16 : layer.type_v;
-        const int n_slots = entry.is_exact ? entry.n_slots : PAGE_TOKENS;
+        const int n_slots = entry.is_exact ? entry.n_slots : page_tokens;
         const int n_seen =
             min(block_start(layer, block + 1), work.some_end) - block_start(layer, block);
         const size_t key_bytes = page_bytes(type_k, layer.head_dim_k, n_slots);
@@ -224,27 +224,27 @@ __global__ void __launch_bounds__(N_WARPS * 32)
     }
     write_rows(values, job, work, rows, sums);
     if (is_last_part(job, work)) {
-        merge_plain_parts<TOKEN_ROWS>(job, work);
+        merge_plain_parts<token_rows>(job, work);
     }
 }
 
 /* Layers of f16: nothing to unpack, so that only memory and the products count. */
 template <int N>
-__global__ void __launch_bounds__(N_WARPS * 32, 2)
+__global__ void __launch_bounds__(any_warps * 32, 2)
     attend_exact(const __grid_constant__ decode_job job)
 {
     constexpr int d = N * half_warp;
-    __shared__ __align__(16) float query_rows[TOKEN_ROWS * d];
-    __shared__ float sums[TOKEN_ROWS * d];
-    __shared__ joined_row scratch[2 * N_WARPS * TOKEN_ROWS];
-    __shared__ joined_row rows[TOKEN_ROWS];
+    __shared__ __align__(16) float query_rows[token_rows * d];
+    __shared__ float sums[token_rows * d];
+    __shared__ joined_row scratch[2 * any_warps * token_rows];
+    __shared__ joined_row rows[token_rows];
     const row_shape<N> shape = {d};
-    decode_work work = name_work(job, TOKEN_ROWS);
+    decode_work work = name_work(job, token_rows);
     plan_work(job, job.blocks_a_split, work);
     if (work.split >= work.n_active) {
         return;
     }
-    for (int i = threadIdx.x; i < TOKEN_ROWS * d; i += N_WARPS * 32) {
+    for (int i = threadIdx.x; i < token_rows * d; i += any_warps * 32) {
         query_rows[i] = i / d < work.n_rows ? query_of_row(job, work, i / d)[i % d] : 0.0f;
     }
     __syncthreads();
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
     clear_tokens(shape, state);
     for (int block = work.begin + work.split; block < work.end; block += work.n_active) {
         tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
-        entry.n_slots = entry.is_exact ? entry.n_slots : PAGE_TOKENS;
+        entry.n_slots = entry.is_exact ? entry.n_slots : page_tokens;
         attend_exact_runs<N, N == 16 ? 1 : 4>(job, work, query_rows, 0, block, entry, state);
     }
     join_tokens<N, true>(shape, state, scratch, rows, sums);
@@ -260,16 +260,16 @@ __global__ void __launch_bounds__(N_WARPS * 32, 2)
         add_stats(job, state.n_weights, state.n_skipped);
     }
     const size_t part = (size_t)work.unit * job.n_splits + work.split;
-    for (int i = threadIdx.x; i < TOKEN_ROWS * d; i += N_WARPS * 32) {
-        job.sums[part * TOKEN_ROWS * d + i] = sums[i];
+    for (int i = threadIdx.x; i < token_rows * d; i += any_warps * 32) {
+        job.sums[part * token_rows * d + i] = sums[i];
     }
-    if (threadIdx.x < TOKEN_ROWS) {
+    if (threadIdx.x < token_rows) {
         const joined_row row = rows[threadIdx.x];
-        *(row_sums *)(job.stats + (part * TOKEN_ROWS + threadIdx.x) * 4) = {row.maximum, row.sum,
+        *(row_sums *)(job.stats + (part * token_rows + threadIdx.x) * 4) = {row.maximum, row.sum,
                                                                             0.0f, 0.0f};
     }
     if (is_last_part(job, work)) {
-        merge_plain_parts<TOKEN_ROWS>(job, work);
+        merge_plain_parts<token_rows>(job, work);
     }
 }
 
@@ -283,22 +283,22 @@ template <int N> cudaError_t launch_any(const decode_job &job, dim3 grid, cudaSt
     if (error != cudaSuccess) {
         return error;
     }
-    attend_any<N><<<grid, N_WARPS * 32, at.bytes, stream>>>(job, at);
+    attend_any<N><<<grid, any_warps * 32, at.bytes, stream>>>(job, at);
     return cudaGetLastError();
 }
 
 template <int N> cudaError_t launch_exact(const decode_job &job, dim3 grid, cudaStream_t stream)
 {
-    attend_exact<N><<<grid, N_WARPS * 32, 0, stream>>>(job);
+    attend_exact<N><<<grid, any_warps * 32, 0, stream>>>(job);
     return cudaGetLastError();
 }
 
-} // namespace
+} /* namespace */
 
 decode_kernel find_any_kernel(const tkv_device_layer &layer)
 {
     decode_kernel kernel = {};
-    kernel.n_rows = TOKEN_ROWS;
+    kernel.n_rows = token_rows;
     kernel.n_warps = 1; /* that work on a block: all of them */
     kernel.n_ctas = 2;
     const bool is_square = layer.head_dim_k == layer.head_dim_v;
@@ -315,4 +315,4 @@ decode_kernel find_any_kernel(const tkv_device_layer &layer)
     return kernel;
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */

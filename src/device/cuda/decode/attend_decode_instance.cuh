@@ -1,6 +1,6 @@
 /* One instance of the kernel of attend_decode_kernel.cuh, and its launch. */
-#ifndef TKV_BACKEND_CUDA_ATTEND_DECODE_INSTANCE_CUH
-#define TKV_BACKEND_CUDA_ATTEND_DECODE_INSTANCE_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_INSTANCE_CUH
+#define TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_INSTANCE_CUH
 
 #include "device/cuda/decode/attend_decode_kernel.cuh"
 #include "device/cuda/decode/attend_decode_launch.cuh"
@@ -38,6 +38,6 @@ template <int KeyType, int ValueType, int HeadDim, int RowTiles> decode_kernel d
             shape::shared_bytes};
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -1,6 +1,6 @@
 /* The decode attention kernel proper. */
-#ifndef TKV_BACKEND_CUDA_ATTEND_DECODE_KERNEL_CUH
-#define TKV_BACKEND_CUDA_ATTEND_DECODE_KERNEL_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_KERNEL_CUH
+#define TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_KERNEL_CUH
 
 #include "device/cuda/decode/attend_decode.cuh"
 #include "device/cuda/decode/decode_merge.cuh"
@@ -10,7 +10,7 @@ namespace tkv_cuda
 {
 
 /* The accumulators hold 65536 tokens without overflow. */
-constexpr unsigned PAGES_A_FLUSH = 256;
+constexpr unsigned pages_a_flush = 256;
 
 /* atomicAdd(counter, 1), which the compiler would do once for all lanes and wait for at once. */
 __device__ __forceinline__ unsigned draw_number(unsigned *counter)
@@ -118,7 +118,7 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
         float integer[8];
         compute_logits<ValueType>(job, terms[i], key_scale, score[i], is_masked, span, logit);
         float sum = compute_weights(state.maximum[i], logit, value_scale, weight, integer);
-        if (!__all_sync(ALL_LANES, fit_16_bits(integer, sum))) {
+        if (!__all_sync(full_warp, fit_16_bits(integer, sum))) {
             const float maximum = share_maximum(find_maximum(state.maximum[i], logit, value_scale),
                                                 shared_maxima + 4 * i + t);
             if (!is_first) {
@@ -134,7 +134,7 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
                 is_bad |= integer[k] != integer[k];
             }
             /* A value that is not finite makes the whole row so. */
-            if (__ballot_sync(ALL_LANES, is_bad) & 0x11111111u << t) {
+            if (__ballot_sync(full_warp, is_bad) & 0x11111111u << t) {
                 state.total[i][0][0] = CUDART_NAN_F;
                 state.sum[i] = CUDART_NAN_F;
             }
@@ -145,9 +145,9 @@ attend_pair(const decode_job &job, const decode_work &work, int block, bool is_f
             bool is_left = false;
 #pragma unroll
             for (int k = 0; k < 8; k++) {
-                is_left |= integer[k] != INTEGER_BASE;
+                is_left |= integer[k] != integer_base;
             }
-            is_any_left = __any_sync(ALL_LANES, is_left) || (i > 0 && is_any_left);
+            is_any_left = __any_sync(full_warp, is_left) || (i > 0 && is_any_left);
         }
         if constexpr (coding<ValueType>::n_tables == 2) {
 #pragma unroll
@@ -186,7 +186,7 @@ __device__ __forceinline__ void write_part(const decode_job &job, const decode_w
     for (int i = 0; i < RowTiles; i++) {
 #pragma unroll
         for (int mask = 4; mask < 32; mask *= 2) {
-            state.sum[i] += __shfl_xor_sync(ALL_LANES, state.sum[i], mask);
+            state.sum[i] += __shfl_xor_sync(full_warp, state.sum[i], mask);
         }
         if (g == 0) {
             warp_rows[warp][4 * i + t] = make_float2(state.maximum[i], state.sum[i]);
@@ -201,7 +201,7 @@ __device__ __forceinline__ void write_part(const decode_job &job, const decode_w
     __syncthreads();
     for (int at = threadIdx.x; at < n_rows * HeadDim / 4; at += Warps * 32) {
         const int r = at / (HeadDim / 4);
-        float maximum = NO_MAXIMUM;
+        float maximum = no_maximum;
 #pragma unroll
         for (int w = 0; w < Warps; w++) {
             maximum = fmaxf(maximum, warp_rows[w][r].x);
@@ -239,10 +239,10 @@ __device__ __forceinline__ bool has_exact_block(const decode_work &work)
 
 /* Shared memory for the exact blocks of 4 rows. */
 template <int HeadDim, int Warps> struct exact_scratch {
-    float queries[TOKEN_ROWS][HeadDim];
-    float sums[TOKEN_ROWS][HeadDim];
-    joined_row halves[2 * Warps * TOKEN_ROWS];
-    joined_row rows[TOKEN_ROWS];
+    float queries[token_rows][HeadDim];
+    float sums[token_rows][HeadDim];
+    joined_row halves[2 * Warps * token_rows];
+    joined_row rows[token_rows];
 };
 
 /* Adds the CTA's exact blocks to its part, in the domain of the codes, for rows 4 * tile and on. */
@@ -253,8 +253,8 @@ __device__ __noinline__ void add_exact_blocks(const decode_job &job, const decod
 {
     constexpr int N = HeadDim / half_warp;
     const row_shape<N> shape = {HeadDim};
-    const int first_row = TOKEN_ROWS * tile;
-    for (int i = threadIdx.x; i < TOKEN_ROWS * HeadDim; i += Warps * 32) {
+    const int first_row = token_rows * tile;
+    for (int i = threadIdx.x; i < token_rows * HeadDim; i += Warps * 32) {
         const int r = first_row + i / HeadDim;
         scratch.queries[i / HeadDim][i % HeadDim] =
             r < work.n_rows ? query_of_row(job, work, r)[i % HeadDim] : 0.0f;
@@ -272,7 +272,7 @@ __device__ __noinline__ void add_exact_blocks(const decode_job &job, const decod
     if (lane_of_row() % 4 == 0) {
         add_stats(job, state.n_weights, state.n_skipped);
     }
-    for (int r = threadIdx.x / 32; r < TOKEN_ROWS; r += Warps) {
+    for (int r = threadIdx.x / 32; r < token_rows; r += Warps) {
         float x[HeadDim / 32];
         load_row(scratch.sums[r], x);
         rotate_lanes(x);
@@ -339,7 +339,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     }
     __shared__ int shared_maxima[shape::n_rows];
     if (threadIdx.x < shape::n_rows) {
-        shared_maxima[threadIdx.x] = order_of(NO_MAXIMUM);
+        shared_maxima[threadIdx.x] = order_of(no_maximum);
     }
     __shared__ hidden_tables<KeyType, ValueType> hidden[2];
     if (threadIdx.x < 2) {
@@ -351,7 +351,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         if (r != warp && r < work.n_rows) {
             load_row(query_of_row(job, work, r), query);
         }
-        prepare_row<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
+        prepare_query<KeyType, HeadDim>(job, work, r, query, (uint8_t *)fragments, all_terms + r);
     }
     /* From here on whatever is loaded comes after the pages, which fill the memory's queues. */
     due_block due = read_entry<layout>(work, first);
@@ -370,7 +370,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
             queries[i][w] = fragments[i * shape::fragment_words + w * 32 + lane];
         }
         terms[i] = all_terms[4 * i + (lane & 3)];
-        state.maximum[i] = NO_MAXIMUM;
+        state.maximum[i] = no_maximum;
         state.sum[i] = 0.0f;
         state.weight_sum[i] = 0;
         sparse[i] = {-CUDART_INF_F, 0, 0};
@@ -395,7 +395,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         __syncwarp();
         const due_block next = read_entry<layout>(work, ahead);
         if (n_done > 0 && number < work.end) {
-            number = work.begin + 3 * stride + (int)__shfl_sync(ALL_LANES, drawn, 0);
+            number = work.begin + 3 * stride + (int)__shfl_sync(full_warp, drawn, 0);
         }
         /* These are answered in order: what the next turn wants before its pages comes first. */
         load_entry(work, number, ahead);
@@ -409,7 +409,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
                                                                queries, terms, state, sparse);
             is_first = false;
         }
-        if (n_done % PAGES_A_FLUSH == PAGES_A_FLUSH - 1) {
+        if (n_done % pages_a_flush == pages_a_flush - 1) {
 #pragma unroll
             for (int i = 0; i < RowTiles; i++) {
                 flush_sums<ValueType>(i, 1.0f, state);
@@ -438,7 +438,7 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
         auto &scratch = *(exact_scratch<HeadDim, shape::n_warps> *)stages;
         __syncthreads();
         for (int i = 0; i < RowTiles; i++) {
-            const size_t row = rows + TOKEN_ROWS * i;
+            const size_t row = rows + token_rows * i;
             add_exact_blocks(job, work, i, (row_sums *)job.stats + row, job.sums + row * HeadDim,
                              scratch);
         }
@@ -448,6 +448,6 @@ __global__ void __launch_bounds__(decode_shape<KeyType, ValueType, HeadDim, RowT
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

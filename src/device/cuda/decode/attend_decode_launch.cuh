@@ -1,6 +1,6 @@
 /* What attend_decode.cu knows of the decode kernels in the other files. */
-#ifndef TKV_BACKEND_CUDA_ATTEND_DECODE_LAUNCH_CUH
-#define TKV_BACKEND_CUDA_ATTEND_DECODE_LAUNCH_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_LAUNCH_CUH
+#define TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_LAUNCH_CUH
 
 #include "device/cuda/decode/decode_rows.cuh"
 
@@ -25,6 +25,6 @@ decode_kernel find_mixed_kernel(const tkv_device_layer &layer);
 /* For everything. */
 decode_kernel find_any_kernel(const tkv_device_layer &layer);
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

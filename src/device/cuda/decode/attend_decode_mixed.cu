@@ -19,7 +19,7 @@ template <int KeyType> decode_kernel find_value_type(int type_v)
     }
 }
 
-} // namespace
+} /* namespace */
 
 decode_kernel find_mixed_kernel(const tkv_device_layer &layer)
 {
@@ -37,4 +37,4 @@ decode_kernel find_mixed_kernel(const tkv_device_layer &layer)
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */

@@ -16,7 +16,7 @@ template <int Type> decode_kernel find_same_type(int head_dim, int n_rows)
     }
 }
 
-} // namespace
+} /* namespace */
 
 decode_kernel find_paged_kernel(const tkv_device_layer &layer, int n_rows)
 {
@@ -35,4 +35,4 @@ decode_kernel find_paged_kernel(const tkv_device_layer &layer, int n_rows)
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */

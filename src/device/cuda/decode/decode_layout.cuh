@@ -6,27 +6,27 @@
  * group t (mod 4); of values, four neighbouring coordinates that g chooses, in the rows of token
  * group t/2, half t%2. Where there are only two groups of keys (head_dim 64), they are shared
  * likewise. */
-#ifndef TKV_BACKEND_CUDA_DECODE_LAYOUT_CUH
-#define TKV_BACKEND_CUDA_DECODE_LAYOUT_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_LAYOUT_CUH
+#define TKV_DEVICE_CUDA_DECODE_DECODE_LAYOUT_CUH
 
+#include "device/cuda/codec/codec.cuh"
 #include "device/cuda/decode/unpack.cuh"
 
 namespace tkv_cuda
 {
 
-constexpr int PAGE_TOKENS = 64;
-constexpr int CHUNK_BYTES = 16;              /* of an asynchronous copy */
-constexpr int COPY_BYTES = 32 * CHUNK_BYTES; /* by a warp */
-constexpr int SIDE_BYTES = PAGE_TOKENS * 2;  /* one side field of a page */
+constexpr int chunk_bytes = 16;              /* of an asynchronous copy */
+constexpr int copy_bytes = 32 * chunk_bytes; /* by a warp */
+constexpr int side_bytes = page_tokens * 2;  /* one side field of a page */
 
 /* One side (keys or values) of a page pair with codes of this type. */
 template <int Type, int HeadDim, bool IsValue> struct side_layout {
     using c = coding<Type>;
     static constexpr bool is_shared = IsValue || HeadDim == 64; /* two groups for four lanes */
     static constexpr int n_groups = IsValue ? 2 : HeadDim / 32;
-    static constexpr int row_bytes = (IsValue ? HeadDim : PAGE_TOKENS) * 4;
-    static constexpr int code_bytes = HeadDim * PAGE_TOKENS * c::bits / 8;
-    static constexpr int page_bytes = code_bytes + SIDE_BYTES;
+    static constexpr int row_bytes = (IsValue ? HeadDim : page_tokens) * 4;
+    static constexpr int code_bytes = HeadDim * page_tokens * c::bits / 8;
+    static constexpr int page_bytes = code_bytes + side_bytes;
 
     TKV_HOST_DEVICE static constexpr int plane_bits(int plane)
     {
@@ -83,7 +83,7 @@ template <int Type, int HeadDim, bool IsValue> struct side_layout {
     /* Where byte `at` of the page goes. */
     TKV_HOST_DEVICE static constexpr int target_of(int at)
     {
-        const int plane_bytes = HeadDim * PAGE_TOKENS * c::bits0 / 8;
+        const int plane_bytes = HeadDim * page_tokens * c::bits0 / 8;
         const int plane = at < plane_bytes ? 0 : 1;
         const int within = at - plane * plane_bytes;
         return plane_offset(plane) + row_offset(plane, within / row_bytes) + within % row_bytes;
@@ -101,12 +101,12 @@ template <int KeyType, int ValueType, int HeadDim> struct pair_layout {
     using values = side_layout<ValueType, HeadDim, true>;
     static constexpr int values_at = keys::bytes;
     static constexpr int key_scales_at = values_at + values::bytes;
-    static constexpr int value_scales_at = key_scales_at + SIDE_BYTES;
-    static constexpr int bytes = value_scales_at + SIDE_BYTES;
+    static constexpr int value_scales_at = key_scales_at + side_bytes;
+    static constexpr int bytes = value_scales_at + side_bytes;
     static constexpr int page_bytes = keys::page_bytes + values::page_bytes; /* in memory */
     static_assert(values_at % 16 == 0 && key_scales_at % 16 == 0, "copies are 16 bytes");
 };
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -1,7 +1,7 @@
 /* The splits of a unit come together: flash decoding's second step, by the CTA that is done last,
  * so that there is no second kernel to wait for. */
-#ifndef TKV_BACKEND_CUDA_DECODE_MERGE_CUH
-#define TKV_BACKEND_CUDA_DECODE_MERGE_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_MERGE_CUH
+#define TKV_DEVICE_CUDA_DECODE_DECODE_MERGE_CUH
 
 #include "device/cuda/decode/attend_decode.cuh"
 
@@ -40,7 +40,7 @@ __device__ __forceinline__ bool is_last_part(const decode_job &job, const decode
 
 /* What the parts of a row count for. */
 template <int Rows> struct part_factors {
-    float factor[Rows][MAX_SPLITS];
+    float factor[Rows][max_splits];
     float total[Rows]; /* of all weights */
     float coded[Rows]; /* of those of coded tokens */
 };
@@ -52,22 +52,22 @@ __device__ __forceinline__ void weigh_parts(const decode_job &job, const decode_
     const int lane = threadIdx.x % 32;
     const int head = work.kv_head * work.group + (work.first_row + r) % work.group;
     const float sink =
-        job.params.sinks ? ((const float *)job.params.sinks)[head] * LOG2_E : -CUDART_INF_F;
+        job.params.sinks ? ((const float *)job.params.sinks)[head] * log2_e : -CUDART_INF_F;
     const float4 *stats = (const float4 *)job.stats + (size_t)work.unit * job.n_splits * Rows + r;
-    float4 part[MAX_SPLITS / 32];
-    float maximum = fmaxf(sink, NO_MAXIMUM);
+    float4 part[max_splits / 32];
+    float maximum = fmaxf(sink, no_maximum);
 #pragma unroll
-    for (int i = 0; i < MAX_SPLITS / 32; i++) {
+    for (int i = 0; i < max_splits / 32; i++) {
         const int s = 32 * i + lane;
         part[i] = s < work.n_active ? __ldcg(stats + (size_t)s * Rows)
-                                    : make_float4(NO_MAXIMUM, 0.0f, 0.0f, 0.0f);
+                                    : make_float4(no_maximum, 0.0f, 0.0f, 0.0f);
         maximum = fmaxf(maximum, part[i].x);
     }
     maximum = max_lanes(maximum);
     float total = 0.0f;
     float coded = 0.0f;
 #pragma unroll
-    for (int i = 0; i < MAX_SPLITS / 32; i++) {
+    for (int i = 0; i < max_splits / 32; i++) {
         const float factor = part[i].y == 0.0f ? 0.0f : exp2_fast(part[i].x - maximum);
         total = fmaf(factor, part[i].y, total);
         coded = fmaf(factor, part[i].z, coded);
@@ -82,7 +82,7 @@ __device__ __forceinline__ void weigh_parts(const decode_job &job, const decode_
             const int row = work.first_row + r;
             const size_t query = (size_t)blockIdx.z * job.params.n_queries + row / work.group;
             ((float *)job.params.log_sums)[query * job.params.n_heads + head] =
-                (maximum + log2f(factors.total[r])) / LOG2_E;
+                (maximum + log2f(factors.total[r])) / log2_e;
         }
     }
 }
@@ -185,6 +185,6 @@ __device__ __forceinline__ void merge_plain_parts(const decode_job &job, const d
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

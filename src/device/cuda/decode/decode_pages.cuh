@@ -14,8 +14,8 @@
  *            row, transposed by movmatrix; they meet the levels in the tensor cores, and the
  *            integer sums stay in the accumulators from page to page until the maximum moves.
  */
-#ifndef TKV_BACKEND_CUDA_DECODE_PAGES_CUH
-#define TKV_BACKEND_CUDA_DECODE_PAGES_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_PAGES_CUH
+#define TKV_DEVICE_CUDA_DECODE_DECODE_PAGES_CUH
 
 #include "device/cuda/decode/decode_layout.cuh"
 #include "device/cuda/decode/decode_rows.cuh"
@@ -26,16 +26,16 @@
 namespace tkv_cuda
 {
 
-constexpr float NO_MAXIMUM = -1e30f;
+constexpr float no_maximum = -1e30f;
 /* 2^23 + n has n in its low bits: a fused multiply-add also rounds to an integer. */
-constexpr float INTEGER_BASE = 8388608.0f;
-constexpr uint32_t INTEGER_BASE_HIGH = 0x4b00u;
+constexpr float integer_base = 8388608.0f;
+constexpr uint32_t integer_base_high = 0x4b00u;
 /* The largest weight is set to 2^15 of 2^16. */
-constexpr float WEIGHT_BITS = 15.0f;
+constexpr float weight_bits = 15.0f;
 /* A token without a value may weigh 2^70 times more than those with one. */
-constexpr float VALUELESS_BITS = 70.0f;
-constexpr float SUM_LIMIT = 1e30f;
-constexpr float LOGIT_LIMIT = 1e30f;
+constexpr float valueless_bits = 70.0f;
+constexpr float sum_limit = 1e30f;
+constexpr float logit_limit = 1e30f;
 
 template <int KeyType, int ValueType, int HeadDim, int RowTiles> struct decode_shape {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
@@ -125,12 +125,12 @@ template <typename Side>
 __device__ __forceinline__ void copy_codes(uint32_t to, int lane, const uint8_t *page)
 {
 #pragma unroll
-    for (int at = 0; at < Side::code_bytes; at += COPY_BYTES) {
+    for (int at = 0; at < Side::code_bytes; at += copy_bytes) {
         /* Rows of 256 bytes: the upper half of the warp is in another row. */
-        const int upper = Side::target_of(at + COPY_BYTES / 2) - Side::target_of(at);
-        copy_chunk(to + Side::target_of(at) + lane * CHUNK_BYTES +
-                       (lane >> 4) * (upper - COPY_BYTES / 2),
-                   page + at + lane * CHUNK_BYTES);
+        const int upper = Side::target_of(at + copy_bytes / 2) - Side::target_of(at);
+        copy_chunk(to + Side::target_of(at) + lane * chunk_bytes +
+                       (lane >> 4) * (upper - copy_bytes / 2),
+                   page + at + lane * chunk_bytes);
     }
 }
 
@@ -141,12 +141,12 @@ __device__ __forceinline__ void copy_pair(uint32_t to, int lane, uint64_t pages)
 {
     const uint8_t *keys = (const uint8_t *)pages;
     const uint8_t *values = keys + Layout::keys::page_bytes;
-    const int side_chunks = SIDE_BYTES / CHUNK_BYTES;
+    const int side_chunks = side_bytes / chunk_bytes;
     copy_codes<typename Layout::keys>(to, lane, keys);
     if (lane < 2 * side_chunks) {
         const uint8_t *from = lane < side_chunks ? keys + Layout::keys::code_bytes
-                                                 : values + Layout::values::code_bytes - SIDE_BYTES;
-        copy_chunk(to + Layout::key_scales_at + lane * CHUNK_BYTES, from + lane * CHUNK_BYTES);
+                                                 : values + Layout::values::code_bytes - side_bytes;
+        copy_chunk(to + Layout::key_scales_at + lane * chunk_bytes, from + lane * chunk_bytes);
     }
     close_copies();
     copy_codes<typename Layout::values>(to + Layout::values_at, lane, values);
@@ -173,7 +173,7 @@ __device__ __forceinline__ void place_value_starts(uint8_t *stage, const uint32_
 #pragma unroll
         for (int k = 0; k < TKV_TRELLIS_START_BITS; k++) {
             const uint32_t bit = k < TKV_TRELLIS_START_BITS - 1 ? 1u << k : 1u << 15;
-            words[7 - k] = __ballot_sync(ALL_LANES, (fields[b] & bit) != 0);
+            words[7 - k] = __ballot_sync(full_warp, (fields[b] & bit) != 0);
         }
         if (threadIdx.x % 32 == 0) {
             uint4 *row =
@@ -285,7 +285,7 @@ template <int KeyType, int ValueType> struct hidden_tables {
 /* x itself, but nothing that the compiler could compute again instead of keeping it. */
 __device__ __forceinline__ int pin(int x)
 {
-    return __shfl_sync(ALL_LANES, x, threadIdx.x % 32);
+    return __shfl_sync(full_warp, x, threadIdx.x % 32);
 }
 
 template <int Type>
@@ -325,7 +325,7 @@ make_lane_constants(const hidden_tables<KeyType, ValueType> *hidden)
     lane.share = {(uint32_t)pin((int)lane.share.mask), (uint32_t)pin((int)lane.share.factor),
                   pin(lane.share.shift)};
     lane.key_scales = pin(Layout::key_scales_at + 2 * slot);
-    lane.value_scales = lane.key_scales + SIDE_BYTES;
+    lane.value_scales = lane.key_scales + side_bytes;
     lane.key_levels = read_tables<KeyType>(hidden[t & 1].keys);
     lane.value_levels = read_tables<ValueType>(hidden[t & 1].values);
     return lane;
@@ -488,6 +488,6 @@ add_values(const uint8_t *stage, const lane_constants<KeyType, ValueType> &lane,
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -1,8 +1,8 @@
 /* The two ends of decode attention, a warp a row: a query comes in, is rotated and rounded to 16
  * bits; the sums of all splits come together, are rotated back and divided. Both are bound by
  * latency, not by work: everything stays in registers, lane l holding the values from l * n on. */
-#ifndef TKV_BACKEND_CUDA_DECODE_ROWS_CUH
-#define TKV_BACKEND_CUDA_DECODE_ROWS_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_ROWS_CUH
+#define TKV_DEVICE_CUDA_DECODE_DECODE_ROWS_CUH
 
 #include "device/cuda/codec/codec.cuh"
 #include "device/cuda/decode/unpack.cuh"
@@ -10,13 +10,12 @@
 namespace tkv_cuda
 {
 
-constexpr unsigned ALL_LANES = 0xffffffffu;
-constexpr float LOG2_E = 1.44269504f;
-constexpr float QUERY_LIMIT = 32639.0f; /* 127 * 256 + 127: a high and a low signed byte */
+constexpr float log2_e = 1.44269504f;
+constexpr float query_limit = 32639.0f; /* 127 * 256 + 127: a high and a low signed byte */
 
 static __constant__ uint32_t decode_signs[2][32] = {TKV_ROTATION_SIGNS_0, TKV_ROTATION_SIGNS_1};
 
-constexpr int MAX_SPLITS = 64;
+constexpr int max_splits = 64;
 
 /* What the CTAs of a unit share; all zero before and after a launch. */
 struct unit_counters {
@@ -27,7 +26,7 @@ struct unit_counters {
 /* What a launch of decode attention knows. A unit is a row tile of a KV head of a sequence. */
 struct decode_job {
     tkv_device_attend params;
-    int n_splits;            /* CTAs that share a unit, at most MAX_SPLITS */
+    int n_splits;            /* CTAs that share a unit, at most max_splits */
     int n_tiles;             /* row tiles a KV head */
     int group;               /* query heads a KV head */
     int is_early;            /* the launch may overlap the end of the one before: await_launch */
@@ -73,7 +72,7 @@ template <int N> __device__ __forceinline__ void transform_row(float (&x)[N])
         const float sign = lane & mask ? -1.0f : 1.0f;
 #pragma unroll
         for (int j = 0; j < N; j++) {
-            x[j] = fmaf(sign, x[j], __shfl_xor_sync(ALL_LANES, x[j], mask));
+            x[j] = fmaf(sign, x[j], __shfl_xor_sync(full_warp, x[j], mask));
         }
     }
     const float norm = rsqrtf(32.0f * N);
@@ -126,7 +125,7 @@ __device__ __forceinline__ float add_lanes(float x)
 {
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
-        x += __shfl_xor_sync(ALL_LANES, x, mask);
+        x += __shfl_xor_sync(full_warp, x, mask);
     }
     return x;
 }
@@ -135,16 +134,16 @@ __device__ __forceinline__ float max_lanes(float x)
 {
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, mask));
+        x = fmaxf(x, __shfl_xor_sync(full_warp, x, mask));
     }
     return x;
 }
 
 __device__ __forceinline__ int add_lanes(int x)
 {
-    return __reduce_add_sync(ALL_LANES, x);
+    return __reduce_add_sync(full_warp, x);
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

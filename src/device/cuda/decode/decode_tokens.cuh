@@ -4,8 +4,8 @@
  * half-warps of a CTA share a block and are joined in the end.
  *
  * Bound: f16 pages by memory; coded pages by the instructions of their decoding. */
-#ifndef TKV_BACKEND_CUDA_DECODE_TOKENS_CUH
-#define TKV_BACKEND_CUDA_DECODE_TOKENS_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_TOKENS_CUH
+#define TKV_DEVICE_CUDA_DECODE_DECODE_TOKENS_CUH
 
 #include "device/cuda/codec/row.cuh"
 #include "device/cuda/decode/decode_merge.cuh"
@@ -13,10 +13,10 @@
 namespace tkv_cuda
 {
 
-constexpr int TOKEN_ROWS = 4; /* queries at once */
+constexpr int token_rows = 4; /* queries at once */
 
 /* Weights may grow by this factor of base 2 before the maximum is brought up to date. */
-constexpr float MAXIMUM_SLACK = 8.0f;
+constexpr float maximum_slack = 8.0f;
 
 /* Which domain a row of keys or values is in: as it was given, or rotated like the codes. */
 enum { DOMAIN_PLAIN = 0, DOMAIN_CODED = 1 };
@@ -40,7 +40,7 @@ template <int N, int Domains> struct token_state {
     float largest; /* logit so far */
     float sum;
     float coded; /* the part of the sum of coded values */
-    float values[Domains][TOKEN_ROWS][capacity];
+    float values[Domains][token_rows][capacity];
     int n_weights, n_skipped;
 };
 
@@ -54,21 +54,21 @@ template <int N, int Domains>
 __device__ __forceinline__ void clear_tokens(const row_shape<N> &shape,
                                              token_state<N, Domains> &state)
 {
-    state.maximum = NO_MAXIMUM;
+    state.maximum = no_maximum;
     state.largest = -CUDART_INF_F;
     state.sum = state.coded = 0.0f;
 #pragma unroll
-    for (int at = 0; at < Domains * TOKEN_ROWS; at++) {
+    for (int at = 0; at < Domains * token_rows; at++) {
 #pragma unroll
         for (int i = 0; i < shape.n(); i++) {
-            state.values[at / TOKEN_ROWS][at % TOKEN_ROWS][i] = 0.0f;
+            state.values[at / token_rows][at % token_rows][i] = 0.0f;
         }
     }
     state.n_weights = state.n_skipped = 0;
 }
 
 /* Sums of the four rows over the half-warp: each lane gets that of its row, in 5 exchanges. */
-__device__ __forceinline__ float fold_rows(const float (&sum)[TOKEN_ROWS])
+__device__ __forceinline__ float fold_rows(const float (&sum)[token_rows])
 {
     const bool is_high = threadIdx.x & 8;
     const bool is_odd = threadIdx.x & 4;
@@ -82,15 +82,15 @@ __device__ __forceinline__ float fold_rows(const float (&sum)[TOKEN_ROWS])
     return mine + __shfl_xor_sync(full_warp, mine, 1);
 }
 
-/* Score of a token with the row of the lane. `queries` [TOKEN_ROWS][head_dim] is in shared memory.
+/* Score of a token with the row of the lane. `queries` [token_rows][head_dim] is in shared memory.
  */
 template <int N, bool IsRuns>
 __device__ __forceinline__ float score_token(const row_shape<N> &shape, const float *queries,
                                              const float *y)
 {
-    float sum[TOKEN_ROWS];
+    float sum[token_rows];
 #pragma unroll
-    for (int r = 0; r < TOKEN_ROWS; r++) {
+    for (int r = 0; r < token_rows; r++) {
         const float *query = queries + r * shape.head_dim;
         sum[r] = 0.0f;
 #pragma unroll
@@ -121,30 +121,30 @@ __device__ __forceinline__ void weigh_tokens(const row_shape<N> &shape, const de
                                              bool is_coded_value, float (&score)[Tokens],
                                              token_state<N, Domains> &state)
 {
-    const float cap = job.params.logit_softcap * LOG2_E;
+    const float cap = job.params.logit_softcap * log2_e;
     float top = -CUDART_INF_F;
 #pragma unroll
     for (int u = 0; u < Tokens; u++) {
-        float logit = score[u] * job.params.scale * LOG2_E;
-        logit = fmaxf(-LOGIT_LIMIT, fminf(logit, LOGIT_LIMIT));
+        float logit = score[u] * job.params.scale * log2_e;
+        logit = fmaxf(-logit_limit, fminf(logit, logit_limit));
         logit = cap > 0.0f ? cap * tanhf(logit / cap) : logit;
         const bool is_seen = slot[u] >= span.seen.first && slot[u] < span.seen.end;
         score[u] = is_seen ? logit : -CUDART_INF_F;
         top = fmaxf(top, score[u]);
     }
     state.largest = fmaxf(state.largest, top);
-    if (__any_sync(full_warp, top > state.maximum + MAXIMUM_SLACK)) {
+    if (__any_sync(full_warp, top > state.maximum + maximum_slack)) {
         const float maximum = fmaxf(state.maximum, top);
         const float factor = exp2_fast(state.maximum - maximum);
         state.maximum = maximum;
         state.sum *= factor;
         state.coded *= factor;
 #pragma unroll
-        for (int at = 0; at < Domains * TOKEN_ROWS; at++) {
-            const float of_row = value_of_row(factor, at % TOKEN_ROWS);
+        for (int at = 0; at < Domains * token_rows; at++) {
+            const float of_row = value_of_row(factor, at % token_rows);
 #pragma unroll
             for (int i = 0; i < shape.n(); i++) {
-                state.values[at / TOKEN_ROWS][at % TOKEN_ROWS][i] *= of_row;
+                state.values[at / token_rows][at % token_rows][i] *= of_row;
             }
         }
     }
@@ -170,7 +170,7 @@ __device__ __forceinline__ void add_token(const row_shape<N> &shape, float weigh
                                           float (*values)[row_shape<N>::capacity])
 {
 #pragma unroll
-    for (int r = 0; r < TOKEN_ROWS; r++) {
+    for (int r = 0; r < token_rows; r++) {
         const float of_row = value_of_row(weight, r);
 #pragma unroll
         for (int i = 0; i < shape.n(); i++) {
@@ -257,7 +257,7 @@ attend_exact_runs(const decode_job &job, const decode_work &work, const float *q
 #pragma unroll
         for (int u = 0; u < Tokens; u++) {
             v[u].load(pages.values, min(slot[u], pages.end - 1));
-            slot[u] = slot[u] < pages.end ? slot[u] : PAGE_TOKENS;
+            slot[u] = slot[u] < pages.end ? slot[u] : page_tokens;
         }
 #pragma unroll
         for (int u = 0; u < Tokens; u++) {
@@ -278,8 +278,8 @@ struct joined_row {
     float maximum, sum, coded;
 };
 
-/* Joins the half-warps of the CTA, always in the same order: rows [TOKEN_ROWS] and sums
- * [Domains][TOKEN_ROWS][head_dim_v] in shared memory, likewise scratch [half-warps][TOKEN_ROWS]. */
+/* Joins the half-warps of the CTA, always in the same order: rows [token_rows] and sums
+ * [Domains][token_rows][head_dim_v] in shared memory, likewise scratch [half-warps][token_rows]. */
 template <int N, bool IsRuns, int Domains>
 __device__ __forceinline__ void join_tokens(const row_shape<N> &shape,
                                             token_state<N, Domains> &state, joined_row *scratch,
@@ -289,15 +289,15 @@ __device__ __forceinline__ void join_tokens(const row_shape<N> &shape,
     const int half = threadIdx.x / half_warp;
     const int d = shape.head_dim;
     if (lane_of_row() % 4 == 0) {
-        scratch[half * TOKEN_ROWS + row_of_lane()] = {state.maximum, state.sum, state.coded};
+        scratch[half * token_rows + row_of_lane()] = {state.maximum, state.sum, state.coded};
     }
     __syncthreads();
-    joined_row row = {NO_MAXIMUM, 0.0f, 0.0f};
+    joined_row row = {no_maximum, 0.0f, 0.0f};
     for (int h = 0; h < n_halves; h++) {
-        row.maximum = fmaxf(row.maximum, scratch[h * TOKEN_ROWS + row_of_lane()].maximum);
+        row.maximum = fmaxf(row.maximum, scratch[h * token_rows + row_of_lane()].maximum);
     }
     for (int h = 0; h < n_halves; h++) {
-        const joined_row part = scratch[h * TOKEN_ROWS + row_of_lane()];
+        const joined_row part = scratch[h * token_rows + row_of_lane()];
         row.sum = fmaf(exp2_fast(part.maximum - row.maximum), part.sum, row.sum);
         row.coded = fmaf(exp2_fast(part.maximum - row.maximum), part.coded, row.coded);
     }
@@ -306,18 +306,18 @@ __device__ __forceinline__ void join_tokens(const row_shape<N> &shape,
     }
     const float factor = exp2_fast(state.maximum - row.maximum);
 #pragma unroll
-    for (int at = 0; at < Domains * TOKEN_ROWS; at++) {
-        const float of_row = value_of_row(factor, at % TOKEN_ROWS);
+    for (int at = 0; at < Domains * token_rows; at++) {
+        const float of_row = value_of_row(factor, at % token_rows);
 #pragma unroll
         for (int i = 0; i < shape.n(); i++) {
-            state.values[at / TOKEN_ROWS][at % TOKEN_ROWS][i] *= of_row;
+            state.values[at / token_rows][at % token_rows][i] *= of_row;
         }
     }
     for (int h = 0; h < n_halves; h++) {
         if (half == h) {
 #pragma unroll
-            for (int at = 0; at < Domains * TOKEN_ROWS; at++) {
-                const float *values = state.values[at / TOKEN_ROWS][at % TOKEN_ROWS];
+            for (int at = 0; at < Domains * token_rows; at++) {
+                const float *values = state.values[at / token_rows][at % token_rows];
 #pragma unroll
                 for (int i = 0; i < shape.n(); i++) {
                     float *sum = &sums[at * d + coordinate<N, IsRuns>(i)];
@@ -339,6 +339,6 @@ __device__ __forceinline__ void add_stats(const decode_job &job, int n_weights, 
     }
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -11,8 +11,8 @@
  * A lane takes a whole group (8 quads) or, where 4 lanes share 2 groups, the half of it with r = 2i
  * and 2i+1 (4 quads). In turbo8 quad (s, half) is simply word 2s + half. The order in which codes
  * come does not matter to a product as long as both factors have the same. */
-#ifndef TKV_BACKEND_CUDA_UNPACK_CUH
-#define TKV_BACKEND_CUDA_UNPACK_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_UNPACK_CUH
+#define TKV_DEVICE_CUDA_DECODE_UNPACK_CUH
 
 #include "format/constants.h"
 #include "turbokv.h"
@@ -213,9 +213,9 @@ TKV_HOST_DEVICE uint32_t take_bits(uint32_t mask, uint32_t a)
 #endif
 }
 
-constexpr uint32_t NIBBLE_LOW_BITS = 0x33333333u;
-constexpr uint32_t NIBBLE_BIT_2 = 0x44444444u;
-constexpr uint32_t EVEN_BITS = 0x55555555u;
+constexpr uint32_t nibble_low_bits = 0x33333333u;
+constexpr uint32_t nibble_bit_2 = 0x44444444u;
+constexpr uint32_t even_bits = 0x55555555u;
 
 /* The two low bits of a trellis code's table index, for 32 codes a word (FORMAT.md 5.3). `u` are
  * the path bits, u<k> those of the codes k before. */
@@ -258,7 +258,7 @@ struct trellis_pairs {
 
 TKV_HOST_DEVICE trellis_pairs trellis_pair_up(trellis_bits z)
 {
-    return {merge_bits(EVEN_BITS, z.z0, z.z1 << 1), merge_bits(EVEN_BITS, z.z0 >> 1, z.z1)};
+    return {merge_bits(even_bits, z.z0, z.z1 << 1), merge_bits(even_bits, z.z0 >> 1, z.z1)};
 }
 
 /* Selectors r = 0 .. 3 of a whole group from the words of its planes in order; the path words of a
@@ -273,13 +273,13 @@ TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_pairs pairs,
         }
     } else if constexpr (Type == TKV_TYPE_TURBO2) {
         for (int r = 0; r < 4; r++) {
-            selectors[r] = words[r / 2] >> (2 * (r & 1)) & NIBBLE_LOW_BITS;
+            selectors[r] = words[r / 2] >> (2 * (r & 1)) & nibble_low_bits;
         }
     } else if constexpr (Type == TKV_TYPE_TRELLIS3) {
-        selectors[0] = merge_bits(NIBBLE_LOW_BITS, pairs.even, words[0] << 2);
-        selectors[1] = merge_bits(NIBBLE_LOW_BITS, pairs.odd, words[0]);
-        selectors[2] = merge_bits(NIBBLE_LOW_BITS, pairs.even >> 2, words[1] << 2);
-        selectors[3] = merge_bits(NIBBLE_LOW_BITS, pairs.odd >> 2, words[1]);
+        selectors[0] = merge_bits(nibble_low_bits, pairs.even, words[0] << 2);
+        selectors[1] = merge_bits(nibble_low_bits, pairs.odd, words[0]);
+        selectors[2] = merge_bits(nibble_low_bits, pairs.even >> 2, words[1] << 2);
+        selectors[3] = merge_bits(nibble_low_bits, pairs.odd >> 2, words[1]);
     } else {
         uint32_t low[4];
         if constexpr (Type == TKV_TYPE_TRELLIS2) {
@@ -295,12 +295,12 @@ TKV_HOST_DEVICE void group_selectors(const uint32_t *words, trellis_pairs pairs,
         }
         /* With every other bit gone, bit 3 of the nibbles stays clear below. */
         const uint32_t high = words[Type == TKV_TYPE_TRELLIS2 ? 0 : 2];
-        const uint32_t even = take_bits(EVEN_BITS, high);
-        const uint32_t odd = take_bits(~EVEN_BITS, high);
-        selectors[0] = merge_bits(NIBBLE_LOW_BITS, low[0], even << 2);
-        selectors[1] = merge_bits(NIBBLE_LOW_BITS, low[1], odd << 1);
-        selectors[2] = merge_bits(NIBBLE_LOW_BITS, low[2], even);
-        selectors[3] = merge_bits(NIBBLE_LOW_BITS, low[3], odd >> 1);
+        const uint32_t even = take_bits(even_bits, high);
+        const uint32_t odd = take_bits(~even_bits, high);
+        selectors[0] = merge_bits(nibble_low_bits, low[0], even << 2);
+        selectors[1] = merge_bits(nibble_low_bits, low[1], odd << 1);
+        selectors[2] = merge_bits(nibble_low_bits, low[2], even);
+        selectors[3] = merge_bits(nibble_low_bits, low[3], odd >> 1);
     }
 }
 
@@ -313,7 +313,7 @@ struct half_share {
 
 TKV_HOST_DEVICE half_share share_of_half(int i)
 {
-    return {i ? ~NIBBLE_LOW_BITS : NIBBLE_LOW_BITS, i ? 1u : 4u, 2 * i};
+    return {i ? ~nibble_low_bits : nibble_low_bits, i ? 1u : 4u, 2 * i};
 }
 
 /* Selectors 2i and 2i+1 from the lane's share of the group's words: of a plane of 2 or more bits
@@ -326,8 +326,8 @@ TKV_HOST_DEVICE void half_selectors(const uint32_t *words, trellis_pairs pairs,
         selectors[0] = words[0];
         selectors[1] = words[1];
     } else if constexpr (Type == TKV_TYPE_TURBO2) {
-        selectors[0] = words[0] & NIBBLE_LOW_BITS;
-        selectors[1] = words[0] >> 2 & NIBBLE_LOW_BITS;
+        selectors[0] = words[0] & nibble_low_bits;
+        selectors[1] = words[0] >> 2 & nibble_low_bits;
     } else if constexpr (Type == TKV_TYPE_TRELLIS3) {
         selectors[0] = merge_bits(share.mask, pairs.even, words[0] * share.factor);
         selectors[1] = merge_bits(share.mask, pairs.odd, words[0] >> share.shift);
@@ -343,8 +343,8 @@ TKV_HOST_DEVICE void half_selectors(const uint32_t *words, trellis_pairs pairs,
             low[1] = words[0] >> 2;
             high = words[1] * share.factor;
         }
-        selectors[0] = (low[0] & NIBBLE_LOW_BITS) | (high & NIBBLE_BIT_2);
-        selectors[1] = (low[1] & NIBBLE_LOW_BITS) | (high >> 1 & NIBBLE_BIT_2);
+        selectors[0] = (low[0] & nibble_low_bits) | (high & nibble_bit_2);
+        selectors[1] = (low[1] & nibble_low_bits) | (high >> 1 & nibble_bit_2);
     }
 }
 
@@ -423,6 +423,6 @@ template <int Type> TKV_HOST_DEVICE constexpr int code_of_half_quad(int i, int q
     return code_of_quad<Type>(4 * i + quad, n);
 }
 
-} // namespace tkv_cuda
+} /* namespace tkv_cuda */
 
 #endif

@@ -1,70 +1,70 @@
-// The producers of prefill over coded pages: pages, fetched by the copy engine, become tiles of
-// int8 levels in shared memory, laid out for wgmma.
-#pragma once
+/* The producers of prefill over coded pages: pages, fetched by the copy engine, become tiles of
+ * int8 levels in shared memory, laid out for wgmma. */
+#ifndef TKV_DEVICE_CUDA_PREFILL_ATTEND_PREFILL_TILES_CUH
+#define TKV_DEVICE_CUDA_PREFILL_ATTEND_PREFILL_TILES_CUH
 
 #include "device/cuda/prefill/attend_prefill.cuh"
 #include "device/cuda/prefill/hopper.cuh"
 #include "device/cuda/prefill/unpack_codes.cuh"
 
-namespace tkv_prefill
+namespace tkv_cuda
 {
 
-using namespace tkv_cuda;
+constexpr int warpgroup = 128;
+constexpr int n_producers = 2; /* of keys, of values */
+constexpr int n_consumers = 2;
+constexpr int n_tiles = 3;
+constexpr int max_raw = 6;
+constexpr int unseen = 1 << 30; /* the start of a page that is not there */
 
-constexpr int WARPGROUP = 128;
-constexpr int N_PRODUCERS = 2; // of keys, of values
-constexpr int N_CONSUMERS = 2;
-constexpr int N_TILES = 3;
-constexpr int MAX_RAW = 6;
-constexpr int UNSEEN = 1 << 30; // the start of a page that is not there
-
-template <int D> struct Shape {
-    static constexpr int PAGES = D <= 128 ? 2 : 1; // of a tile
-    static constexpr int TOKENS = PAGES * PAGE;
-    static constexpr int COLUMNS = D <= 128 ? D : 128; // of one value product
+template <int HeadDim> struct tile_shape {
+    static constexpr int n_pages = HeadDim <= 128 ? 2 : 1; /* of a tile */
+    static constexpr int n_tokens = n_pages * page_tokens;
+    static constexpr int n_columns = HeadDim <= 128 ? HeadDim : 128; /* of one value product */
 };
 
-template <int D> struct __align__(128) Tile
+template <int HeadDim> struct __align__(128) level_tile
 {
-    unsigned char keys[Shape<D>::TOKENS * D];
-    unsigned char values[Shape<D>::TOKENS * D];
-    float key_scales[Shape<D>::TOKENS];    // in the order in which the consumers read
-    __half value_scales[Shape<D>::TOKENS]; // likewise; the largest is 255
-    float value_unit;                      // value_scales times this are the scales
-    int starts[Shape<D>::PAGES];           // positions of the pages' first tokens
+    uint8_t keys[tile_shape<HeadDim>::n_tokens * HeadDim];
+    uint8_t values[tile_shape<HeadDim>::n_tokens * HeadDim];
+    float key_scales[tile_shape<HeadDim>::n_tokens]; /* in the order in which the consumers read */
+    __half value_scales[tile_shape<HeadDim>::n_tokens]; /* likewise; the largest is 255 */
+    float value_unit;                                   /* value_scales times this are the scales */
+    int starts[tile_shape<HeadDim>::n_pages];           /* positions of the pages' first tokens */
 };
 
-template <int D> struct Shared {
-    Tile<D> tiles[N_TILES];
-    unsigned char queries[N_CONSUMERS][64 * D]; // aligned, as they follow the tiles
-    unsigned starts_v[Shape<D>::PAGES * 2][TKV_TRELLIS_START_BITS]; // start bits, by token
-    float largest_scale[WARPGROUP / 32];
-    int raw_starts[MAX_RAW];
-    Barrier raw_full[MAX_RAW];
-    Barrier raw_empty[MAX_RAW];
-    Barrier tile_full[N_TILES];
-    Barrier tile_empty[N_TILES];
+template <int HeadDim> struct coded_shared {
+    level_tile<HeadDim> tiles[n_tiles];
+    uint8_t queries[n_consumers][64 * HeadDim]; /* aligned, as they follow the tiles */
+    uint32_t starts_v[tile_shape<HeadDim>::n_pages * 2]
+                     [TKV_TRELLIS_START_BITS]; /* start bits, by token */
+    float largest_scale[warpgroup / 32];
+    int raw_starts[max_raw];
+    shared_barrier raw_full[max_raw];
+    shared_barrier raw_empty[max_raw];
+    shared_barrier tile_full[n_tiles];
+    shared_barrier tile_empty[n_tiles];
 };
 
-// The ring of pages as they come from memory.
-struct Ring {
-    unsigned char *pages;
+/* The ring of pages as they come from memory. */
+struct page_ring {
+    uint8_t *pages;
     int n_raw;
     int key_bytes;
     int value_bytes;
 
-    __device__ unsigned char *keys(int place) const
+    __device__ uint8_t *keys(int place) const
     {
-        return pages + static_cast<size_t>(place) * (key_bytes + value_bytes);
+        return pages + (size_t)place * (key_bytes + value_bytes);
     }
-    __device__ unsigned char *values(int place) const
+    __device__ uint8_t *values(int place) const
     {
         return keys(place) + key_bytes;
     }
 };
 
-// A place in a ring of buffers and the parity of its use.
-struct Cursor {
+/* A place in a ring of buffers and the parity of its use. */
+struct ring_cursor {
     int place;
     int parity;
 
@@ -77,8 +77,8 @@ struct Cursor {
     }
 };
 
-// Row of a key tile for a token, such that a consumer's score columns are the tokens whose weights
-// it packs into one word: bytes i of word t of 16 tokens are t + 4i, or 4t + i in natural order.
+/* Row of a key tile for a token, such that a consumer's score columns are the tokens whose weights
+ * it packs into one word: bytes i of word t of 16 tokens are t + 4i, or 4t + i in natural order. */
 __device__ inline int key_row(int token, bool natural)
 {
     const int u = token & 15;
@@ -87,17 +87,17 @@ __device__ inline int key_row(int token, bool natural)
     return (token & ~15) + (i >> 1) * 8 + 2 * t + (i & 1);
 }
 
-// Where a consumer reads a token's scale: [16 tokens][t][i].
+/* Where a consumer reads a token's scale: [16 tokens][t][i]. */
 __device__ inline int scale_place(int token, bool natural)
 {
     const int u = token & 15;
     return natural ? token : (token & ~15) + 4 * (u & 3) + (u >> 2);
 }
 
-// Half of the 32 unpacked codes as 16 bytes.
-template <int TYPE> __device__ inline uint4 chunk_of(const unsigned (&out)[8], int half)
+/* Half of the 32 unpacked codes as 16 bytes. */
+template <int Type> __device__ inline uint4 chunk_of(const uint32_t (&out)[8], int half)
 {
-    return is_natural(TYPE)
+    return is_natural(Type)
                ? make_uint4(out[4 * half], out[4 * half + 1], out[4 * half + 2], out[4 * half + 3])
                : make_uint4(out[half], out[2 + half], out[4 + half], out[6 + half]);
 }
@@ -107,27 +107,27 @@ __host__ __device__ constexpr bool is_trellis(int type)
     return type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
 }
 
-// The words of 32 codes, `stride` apart, and of the one-bit plane; `z` only where the type is a
-// trellis code.
-template <int TYPE>
-__device__ inline void unpack_group(const unsigned *first, int stride, unsigned bit_word,
-                                    SubsetBits z, unsigned (&out)[8])
+/* The words of 32 codes, `stride` apart, and of the one-bit plane; `z` only where the type is a
+ * trellis code. */
+template <int Type>
+__device__ inline void unpack_group(const uint32_t *first, int stride, uint32_t bit_word,
+                                    subset_bits z, uint32_t (&out)[8])
 {
-    if constexpr (TYPE == TKV_TYPE_TURBO8) {
+    if constexpr (Type == TKV_TYPE_TURBO8) {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             out[i] = first[i * stride];
         }
-    } else if constexpr (TYPE == TKV_TYPE_TURBO4) {
-        const unsigned w[4] = {first[0], first[stride], first[2 * stride], first[3 * stride]};
+    } else if constexpr (Type == TKV_TYPE_TURBO4) {
+        const uint32_t w[4] = {first[0], first[stride], first[2 * stride], first[3 * stride]};
         unpack_turbo4(w, out);
-    } else if constexpr (TYPE == TKV_TYPE_TRELLIS2) {
+    } else if constexpr (Type == TKV_TYPE_TRELLIS2) {
         unpack_trellis2(first[0], z, out);
     } else {
-        const unsigned w[2] = {first[0], first[stride]};
-        if constexpr (TYPE == TKV_TYPE_TURBO3) {
+        const uint32_t w[2] = {first[0], first[stride]};
+        if constexpr (Type == TKV_TYPE_TURBO3) {
             unpack_turbo3(w, bit_word, out);
-        } else if constexpr (TYPE == TKV_TYPE_TURBO2) {
+        } else if constexpr (Type == TKV_TYPE_TURBO2) {
             unpack_turbo2(w, out);
         } else {
             unpack_trellis3(w, z, out);
@@ -135,95 +135,95 @@ __device__ inline void unpack_group(const unsigned *first, int stride, unsigned 
     }
 }
 
-// Bits a code in the first plane, and whether a plane of one bit follows it.
-template <int TYPE> struct Planes {
-    static constexpr int FIRST = TYPE == TKV_TYPE_TURBO8     ? 8
-                                 : TYPE == TKV_TYPE_TURBO4   ? 4
-                                 : TYPE == TKV_TYPE_TRELLIS2 ? 1
+/* Bits a code in the first plane, and whether a plane of one bit follows it. */
+template <int Type> struct planes_of {
+    static constexpr int bits0 = Type == TKV_TYPE_TURBO8     ? 8
+                                 : Type == TKV_TYPE_TURBO4   ? 4
+                                 : Type == TKV_TYPE_TRELLIS2 ? 1
                                                              : 2;
-    static constexpr bool HAS_SECOND = TYPE == TKV_TYPE_TURBO3 || is_trellis(TYPE);
+    static constexpr bool has_second = Type == TKV_TYPE_TURBO3 || is_trellis(Type);
 };
 
-__device__ inline float scale_of(int type, unsigned field)
+__device__ inline float scale_of(int type, uint32_t field)
 {
-    const unsigned short bits =
-        static_cast<unsigned short>(is_trellis(type) ? field & 0x7fffu : field);
+    const uint16_t bits = (uint16_t)(is_trellis(type) ? field & 0x7fffu : field);
     return __half2float(__ushort_as_half(bits)) * (1.0f / TKV_LEVEL_UNIT);
 }
 
-// Side fields of a page.
-__device__ inline const unsigned short *fields_of(const unsigned char *page, int page_bytes)
+/* Side fields of a page. */
+__device__ inline const uint16_t *fields_of(const uint8_t *page, int page_bytes)
 {
-    return reinterpret_cast<const unsigned short *>(page + page_bytes - PAGE * 2);
+    return (const uint16_t *)(page + page_bytes - page_tokens * 2);
 }
 
-// One key page into place `p` of a tile; an item is 32 coordinates of a token.
-template <int D, int TYPE>
-__device__ void unpack_keys(const unsigned char *raw, int page_bytes, int p, bool natural,
-                            Tile<D> &tile)
+/* One key page into place `p` of a tile; an item is 32 coordinates of a token. */
+template <int HeadDim, int Type>
+__device__ void unpack_keys(const uint8_t *raw, int page_bytes, int p, bool natural,
+                            level_tile<HeadDim> &tile)
 {
-    constexpr int TOKENS = Shape<D>::TOKENS;
-    constexpr int BITS = Planes<TYPE>::FIRST;
-    constexpr int GROUPS_A_STEP = WARPGROUP / PAGE;
-    const int slot = threadIdx.x % PAGE;
-    const int group = threadIdx.x % WARPGROUP / PAGE;
-    const unsigned *first = reinterpret_cast<const unsigned *>(raw) + group * BITS * PAGE + slot;
-    const unsigned *second =
-        reinterpret_cast<const unsigned *>(raw) + BITS * D * PAGE / 32 + group * PAGE + slot;
-    uint4 *to = reinterpret_cast<uint4 *>(tile.keys) + 2 * group * TOKENS +
-                key_row(p * PAGE + slot, natural);
+    constexpr int n_tokens = tile_shape<HeadDim>::n_tokens;
+    constexpr int bits0 = planes_of<Type>::bits0;
+    constexpr int groups_a_step = warpgroup / page_tokens;
+    const int slot = threadIdx.x % page_tokens;
+    const int group = threadIdx.x % warpgroup / page_tokens;
+    const uint32_t *first = (const uint32_t *)raw + group * bits0 * page_tokens + slot;
+    const uint32_t *second =
+        (const uint32_t *)raw + bits0 * HeadDim * page_tokens / 32 + group * page_tokens + slot;
+    uint4 *to =
+        (uint4 *)tile.keys + 2 * group * n_tokens + key_row(p * page_tokens + slot, natural);
 #pragma unroll
-    for (int i = 0; i < D / 32 / GROUPS_A_STEP; i++) {
-        const int b = i * GROUPS_A_STEP; // beyond the thread's first group
-        const unsigned bits = Planes<TYPE>::HAS_SECOND ? second[b * PAGE] : 0;
-        SubsetBits z = {};
-        if constexpr (is_trellis(TYPE)) {
+    for (int i = 0; i < HeadDim / 32 / groups_a_step; i++) {
+        const int b = i * groups_a_step; /* beyond the thread's first group */
+        const uint32_t bits = planes_of<Type>::has_second ? second[b * page_tokens] : 0;
+        subset_bits z = {};
+        if constexpr (is_trellis(Type)) {
             z = subsets_along_row(bits, b + group
-                                            ? second[(b - 1) * PAGE]
+                                            ? second[(b - 1) * page_tokens]
                                             : path_before_row(fields_of(raw, page_bytes)[slot]));
         }
-        unsigned out[8];
-        unpack_group<TYPE>(first + b * BITS * PAGE, PAGE, bits, z, out);
-        to[2 * b * TOKENS] = chunk_of<TYPE>(out, 0);
-        to[(2 * b + 1) * TOKENS] = chunk_of<TYPE>(out, 1);
+        uint32_t out[8];
+        unpack_group<Type>(first + b * bits0 * page_tokens, page_tokens, bits, z, out);
+        to[2 * b * n_tokens] = chunk_of<Type>(out, 0);
+        to[(2 * b + 1) * n_tokens] = chunk_of<Type>(out, 1);
     }
 }
 
-// One value page into place `p` of a tile; an item is 32 tokens of a coordinate. starts: start bits
-// of the page's tokens, [2][TKV_TRELLIS_START_BITS].
-template <int D, int TYPE>
-__device__ void unpack_values(const unsigned char *raw, int p,
-                              const unsigned (*starts)[TKV_TRELLIS_START_BITS], Tile<D> &tile)
+/* One value page into place `p` of a tile; an item is 32 tokens of a coordinate. starts: start bits
+ * of the page's tokens, [2][TKV_TRELLIS_START_BITS]. */
+template <int HeadDim, int Type>
+__device__ void unpack_values(const uint8_t *raw, int p,
+                              const uint32_t (*starts)[TKV_TRELLIS_START_BITS],
+                              level_tile<HeadDim> &tile)
 {
-    constexpr int BITS = Planes<TYPE>::FIRST;
-    constexpr int N_ITEMS = D * (PAGE / 32);
-    const int thread = threadIdx.x % WARPGROUP;
-    const unsigned *words = reinterpret_cast<const unsigned *>(raw);
-    const unsigned *second = words + BITS * D * PAGE / 32;
+    constexpr int bits0 = planes_of<Type>::bits0;
+    constexpr int n_items = HeadDim * (page_tokens / 32);
+    const int thread = threadIdx.x % warpgroup;
+    const uint32_t *words = (const uint32_t *)raw;
+    const uint32_t *second = words + bits0 * HeadDim * page_tokens / 32;
 #pragma unroll
-    for (int i = 0; i < N_ITEMS / WARPGROUP; i++) {
-        const int j = (thread + i * WARPGROUP) % D;
-        const int b = (thread + i * WARPGROUP) / D;
-        const unsigned bits = Planes<TYPE>::HAS_SECOND ? second[b * D + j] : 0;
-        SubsetBits z = {};
-        if constexpr (is_trellis(TYPE)) {
+    for (int i = 0; i < n_items / warpgroup; i++) {
+        const int j = (thread + i * warpgroup) % HeadDim;
+        const int b = (thread + i * warpgroup) / HeadDim;
+        const uint32_t bits = planes_of<Type>::has_second ? second[b * HeadDim + j] : 0;
+        subset_bits z = {};
+        if constexpr (is_trellis(Type)) {
             const auto path = [&](int back) {
                 const int k = j - back;
-                return k >= 0                         ? second[b * D + k]
+                return k >= 0                         ? second[b * HeadDim + k]
                        : k >= -TKV_TRELLIS_START_BITS ? starts[b][-1 - k]
                                                       : 0u;
             };
             z = {bits ^ path(3) ^ path(6) ^ path(8), path(1) ^ path(2) ^ path(7)};
         }
-        unsigned out[8];
-        unpack_group<TYPE>(words + b * BITS * D + j, D, bits, z, out);
-        uint4 *to = reinterpret_cast<uint4 *>(tile.values) + (p * (PAGE / 16) + 2 * b) * D + j;
-        to[0] = chunk_of<TYPE>(out, 0);
-        to[D] = chunk_of<TYPE>(out, 1);
+        uint32_t out[8];
+        unpack_group<Type>(words + b * bits0 * HeadDim + j, HeadDim, bits, z, out);
+        uint4 *to = (uint4 *)tile.values + (p * (page_tokens / 16) + 2 * b) * HeadDim + j;
+        to[0] = chunk_of<Type>(out, 0);
+        to[HeadDim] = chunk_of<Type>(out, 1);
     }
 }
 
-// Calls f<type>() for the types that prefill reads.
+/* Calls f<type>() for the types that prefill reads. */
 template <typename F> __device__ inline void with_type(int type, F f)
 {
     switch (type) {
@@ -236,163 +236,165 @@ template <typename F> __device__ inline void with_type(int type, F f)
     }
 }
 
-template <int D> struct KeyUnpack {
-    const unsigned char *raw;
+template <int HeadDim> struct key_unpack {
+    const uint8_t *raw;
     int page_bytes;
     int p;
     bool natural;
-    Tile<D> *tile;
+    level_tile<HeadDim> *tile;
 
-    template <int TYPE> __device__ void operator()() const
+    template <int Type> __device__ void operator()() const
     {
-        unpack_keys<D, TYPE>(raw, page_bytes, p, natural, *tile);
+        unpack_keys<HeadDim, Type>(raw, page_bytes, p, natural, *tile);
     }
 };
 
-template <int D> struct ValueUnpack {
-    const unsigned char *raw;
+template <int HeadDim> struct value_unpack {
+    const uint8_t *raw;
     int p;
-    const unsigned (*starts)[TKV_TRELLIS_START_BITS];
-    Tile<D> *tile;
+    const uint32_t (*starts)[TKV_TRELLIS_START_BITS];
+    level_tile<HeadDim> *tile;
 
-    template <int TYPE> __device__ void operator()() const
+    template <int Type> __device__ void operator()() const
     {
-        unpack_values<D, TYPE>(raw, p, starts, *tile);
+        unpack_values<HeadDim, Type>(raw, p, starts, *tile);
     }
 };
 
-// Fetches pages into the ring, in order; called by one warp.
-template <int D> struct PageFetch {
-    BlockWalk walk;
+/* Fetches pages into the ring, in order; called by one warp. */
+template <int HeadDim> struct page_fetch {
+    block_walk walk;
     const tkv_device_layer *layer;
     int kv_head;
-    Cursor cursor; // where the next page goes
+    ring_cursor cursor; /* where the next page goes */
 
-    __device__ void issue(const Ring &ring, Shared<D> &shared)
+    __device__ void issue(const page_ring &ring, coded_shared<HeadDim> &shared)
     {
-        unsigned long long pages = 0;
+        uint64_t pages = 0;
         int n_slots = 0;
         const int block = walk.next(&pages, &n_slots);
         if (threadIdx.x == 0) {
-            const unsigned bytes = ring.key_bytes + ring.value_bytes;
-            Barrier &full = shared.raw_full[cursor.place];
-            shared.raw_starts[cursor.place] = block < 0 ? UNSEEN : block_start(*layer, block);
+            const uint32_t bytes = ring.key_bytes + ring.value_bytes;
+            shared_barrier &full = shared.raw_full[cursor.place];
+            shared.raw_starts[cursor.place] = block < 0 ? unseen : block_start(*layer, block);
             if (block < 0) {
                 full.arrive();
             } else {
                 full.arrive_expect(bytes);
                 bulk_copy(ring.keys(cursor.place),
-                          reinterpret_cast<const void *>(
-                              pages + static_cast<unsigned long long>(kv_head) * bytes),
-                          bytes, &full);
+                          (const void *)(pages + (uint64_t)kv_head * bytes), bytes, &full);
             }
         }
         cursor.advance(ring.n_raw);
     }
 };
 
-// A producer's way through the ring and the tiles.
-template <int D> struct Progress {
-    Cursor raw;
-    Cursor tile;
-    int places[Shape<D>::PAGES]; // of the tile's pages in the ring
-    int starts[Shape<D>::PAGES];
+/* A producer's way through the ring and the tiles. */
+template <int HeadDim> struct ring_progress {
+    ring_cursor raw;
+    ring_cursor tile;
+    int places[tile_shape<HeadDim>::n_pages]; /* of the tile's pages in the ring */
+    int starts[tile_shape<HeadDim>::n_pages];
 
-    // Waits for a free tile and its pages; returns whether there is any page.
-    __device__ bool wait(Shared<D> &shared, const Ring &ring)
+    /* Waits for a free tile and its pages; returns whether there is any page. */
+    __device__ bool wait(coded_shared<HeadDim> &shared, const page_ring &ring)
     {
         shared.tile_empty[tile.place].wait(tile.parity ^ 1);
 #pragma unroll
-        for (int p = 0; p < Shape<D>::PAGES; p++) {
+        for (int p = 0; p < tile_shape<HeadDim>::n_pages; p++) {
             shared.raw_full[raw.place].wait(raw.parity);
             places[p] = raw.place;
             starts[p] = shared.raw_starts[raw.place];
             raw.advance(ring.n_raw);
         }
-        return starts[0] != UNSEEN;
+        return starts[0] != unseen;
     }
 
-    __device__ void release(Shared<D> &shared)
+    __device__ void release(coded_shared<HeadDim> &shared)
     {
 #pragma unroll
-        for (int p = 0; p < Shape<D>::PAGES; p++) {
+        for (int p = 0; p < tile_shape<HeadDim>::n_pages; p++) {
             shared.raw_empty[places[p]].arrive();
         }
         fence_async_proxy();
         shared.tile_full[tile.place].arrive();
-        tile.advance(N_TILES);
+        tile.advance(n_tiles);
     }
 };
 
-template <int D>
-__device__ void produce_keys(const Plan &plan, const tkv_device_sequence &sequence,
-                             BlockRange range, int kv_head, const Ring &ring, Shared<D> &shared)
+template <int HeadDim>
+__device__ void produce_keys(const prefill_job &job, const tkv_device_sequence &sequence,
+                             block_range range, int kv_head, const page_ring &ring,
+                             coded_shared<HeadDim> &shared)
 {
-    const tkv_device_layer &layer = plan.a.layer;
+    const tkv_device_layer &layer = job.params.layer;
     const bool natural = is_natural(layer.type_v);
-    const int thread = threadIdx.x % WARPGROUP;
-    PageFetch<D> fetch = {{}, &layer, kv_head, {0, 0}};
+    const int thread = threadIdx.x % warpgroup;
+    page_fetch<HeadDim> fetch = {{}, &layer, kv_head, {0, 0}};
     fetch.walk.begin(sequence, range, 0, false);
     for (int i = 0; thread < 32 && i < ring.n_raw; i++) {
         fetch.issue(ring, shared);
     }
-    Progress<D> progress = {};
+    ring_progress<HeadDim> progress = {};
     for (bool is_first = true, is_any = true; is_any; is_first = false) {
-        // What the tile before has read is free once the values' producers have read it too.
-        for (int p = 0; thread < 32 && !is_first && p < Shape<D>::PAGES; p++) {
+        /* What the tile before has read is free once the values' producers have read it too. */
+        for (int p = 0; thread < 32 && !is_first && p < tile_shape<HeadDim>::n_pages; p++) {
             shared.raw_empty[fetch.cursor.place].wait(fetch.cursor.parity ^ 1);
             fetch.issue(ring, shared);
         }
         is_any = progress.wait(shared, ring);
-        Tile<D> &tile = shared.tiles[progress.tile.place];
+        level_tile<HeadDim> &tile = shared.tiles[progress.tile.place];
 #pragma unroll
-        for (int p = 0; p < Shape<D>::PAGES; p++) {
-            const unsigned char *raw = ring.keys(progress.places[p]);
-            const bool is_there = progress.starts[p] != UNSEEN;
-            if (thread < PAGE) {
-                const unsigned field = is_there ? fields_of(raw, ring.key_bytes)[thread] : 0;
-                tile.key_scales[p * PAGE + scale_place(thread, natural)] =
+        for (int p = 0; p < tile_shape<HeadDim>::n_pages; p++) {
+            const uint8_t *raw = ring.keys(progress.places[p]);
+            const bool is_there = progress.starts[p] != unseen;
+            if (thread < page_tokens) {
+                const uint32_t field = is_there ? fields_of(raw, ring.key_bytes)[thread] : 0;
+                tile.key_scales[p * page_tokens + scale_place(thread, natural)] =
                     scale_of(layer.type_k, field);
             }
             if (thread == 0) {
                 tile.starts[p] = progress.starts[p];
             }
             if (is_there) {
-                with_type(layer.type_k, KeyUnpack<D>{raw, ring.key_bytes, p, natural, &tile});
+                with_type(layer.type_k,
+                          key_unpack<HeadDim>{raw, ring.key_bytes, p, natural, &tile});
             }
         }
         progress.release(shared);
     }
 }
 
-// Scales of a tile's values, so that the largest is 255, and their start bits. Slots from position
-// `end` on hold what dropped tokens have left.
-template <int D>
-__device__ void scale_values(const tkv_device_layer &layer, int end, const Ring &ring,
-                             const Progress<D> &progress, Shared<D> &shared)
+/* Scales of a tile's values, so that the largest is 255, and their start bits. Slots from position
+ * `end` on hold what dropped tokens have left. */
+template <int HeadDim>
+__device__ void scale_values(const tkv_device_layer &layer, int end, const page_ring &ring,
+                             const ring_progress<HeadDim> &progress, coded_shared<HeadDim> &shared)
 {
-    constexpr int PAGES = Shape<D>::PAGES;
-    Tile<D> &tile = shared.tiles[progress.tile.place];
-    const int token = threadIdx.x % WARPGROUP;
-    const int p = token / PAGE;
-    unsigned field = 0;
+    constexpr int n_pages = tile_shape<HeadDim>::n_pages;
+    level_tile<HeadDim> &tile = shared.tiles[progress.tile.place];
+    const int token = threadIdx.x % warpgroup;
+    const int p = token / page_tokens;
+    uint32_t field = 0;
 #pragma unroll
-    for (int i = 0; i < PAGES; i++) {
-        if (i == p && progress.starts[i] != UNSEEN && progress.starts[i] + token % PAGE < end) {
-            field = fields_of(ring.values(progress.places[i]), ring.value_bytes)[token % PAGE];
+    for (int i = 0; i < n_pages; i++) {
+        if (i == p && progress.starts[i] != unseen &&
+            progress.starts[i] + token % page_tokens < end) {
+            field =
+                fields_of(ring.values(progress.places[i]), ring.value_bytes)[token % page_tokens];
         }
     }
     const float scale = scale_of(layer.type_v, field);
     float largest = scale;
 #pragma unroll
     for (int i = 16; i > 0; i /= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, i));
+        largest = fmaxf(largest, __shfl_xor_sync(full_warp, largest, i));
     }
-    if (is_trellis(layer.type_v) && p < PAGES) {
-        const unsigned start = (field & 31u) | field >> 15 << 5;
+    if (is_trellis(layer.type_v) && p < n_pages) {
+        const uint32_t start = (field & 31u) | field >> 15 << 5;
 #pragma unroll
         for (int i = 0; i < TKV_TRELLIS_START_BITS; i++) {
-            const unsigned bits = __ballot_sync(~0u, start >> i & 1u);
+            const uint32_t bits = __ballot_sync(full_warp, start >> i & 1u);
             if (token % 32 == 0) {
                 shared.starts_v[token / 32][i] = bits;
             }
@@ -403,12 +405,13 @@ __device__ void scale_values(const tkv_device_layer &layer, int end, const Ring 
     }
     warpgroup_sync(1);
 #pragma unroll
-    for (int i = 0; i < WARPGROUP / 32; i++) {
+    for (int i = 0; i < warpgroup / 32; i++) {
         largest = fmaxf(largest, shared.largest_scale[i]);
     }
     const float inverse = largest > 0.0f ? __fdividef(255.0f, largest) : 0.0f;
-    if (p < PAGES) {
-        tile.value_scales[p * PAGE + scale_place(token % PAGE, is_natural(layer.type_v))] =
+    if (p < n_pages) {
+        tile.value_scales[p * page_tokens +
+                          scale_place(token % page_tokens, is_natural(layer.type_v))] =
             __float2half_rn(scale * inverse);
     }
     if (token == 0) {
@@ -416,27 +419,29 @@ __device__ void scale_values(const tkv_device_layer &layer, int end, const Ring 
     }
 }
 
-template <int D>
-__device__ void produce_values(const Plan &plan, const tkv_device_sequence &sequence,
-                               const Ring &ring, Shared<D> &shared)
+template <int HeadDim>
+__device__ void produce_values(const prefill_job &job, const tkv_device_sequence &sequence,
+                               const page_ring &ring, coded_shared<HeadDim> &shared)
 {
-    const tkv_device_layer &layer = plan.a.layer;
-    const int end = first_position(plan, sequence) + plan.a.n_queries;
-    Progress<D> progress = {};
+    const tkv_device_layer &layer = job.params.layer;
+    const int end = first_position(job, sequence) + job.params.n_queries;
+    ring_progress<HeadDim> progress = {};
     for (bool is_any = true; is_any;) {
         is_any = progress.wait(shared, ring);
-        scale_values<D>(layer, end, ring, progress, shared);
+        scale_values<HeadDim>(layer, end, ring, progress, shared);
 #pragma unroll
-        for (int p = 0; p < Shape<D>::PAGES; p++) {
-            if (progress.starts[p] != UNSEEN) {
-                with_type(layer.type_v, ValueUnpack<D>{ring.values(progress.places[p]), p,
-                                                       shared.starts_v + 2 * p,
-                                                       &shared.tiles[progress.tile.place]});
+        for (int p = 0; p < tile_shape<HeadDim>::n_pages; p++) {
+            if (progress.starts[p] != unseen) {
+                with_type(layer.type_v, value_unpack<HeadDim>{ring.values(progress.places[p]), p,
+                                                              shared.starts_v + 2 * p,
+                                                              &shared.tiles[progress.tile.place]});
             }
         }
         progress.release(shared);
-        warpgroup_sync(1); // before the start bits and scales of the next tile
+        warpgroup_sync(1); /* before the start bits and scales of the next tile */
     }
 }
 
-} // namespace tkv_prefill
+} /* namespace tkv_cuda */
+
+#endif
