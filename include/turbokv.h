@@ -524,34 +524,39 @@ TKV_API int64_t tkv_cache_generation(const tkv_cache *cache);
  * contract over coordinates) or along the tokens of a coordinate (for values). */
 typedef enum tkv_page_order { TKV_ORDER_KEY = 0, TKV_ORDER_VALUE = 1 } tkv_page_order;
 
+/* All arrays here are the host's. The kernels on the CPU and the effort are those of the context;
+ * NULL is the reference, at default effort. Kernels are equal to the bit. */
+
 /* Rotates n_rows vectors in place into the domain in which codes live, or back: two rounds of
  * sign flips and an orthonormal fast Walsh-Hadamard transform (docs/FORMAT.md section 3).
  * x: [n_rows][head_dim]. */
-TKV_API tkv_status tkv_rotate(int head_dim, size_t n_rows, float *x, tkv_error *error);
-TKV_API tkv_status tkv_unrotate(int head_dim, size_t n_rows, float *x, tkv_error *error);
+TKV_API tkv_status tkv_rotate(const tkv_context *context, int head_dim, size_t n_rows, float *x,
+                              tkv_error *error);
+TKV_API tkv_status tkv_unrotate(const tkv_context *context, int head_dim, size_t n_rows, float *x,
+                                tkv_error *error);
 
 /* Encodes n_rows vectors x [n_rows][head_dim] (not rotated) into consecutive row records of
- * tkv_row_bytes each, at default effort. Values beyond the range of fp16 saturate. A row that holds
+ * tkv_row_bytes each. Values beyond the range of fp16 saturate. A row that holds
  * NaN or infinity becomes the record that decodes to NaN (of f16: keeps these values) and the call
  * returns TKV_ERR_NOT_FINITE naming the first such value; all rows are written. */
-TKV_API tkv_status tkv_encode_rows(tkv_type type, int head_dim, size_t n_rows, const float *x,
-                                   void *rows, tkv_error *error);
+TKV_API tkv_status tkv_encode_rows(const tkv_context *context, tkv_type type, int head_dim,
+                                   size_t n_rows, const float *x, void *rows, tkv_error *error);
 
 /* Decodes n_rows records to x [n_rows][head_dim], rotated back to the original domain. */
-TKV_API tkv_status tkv_decode_rows(tkv_type type, int head_dim, size_t n_rows, const void *rows,
-                                   float *x, tkv_error *error);
+TKV_API tkv_status tkv_decode_rows(const tkv_context *context, tkv_type type, int head_dim,
+                                   size_t n_rows, const void *rows, float *x, tkv_error *error);
 
 /* Encodes n_rows vectors x [n_rows][head_dim] into slots first_slot .. first_slot+n_rows-1 of a
  * page of tkv_page_bytes, aligned to 4 bytes; the other slots keep their content. Large values, NaN
  * and infinity as for rows. */
-TKV_API tkv_status tkv_encode_page(tkv_type type, tkv_page_order order, int head_dim,
-                                   int first_slot, int n_rows, const float *x, void *page,
-                                   tkv_error *error);
+TKV_API tkv_status tkv_encode_page(const tkv_context *context, tkv_type type, tkv_page_order order,
+                                   int head_dim, int first_slot, int n_rows, const float *x,
+                                   void *page, tkv_error *error);
 
 /* Decodes slots of a page to x [n_rows][head_dim], in the original domain. */
-TKV_API tkv_status tkv_decode_page(tkv_type type, tkv_page_order order, int head_dim,
-                                   int first_slot, int n_rows, const void *page, float *x,
-                                   tkv_error *error);
+TKV_API tkv_status tkv_decode_page(const tkv_context *context, tkv_type type, tkv_page_order order,
+                                   int head_dim, int first_slot, int n_rows, const void *page,
+                                   float *x, tkv_error *error);
 
 /* IEEE 754 binary16, rounded to the nearest even; finite values beyond its range become the largest
  * half, as in f16 rows. */

@@ -105,14 +105,14 @@ static int write_vectors(tkv_type type, const vector_case *c)
     printf("type %s head_dim %d\n", tkv_type_get_info(type)->name, c->head_dim);
     for (int row = c->first_row; row < c->end_row; row++) {
         make_row(row, c->head_dim, x);
-        tkv_encode_rows(type, c->head_dim, 1, x, record, NULL);
+        tkv_encode_rows(NULL, type, c->head_dim, 1, x, record, NULL);
         for (int order = 0; order < 2; order++) {
-            tkv_encode_page(type, (tkv_page_order)order, c->head_dim, slots[row], 1, x,
+            tkv_encode_page(NULL, type, (tkv_page_order)order, c->head_dim, slots[row], 1, x,
                             pages[order], NULL);
         }
         printf("row %d slot %d\n", row, slots[row]);
         print_bytes("record", record, tkv_row_bytes(type, c->head_dim));
-        tkv_decode_rows(type, c->head_dim, 1, record, x, NULL);
+        tkv_decode_rows(NULL, type, c->head_dim, 1, record, x, NULL);
         print_decoded(c->is_full && row < 3, x, c->head_dim);
     }
     for (int order = 0; order < 2; order++) {

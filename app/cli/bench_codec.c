@@ -1,5 +1,4 @@
 /* turbokv bench codec: what each KV type makes of vectors, and how fast. */
-#include "base/half.h"
 #include "cli/bench.h"
 #include "cli/bench_codec_device.h"
 #include "cli/check_memory.h"
@@ -7,10 +6,8 @@
 #include "cli/open_context.h"
 #include "cli/progress.h"
 #include "common/try.h"
-#include "device/context.h"
 #include "eval/bandwidth.h"
 #include "eval/codec_quality.h"
-#include "format/codec.h"
 
 #include <errno.h>
 #include <math.h>
@@ -136,8 +133,8 @@ static tkv_status read_data(const char *path, int n_rows, int head_dim, float **
         }
         *rows = larger;
         for (size_t i = 0; i < head; i++) {
-            larger[(size_t)*n_heads * head + i] =
-                tkv_half_to_float((uint16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8));
+            const uint16_t half = (uint16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
+            tkv_halves_to_floats(1, &half, &larger[(size_t)*n_heads * head + i]);
         }
     }
     if (status == TKV_OK && (n != 0 || *n_heads == 0)) {
@@ -328,7 +325,7 @@ static tkv_status prepare(codec_run *run, tkv_error *error)
     TKV_TRY(bench_parse_numbers("head-dim", run->options->head_dims, 1, MAX_HEAD_DIMS,
                                 run->head_dims, &run->n_head_dims, error));
     for (int i = 0; i < run->n_head_dims; i++) {
-        TKV_TRY(tkv_check_padded_dim(TKV_TYPE_TURBO4, run->head_dims[i], error));
+        TKV_TRY(tkv_check_head_dim(TKV_TYPE_TURBO4, run->head_dims[i], error));
     }
     return TKV_OK;
 }
@@ -376,7 +373,7 @@ int bench_codec(int argc, char **argv)
     if (status != TKV_OK) {
         return command_fail(&error);
     }
-    const bool is_device = run.context->device != NULL;
+    const bool is_device = tkv_context_device_kind(run.context) != TKV_DEVICE_CPU;
     const int default_rows = is_device ? DEFAULT_DEVICE_ROWS : DEFAULT_ROWS;
     o.n_rows = o.n_rows ? o.n_rows : default_rows;
     code = is_device ? measure_device(&run) : measure_cpu(&run);

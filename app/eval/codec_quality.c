@@ -1,8 +1,7 @@
 #include "eval/codec_quality.h"
 
-#include "device/context.h"
+#include "common/try.h"
 #include "eval/clock.h"
-#include "format/codec.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -49,18 +48,14 @@ static double largest_square(int n)
 
 double tkv_codec_expected_error(tkv_type type, int head_dim)
 {
-    const tkv_code_kind kind = tkv_type_kind(type);
-    const int level_bits = tkv_type_level_bits(type);
-    if (kind == TKV_CODE_UNIFORM) {
-        const double levels = 127.0; /* from zero to the row's largest magnitude */
-        return largest_square(head_dim) / (12.0 * levels * levels);
-    }
-    if (kind == TKV_CODE_CODEBOOK) {
-        const double d = distortion(tkv_codebook_get(level_bits));
-        return d / (1.0 - d);
-    }
-    if (kind == TKV_CODE_SKETCH) {
-        return distortion(tkv_codebook_get(level_bits)) * (PI / 2.0 - 1.0);
+    const double levels = 127.0; /* uniform ones, from zero to the row's largest magnitude */
+    double d;
+    switch (tkv_type_get_info(type)->coding) {
+    case TKV_CODING_UNIFORM: return largest_square(head_dim) / (12.0 * levels * levels);
+    case TKV_CODING_CODEBOOK: d = distortion(tkv_type_codebook(type)); return d / (1.0 - d);
+    case TKV_CODING_SKETCH: return distortion(tkv_type_codebook(type)) * (PI / 2.0 - 1.0);
+    case TKV_CODING_HALF:
+    case TKV_CODING_TRELLIS: break;
     }
     return (double)NAN;
 }
@@ -143,31 +138,30 @@ static void report(const tkv_codec_quality_params *p, int head, int n_parts)
 }
 
 /* Rows to pages and back. */
-static void code_head(const tkv_kernels *kernels, tkv_effort effort,
-                      const tkv_codec_quality_params *p, int head, const float *rows, head_work *w)
+static tkv_status code_head(const tkv_context *context, const tkv_codec_quality_params *p, int head,
+                            const float *rows, head_work *w, tkv_error *error)
 {
     const size_t head_dim = (size_t)p->head_dim;
     mean_of(rows, p->centre_rows, p->head_dim, w->mean);
     for (int first = 0; first < p->n_rows; first += TKV_PAGE_TOKENS) {
         const int left = p->n_rows - first;
-        const tkv_page_span span = {.type = p->type,
-                                    .order = TKV_ORDER_KEY,
-                                    .head_dim = p->head_dim,
-                                    .n_rows = left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS,
-                                    .effort = effort};
+        const int n_rows = left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS;
         float *decoded = w->decoded + (size_t)first * head_dim;
-        const size_t n = (size_t)span.n_rows * head_dim;
+        const size_t n = (size_t)n_rows * head_dim;
         for (size_t i = 0; i < n; i++) {
             w->page_rows[i] = rows[(size_t)first * head_dim + i] - w->mean[i % head_dim];
         }
         memset(w->page, 0, tkv_page_bytes(p->type, p->head_dim));
-        kernels->encode(&span, w->page_rows, head_dim, w->page);
-        kernels->decode(&span, w->page, decoded, head_dim);
+        TKV_TRY(tkv_encode_page(context, p->type, TKV_ORDER_KEY, p->head_dim, 0, n_rows,
+                                w->page_rows, w->page, error));
+        TKV_TRY(tkv_decode_page(context, p->type, TKV_ORDER_KEY, p->head_dim, 0, n_rows, w->page,
+                                decoded, error));
         for (size_t i = 0; i < n; i++) {
             decoded[i] += w->mean[i % head_dim];
         }
         report(p, head, first / TKV_PAGE_TOKENS + 1);
     }
+    return TKV_OK;
 }
 
 static void add_errors(const tkv_codec_quality_params *p, const float *rows, head_work *w,
@@ -249,16 +243,24 @@ static tkv_status check_params(const tkv_context *context, const tkv_codec_quali
                         "both and a mean of no more rows than there are",
                         p->n_heads, p->n_rows, p->centre_rows);
     }
-    const tkv_status status = tkv_check_padded_dim(p->type, p->head_dim, error);
-    if (status != TKV_OK) {
-        return status;
-    }
-    const size_t n = (size_t)p->n_heads * (size_t)p->n_rows * (size_t)p->head_dim;
-    const size_t at = tkv_find_non_finite(n, p->rows);
-    if (at < n) {
-        return tkv_fail(error, TKV_ERR_NOT_FINITE,
-                        "row %zu, coordinate %zu is %g: expected finite values",
-                        at / (size_t)p->head_dim, at % (size_t)p->head_dim, (double)p->rows[at]);
+    return tkv_check_head_dim(p->type, p->head_dim, error);
+}
+
+static tkv_status measure_heads(const tkv_context *context, const tkv_codec_quality_params *p,
+                                head_work *work, quality_sums *sums, tkv_error *error)
+{
+    uint64_t state = p->seed;
+    for (int head = 0; head < p->n_heads; head++) {
+        const float *rows = p->rows + (size_t)head * (size_t)p->n_rows * (size_t)p->head_dim;
+        TKV_TRY(code_head(context, p, head, rows, work, error));
+        add_errors(p, rows, work, sums);
+        for (int i = 0; i < p->n_queries; i++) {
+            for (int j = 0; j < p->head_dim; j++) {
+                work->query[j] = draw_gauss(&state);
+            }
+            add_query(p, rows, work, sums);
+            report(p, head, (p->n_rows + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS + i + 1);
+        }
     }
     return TKV_OK;
 }
@@ -267,31 +269,15 @@ tkv_status tkv_codec_quality_measure(const tkv_context *context,
                                      const tkv_codec_quality_params *params,
                                      tkv_codec_quality *quality, tkv_error *error)
 {
-    const tkv_status status = check_params(context, params, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_params(context, params, error));
     head_work work = {0};
     quality_sums sums = {0};
-    uint64_t state = params->seed;
-    if (!allocate_work(params, &work)) {
-        free_work(&work);
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d rows", params->n_rows);
-    }
-    for (int head = 0; head < params->n_heads; head++) {
-        const float *rows =
-            params->rows + (size_t)head * (size_t)params->n_rows * (size_t)params->head_dim;
-        code_head(context->kernels, context->effort, params, head, rows, &work);
-        add_errors(params, rows, &work, &sums);
-        for (int i = 0; i < params->n_queries; i++) {
-            for (int j = 0; j < params->head_dim; j++) {
-                work.query[j] = draw_gauss(&state);
-            }
-            add_query(params, rows, &work, &sums);
-            report(params, head, (params->n_rows + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS + i + 1);
-        }
-    }
+    const tkv_status status =
+        allocate_work(params, &work)
+            ? measure_heads(context, params, &work, &sums, error)
+            : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d rows", params->n_rows);
     free_work(&work);
+    TKV_TRY(status);
     *quality = (tkv_codec_quality){.nmse = sums.error / sums.energy,
                                    .spread_error = sums.error / sums.spread,
                                    .slope = sums.cross / sums.product,
@@ -303,78 +289,80 @@ tkv_status tkv_codec_quality_measure(const tkv_context *context,
 /* ---- Speed --------------------------------------------------------------------------------- */
 
 typedef struct speed_work {
-    const tkv_kernels *kernels;
-    tkv_page_span span;
+    const tkv_context *context;
+    tkv_type type;
+    tkv_page_order order;
+    int head_dim;
     float *rows; /* [n_pages][TKV_PAGE_TOKENS][head_dim] */
     uint8_t *pages;
     size_t page_bytes;
     int n_pages;
 } speed_work;
 
-static void run_page(const speed_work *w, int index, bool is_encoding)
+static tkv_status run_page(const speed_work *w, int index, bool is_encoding, tkv_error *error)
 {
-    const size_t head_dim = (size_t)w->span.head_dim;
-    float *rows = w->rows + (size_t)index * TKV_PAGE_TOKENS * head_dim;
+    float *rows = w->rows + (size_t)index * TKV_PAGE_TOKENS * (size_t)w->head_dim;
     uint8_t *page = w->pages + (size_t)index * w->page_bytes;
-    if (is_encoding) {
-        w->kernels->encode(&w->span, rows, head_dim, page);
-    } else {
-        w->kernels->decode(&w->span, page, rows, head_dim);
-    }
+    return is_encoding ? tkv_encode_page(w->context, w->type, w->order, w->head_dim, 0,
+                                         TKV_PAGE_TOKENS, rows, page, error)
+                       : tkv_decode_page(w->context, w->type, w->order, w->head_dim, 0,
+                                         TKV_PAGE_TOKENS, page, rows, error);
 }
 
 /* Seconds a row: the best of runs of at least RUN_SECONDS; MIN_RUNS of them, twice through all
  * pages and TIMED_SECONDS at least. */
-static double time_pages(const speed_work *w, bool is_encoding)
+static tkv_status time_pages(const speed_work *w, bool is_encoding, double *best, tkv_error *error)
 {
-    double best = INFINITY;
     int index = 0;
     const double begin = tkv_clock();
+    *best = INFINITY;
     for (int run = 0;
          run < MIN_RUNS || index < 2 * w->n_pages || tkv_clock() - begin < TIMED_SECONDS; run++) {
         const double start = tkv_clock();
         double seconds;
         int n = 0;
         do {
-            run_page(w, index++ % w->n_pages, is_encoding);
+            TKV_TRY(run_page(w, index++ % w->n_pages, is_encoding, error));
             n++;
             seconds = tkv_clock() - start;
         } while (seconds < RUN_SECONDS);
-        best = fmin(best, seconds / ((double)n * TKV_PAGE_TOKENS));
+        *best = fmin(*best, seconds / ((double)n * TKV_PAGE_TOKENS));
     }
-    return best;
+    return TKV_OK;
+}
+
+static tkv_status fill_and_time(speed_work *w, tkv_codec_speed *speed, tkv_error *error)
+{
+    const size_t n = (size_t)w->n_pages * TKV_PAGE_TOKENS * (size_t)w->head_dim;
+    uint64_t state = 1;
+    w->rows = malloc(n * sizeof *w->rows);
+    w->pages = calloc((size_t)w->n_pages, w->page_bytes);
+    if (!w->rows || !w->pages) {
+        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d pages", w->n_pages);
+    }
+    for (size_t i = 0; i < n; i++) {
+        w->rows[i] = draw_gauss(&state);
+    }
+    TKV_TRY(time_pages(w, true, &speed->encode_seconds, error));
+    return time_pages(w, false, &speed->decode_seconds, error);
 }
 
 tkv_status tkv_codec_speed_measure(const tkv_context *context, tkv_type type, tkv_page_order order,
                                    int head_dim, int n_pages, tkv_codec_speed *speed,
                                    tkv_error *error)
 {
-    const tkv_status status = tkv_check_padded_dim(type, head_dim, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_check_head_dim(type, head_dim, error));
     if (n_pages < 1) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "%d pages: expected at least 1", n_pages);
     }
-    const size_t n = (size_t)n_pages * TKV_PAGE_TOKENS * (size_t)head_dim;
-    speed_work w = {.kernels = context->kernels,
-                    .span = {type, order, head_dim, 0, TKV_PAGE_TOKENS, context->effort},
+    speed_work w = {.context = context,
+                    .type = type,
+                    .order = order,
+                    .head_dim = head_dim,
                     .page_bytes = tkv_page_bytes(type, head_dim),
                     .n_pages = n_pages};
-    w.rows = malloc(n * sizeof *w.rows);
-    w.pages = calloc((size_t)n_pages, w.page_bytes);
-    if (!w.rows || !w.pages) {
-        free(w.rows);
-        free(w.pages);
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d pages", n_pages);
-    }
-    uint64_t state = 1;
-    for (size_t i = 0; i < n; i++) {
-        w.rows[i] = draw_gauss(&state);
-    }
-    speed->encode_seconds = time_pages(&w, true);
-    speed->decode_seconds = time_pages(&w, false);
+    const tkv_status status = fill_and_time(&w, speed, error);
     free(w.rows);
     free(w.pages);
-    return TKV_OK;
+    return status;
 }

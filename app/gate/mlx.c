@@ -74,7 +74,7 @@ static void add_rotations(cJSON *known, uint32_t *seed)
         cJSON *c = cJSON_CreateObject();
         fill(seed, N_ROWS * dims[i], x);
         add_rows(c, "x", N_ROWS, dims[i], x);
-        (void)tkv_rotate(dims[i], N_ROWS, x, NULL); /* its arguments are right */
+        (void)tkv_rotate(NULL, dims[i], N_ROWS, x, NULL); /* its arguments are right */
         add_rows(c, "y", N_ROWS, dims[i], x);
         add_signs(c, dims[i]);
         cJSON_AddItemToArray(cases, c);
@@ -91,8 +91,8 @@ static tkv_status add_coded_rows(cJSON *cases, tkv_type type, const float *x, tk
     float decoded[N_ROWS * DIM];
     float values[N_ROWS * DIM];
     float levels[16];
-    TKV_TRY(tkv_encode_rows(type, DIM, N_ROWS, x, records, error));
-    TKV_TRY(tkv_decode_rows(type, DIM, N_ROWS, records, decoded, error));
+    TKV_TRY(tkv_encode_rows(NULL, type, DIM, N_ROWS, x, records, error));
+    TKV_TRY(tkv_decode_rows(NULL, type, DIM, N_ROWS, records, decoded, error));
     TKV_TRY(tkv_unpack_codes(type, DIM, N_ROWS, records, codes, sides, error));
     cJSON *c = cJSON_CreateObject();
     cJSON_AddItemToArray(cases, c);
@@ -123,7 +123,7 @@ static tkv_status add_words(cJSON *known, const float *x, tkv_error *error)
     uint8_t record[2 * DIM];
     uint8_t codes[DIM];
     uint16_t side;
-    TKV_TRY(tkv_encode_rows(TKV_TYPE_TURBO4, DIM, 1, x, record, error));
+    TKV_TRY(tkv_encode_rows(NULL, TKV_TYPE_TURBO4, DIM, 1, x, record, error));
     TKV_TRY(tkv_unpack_codes(TKV_TYPE_TURBO4, DIM, 1, record, codes, &side, error));
     cJSON *object = cJSON_AddObjectToObject(known, "words");
     cJSON *words = cJSON_AddArrayToObject(object, "words");

@@ -193,8 +193,8 @@ static void tables_and_codes_of_the_format(void **state)
     for (int j = 0; j < DIM; j++) {
         x[j] = (float)book->levels[j * 5 % 8];
     }
-    assert_ok(tkv_unrotate(DIM, 1, x, &error));
-    assert_ok(tkv_encode_rows(TKV_TYPE_TURBO3, DIM, 1, x, record, &error));
+    assert_ok(tkv_unrotate(NULL, DIM, 1, x, &error));
+    assert_ok(tkv_encode_rows(NULL, TKV_TYPE_TURBO3, DIM, 1, x, record, &error));
     assert_ok(tkv_unpack_codes(TKV_TYPE_TURBO3, DIM, 1, record, codes, &side, &error));
     for (int j = 0; j < DIM; j++) {
         assert_int_equal(codes[j] & 4, j * 5 % 8 & 4); /* the sign */
@@ -203,6 +203,40 @@ static void tables_and_codes_of_the_format(void **state)
                  TKV_ERR_INVALID_ARGUMENT, "no codes");
     assert_fails(tkv_unpack_codes(TKV_TYPE_TURBO3, DIM, 1, NULL, codes, &side, &error),
                  TKV_ERR_INVALID_ARGUMENT, "NULL");
+}
+
+/* Kernels are equal to the bit, whatever the rows are padded to and however many there are. */
+static void codes_of_a_context(void **state)
+{
+    (void)state;
+    enum { N = 70, WIDTH = 90 };
+    static float x[N * WIDTH];
+    static float decoded[2][N * WIDTH];
+    static uint8_t rows[2][N * 2 * (WIDTH + 16)];
+    static uint32_t pages[2][TKV_PAGE_TOKENS * (WIDTH + 16)];
+    tkv_context *context = NULL;
+    uint64_t seed = 7;
+    fill_gauss(&seed, N * WIDTH, x);
+    x[69 * 80 - 1] = INFINITY; /* in the last rows of both widths, which no page here takes */
+    assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &context, &error));
+    for (int i = 0; i < 2 * TKV_TYPE_COUNT; i++) {
+        const tkv_type type = (tkv_type)(i / 2);
+        const int dim = i % 2 ? WIDTH : 80;
+        for (int c = 0; c < 2; c++) {
+            const tkv_context *with = c ? context : NULL;
+            assert_fails(tkv_encode_rows(with, type, dim, N, x, rows[c], &error),
+                         TKV_ERR_NOT_FINITE, "is inf");
+            assert_ok(tkv_decode_rows(with, type, dim, 60, rows[c], decoded[c], &error));
+            assert_ok(
+                tkv_encode_page(with, type, TKV_ORDER_VALUE, dim, 3, 61, x, pages[c], &error));
+            assert_ok(tkv_decode_page(with, type, TKV_ORDER_VALUE, dim, 3, 61, pages[c], decoded[c],
+                                      &error));
+        }
+        assert_memory_equal(rows[0], rows[1], N * tkv_row_bytes(type, dim));
+        assert_memory_equal(pages[0], pages[1], tkv_page_bytes(type, dim));
+        assert_memory_equal(decoded[0], decoded[1], 61 * (size_t)dim * sizeof(float));
+    }
+    tkv_context_free(context);
 }
 
 static void a_cache_from_a_policy(void **state)
@@ -249,6 +283,7 @@ int main(void)
         cmocka_unit_test(attached_objects),
         cmocka_unit_test(memory_and_halves),
         cmocka_unit_test(tables_and_codes_of_the_format),
+        cmocka_unit_test(codes_of_a_context),
         cmocka_unit_test(a_cache_from_a_policy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,16 +29,18 @@ static void types_and_codec(void **state)
     uint32_t page[TKV_PAGE_TOKENS * HEAD_DIM] = {0};
     assert_null_fails(tkv_type_from_name(NULL, &type, &error));
     assert_null_fails(tkv_type_from_name("turbo4", NULL, &error));
-    assert_null_fails(tkv_rotate(HEAD_DIM, 1, NULL, &error));
-    assert_null_fails(tkv_unrotate(HEAD_DIM, 1, NULL, &error));
-    assert_null_fails(tkv_encode_rows(type, HEAD_DIM, 1, NULL, page, &error));
-    assert_null_fails(tkv_encode_rows(type, HEAD_DIM, 1, x, NULL, &error));
-    assert_null_fails(tkv_decode_rows(type, HEAD_DIM, 1, NULL, x, &error));
-    assert_null_fails(tkv_decode_rows(type, HEAD_DIM, 1, page, NULL, &error));
-    assert_null_fails(tkv_encode_page(type, TKV_ORDER_KEY, HEAD_DIM, 0, 1, NULL, page, &error));
-    assert_null_fails(tkv_encode_page(type, TKV_ORDER_KEY, HEAD_DIM, 0, 1, x, NULL, &error));
-    assert_null_fails(tkv_decode_page(type, TKV_ORDER_KEY, HEAD_DIM, 0, 1, NULL, x, &error));
-    assert_null_fails(tkv_decode_page(type, TKV_ORDER_KEY, HEAD_DIM, 0, 1, page, NULL, &error));
+    assert_null_fails(tkv_rotate(NULL, HEAD_DIM, 1, NULL, &error));
+    assert_null_fails(tkv_unrotate(NULL, HEAD_DIM, 1, NULL, &error));
+    assert_null_fails(tkv_encode_rows(NULL, type, HEAD_DIM, 1, NULL, page, &error));
+    assert_null_fails(tkv_encode_rows(NULL, type, HEAD_DIM, 1, x, NULL, &error));
+    assert_null_fails(tkv_decode_rows(NULL, type, HEAD_DIM, 1, NULL, x, &error));
+    assert_null_fails(tkv_decode_rows(NULL, type, HEAD_DIM, 1, page, NULL, &error));
+    assert_null_fails(
+        tkv_encode_page(NULL, type, TKV_ORDER_KEY, HEAD_DIM, 0, 1, NULL, page, &error));
+    assert_null_fails(tkv_encode_page(NULL, type, TKV_ORDER_KEY, HEAD_DIM, 0, 1, x, NULL, &error));
+    assert_null_fails(tkv_decode_page(NULL, type, TKV_ORDER_KEY, HEAD_DIM, 0, 1, NULL, x, &error));
+    assert_null_fails(
+        tkv_decode_page(NULL, type, TKV_ORDER_KEY, HEAD_DIM, 0, 1, page, NULL, &error));
     assert_int_equal(tkv_type_from_name(NULL, NULL, NULL), TKV_ERR_INVALID_ARGUMENT);
     assert_null(tkv_type_get_info(TKV_TYPE_COUNT));
     assert_null(tkv_policy_preset_name(-1));

@@ -124,8 +124,9 @@ static void rows_are_those_of_the_codec(void **state)
     float expected[DIM_K];
     uint8_t record[2 * DIM_K];
     for (int i = 0; i < 130 * N_KV_HEADS; i++) {
-        assert_ok(tkv_encode_rows(TKV_TYPE_TURBO3, DIM_K, 1, f->k + i * DIM_K, record, &error));
-        assert_ok(tkv_decode_rows(TKV_TYPE_TURBO3, DIM_K, 1, record, expected, &error));
+        assert_ok(
+            tkv_encode_rows(NULL, TKV_TYPE_TURBO3, DIM_K, 1, f->k + i * DIM_K, record, &error));
+        assert_ok(tkv_decode_rows(NULL, TKV_TYPE_TURBO3, DIM_K, 1, record, expected, &error));
         assert_memory_equal(x + i * DIM_K, expected, sizeof expected);
     }
     free(x);

@@ -155,15 +155,16 @@ static void pages_and_rows_decode_alike(void **state)
             float *from_page = allocate(n * sizeof *x);
             uint8_t *bytes = allocate(tkv_page_bytes((tkv_type)type, head_dim));
             fill_gauss(&seed, n, x);
-            assert_ok(tkv_encode_rows((tkv_type)type, head_dim, 64, x, bytes, &error));
-            assert_ok(tkv_decode_rows((tkv_type)type, head_dim, 64, bytes, from_rows, &error));
+            assert_ok(tkv_encode_rows(NULL, (tkv_type)type, head_dim, 64, x, bytes, &error));
+            assert_ok(
+                tkv_decode_rows(NULL, (tkv_type)type, head_dim, 64, bytes, from_rows, &error));
             for (int order = 0; order < 2; order++) {
-                assert_ok(tkv_encode_page((tkv_type)type, (tkv_page_order)order, head_dim, 0, 40, x,
-                                          bytes, &error));
-                assert_ok(tkv_encode_page((tkv_type)type, (tkv_page_order)order, head_dim, 40, 24,
-                                          x + 40 * head_dim, bytes, &error));
-                assert_ok(tkv_decode_page((tkv_type)type, (tkv_page_order)order, head_dim, 0, 64,
-                                          bytes, from_page, &error));
+                assert_ok(tkv_encode_page(NULL, (tkv_type)type, (tkv_page_order)order, head_dim, 0,
+                                          40, x, bytes, &error));
+                assert_ok(tkv_encode_page(NULL, (tkv_type)type, (tkv_page_order)order, head_dim, 40,
+                                          24, x + 40 * head_dim, bytes, &error));
+                assert_ok(tkv_decode_page(NULL, (tkv_type)type, (tkv_page_order)order, head_dim, 0,
+                                          64, bytes, from_page, &error));
                 assert_memory_equal(from_rows, from_page, n * sizeof *x);
             }
             free(x);
@@ -194,25 +195,25 @@ static void sizes_and_errors(void **state)
     }
     assert_fails(tkv_type_from_name("q4_0", &type, &error), TKV_ERR_INVALID_ARGUMENT,
                  "f16, turbo8, turbo4, turbo3, turbo2");
-    assert_fails(tkv_encode_rows((tkv_type)99, 64, 1, x, page, &error), TKV_ERR_INVALID_ARGUMENT,
-                 "type number 99");
-    assert_fails(tkv_decode_rows(TKV_TYPE_F16, 41, 1, page, x, &error), TKV_ERR_INVALID_ARGUMENT,
-                 "head_dim 41");
-    assert_fails(tkv_encode_page(TKV_TYPE_F16, TKV_ORDER_KEY, 64, 60, 5, x, page, &error),
+    assert_fails(tkv_encode_rows(NULL, (tkv_type)99, 64, 1, x, page, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "type number 99");
+    assert_fails(tkv_decode_rows(NULL, TKV_TYPE_F16, 41, 1, page, x, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "head_dim 41");
+    assert_fails(tkv_encode_page(NULL, TKV_TYPE_F16, TKV_ORDER_KEY, 64, 60, 5, x, page, &error),
                  TKV_ERR_INVALID_ARGUMENT, "0 to 63");
-    assert_fails(tkv_encode_page(TKV_TYPE_F16, TKV_ORDER_KEY, 64, -1, 1, x, page, &error),
+    assert_fails(tkv_encode_page(NULL, TKV_TYPE_F16, TKV_ORDER_KEY, 64, -1, 1, x, page, &error),
                  TKV_ERR_INVALID_ARGUMENT, "0 to 63");
-    assert_fails(
-        tkv_encode_page(TKV_TYPE_TURBO4, TKV_ORDER_KEY, 64, 0, 1, x, (uint8_t *)page + 2, &error),
-        TKV_ERR_INVALID_ARGUMENT, "multiple of 4");
-    assert_fails(
-        tkv_decode_page(TKV_TYPE_TURBO4, TKV_ORDER_KEY, 64, 0, 1, (uint8_t *)page + 1, x, &error),
-        TKV_ERR_INVALID_ARGUMENT, "multiple of 4");
-    assert_fails(tkv_decode_page(TKV_TYPE_F16, (tkv_page_order)2, 64, 0, 1, page, x, &error),
+    assert_fails(tkv_encode_page(NULL, TKV_TYPE_TURBO4, TKV_ORDER_KEY, 64, 0, 1, x,
+                                 (uint8_t *)page + 2, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "multiple of 4");
+    assert_fails(tkv_decode_page(NULL, TKV_TYPE_TURBO4, TKV_ORDER_KEY, 64, 0, 1,
+                                 (uint8_t *)page + 1, x, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "multiple of 4");
+    assert_fails(tkv_decode_page(NULL, TKV_TYPE_F16, (tkv_page_order)2, 64, 0, 1, page, x, &error),
                  TKV_ERR_INVALID_ARGUMENT, "page order 2");
-    assert_fails(tkv_encode_rows(TKV_TYPE_F16, 64, 1, NULL, page, &error), TKV_ERR_INVALID_ARGUMENT,
-                 "NULL");
-    assert_int_equal(tkv_encode_rows(TKV_TYPE_F16, 64, 1, NULL, page, NULL),
+    assert_fails(tkv_encode_rows(NULL, TKV_TYPE_F16, 64, 1, NULL, page, &error),
+                 TKV_ERR_INVALID_ARGUMENT, "NULL");
+    assert_int_equal(tkv_encode_rows(NULL, TKV_TYPE_F16, 64, 1, NULL, page, NULL),
                      TKV_ERR_INVALID_ARGUMENT);
     char version[32];
     snprintf(version, sizeof version, "%d.%d.%d", TKV_VERSION_MAJOR, TKV_VERSION_MINOR,

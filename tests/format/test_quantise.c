@@ -11,8 +11,8 @@ static double round_trip(tkv_type type, int head_dim, size_t n_rows, const float
     const size_t n = n_rows * (size_t)head_dim;
     void *rows = allocate(n_rows * tkv_row_bytes(type, head_dim));
     float *y = allocate(n * sizeof *y);
-    assert_ok(tkv_encode_rows(type, head_dim, n_rows, x, rows, &error));
-    assert_ok(tkv_decode_rows(type, head_dim, n_rows, rows, y, &error));
+    assert_ok(tkv_encode_rows(NULL, type, head_dim, n_rows, x, rows, &error));
+    assert_ok(tkv_decode_rows(NULL, type, head_dim, n_rows, rows, y, &error));
     double difference = 0.0;
     double norm = 0.0;
     double product = 0.0;
@@ -292,17 +292,17 @@ static void f16_rows_are_halves(void **state)
     x[3] = 1e6f;
     x[4] = -3e38f;
     x[5] = 1e-9f;
-    assert_ok(tkv_encode_rows(TKV_TYPE_F16, 64, 1, x, record, &error));
-    assert_ok(tkv_decode_rows(TKV_TYPE_F16, 64, 1, record, back, &error));
+    assert_ok(tkv_encode_rows(NULL, TKV_TYPE_F16, 64, 1, x, record, &error));
+    assert_ok(tkv_decode_rows(NULL, TKV_TYPE_F16, 64, 1, record, back, &error));
     for (int j = 0; j < 64; j++) {
         assert_true(back[j] == tkv_half_to_float(tkv_float_to_finite_half(x[j])));
         assert_true(isfinite(back[j]));
     }
     x[7] = -INFINITY;
     x[8] = NAN;
-    assert_fails(tkv_encode_rows(TKV_TYPE_F16, 64, 1, x, record, &error), TKV_ERR_NOT_FINITE,
+    assert_fails(tkv_encode_rows(NULL, TKV_TYPE_F16, 64, 1, x, record, &error), TKV_ERR_NOT_FINITE,
                  "row 0, coordinate 7");
-    assert_ok(tkv_decode_rows(TKV_TYPE_F16, 64, 1, record, back, &error));
+    assert_ok(tkv_decode_rows(NULL, TKV_TYPE_F16, 64, 1, record, back, &error));
     assert_true(back[7] == -INFINITY && isnan(back[8]) && isfinite(back[9]));
 }
 
@@ -319,9 +319,9 @@ static void one_non_finite_value_makes_the_row_nan(void **state)
             const size_t row_bytes = tkv_row_bytes((tkv_type)type, 80);
             uint8_t *rows = allocate(3 * row_bytes);
             float y[3 * 80];
-            assert_fails(tkv_encode_rows((tkv_type)type, 80, 3, x, rows, &error),
+            assert_fails(tkv_encode_rows(NULL, (tkv_type)type, 80, 3, x, rows, &error),
                          TKV_ERR_NOT_FINITE, "row 1, coordinate 17");
-            assert_ok(tkv_decode_rows((tkv_type)type, 80, 3, rows, y, &error));
+            assert_ok(tkv_decode_rows(NULL, (tkv_type)type, 80, 3, rows, y, &error));
             for (int j = 0; j < 80; j++) {
                 assert_true(isfinite(y[j]) && isnan(y[80 + j]) && isfinite(y[160 + j]));
             }

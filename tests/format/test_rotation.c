@@ -93,15 +93,15 @@ static void public_functions_check_their_arguments(void **state)
 {
     (void)state;
     float x[64] = {1.0f};
-    assert_ok(tkv_rotate(64, 1, x, &error));
+    assert_ok(tkv_rotate(NULL, 64, 1, x, &error));
     assert_true(fabsf(x[0]) < 1.0f);
-    assert_ok(tkv_unrotate(64, 1, x, &error));
+    assert_ok(tkv_unrotate(NULL, 64, 1, x, &error));
     assert_true(fabsf(x[0] - 1.0f) < 1e-6f);
-    assert_fails(tkv_rotate(65, 1, x, &error), TKV_ERR_INVALID_ARGUMENT, "even number");
-    assert_fails(tkv_rotate(40, 1, x, &error), TKV_ERR_INVALID_ARGUMENT, "multiple of 16");
-    assert_fails(tkv_rotate(0, 1, x, &error), TKV_ERR_INVALID_ARGUMENT, "2 to 1024");
-    assert_fails(tkv_unrotate(2048, 1, x, &error), TKV_ERR_INVALID_ARGUMENT, "1024");
-    assert_fails(tkv_rotate(64, 1, NULL, &error), TKV_ERR_INVALID_ARGUMENT, "NULL");
+    assert_fails(tkv_rotate(NULL, 65, 1, x, &error), TKV_ERR_INVALID_ARGUMENT, "even number");
+    assert_fails(tkv_rotate(NULL, 40, 1, x, &error), TKV_ERR_INVALID_ARGUMENT, "multiple of 16");
+    assert_fails(tkv_rotate(NULL, 0, 1, x, &error), TKV_ERR_INVALID_ARGUMENT, "2 to 1024");
+    assert_fails(tkv_unrotate(NULL, 2048, 1, x, &error), TKV_ERR_INVALID_ARGUMENT, "1024");
+    assert_fails(tkv_rotate(NULL, 64, 1, NULL, &error), TKV_ERR_INVALID_ARGUMENT, "NULL");
 }
 
 int main(void)

@@ -100,7 +100,7 @@ static void check_decoding(const tkv_page_span *span, const uint8_t *data, size_
     /* A row on its own; what it holds does not matter, only that it is read within its bounds. */
     void *row = allocate(tkv_row_bytes(span->type, span->head_dim));
     fill(row, tkv_row_bytes(span->type, span->head_dim), data, size);
-    if (tkv_decode_rows(span->type, span->head_dim, 1, row, found, &error) != TKV_OK) {
+    if (tkv_decode_rows(NULL, span->type, span->head_dim, 1, row, found, &error) != TKV_OK) {
         fuzz_fail("%s", error.message);
     }
     free(row);
@@ -130,7 +130,7 @@ static void check_encoding(const tkv_page_span *span, const uint8_t *data, size_
                       (int)span->type, span->head_dim);
         }
     }
-    const tkv_status status = tkv_encode_page(span->type, span->order, span->head_dim,
+    const tkv_status status = tkv_encode_page(NULL, span->type, span->order, span->head_dim,
                                               span->first_slot, span->n_rows, x, found, &error);
     fuzz_check_error(status, &error);
     tkv_kernels_scalar.decode(span, expected, decoded, head_dim);

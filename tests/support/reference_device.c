@@ -229,8 +229,8 @@ static tkv_status rotate(tkv_device *device, int head_dim, size_t n_rows, uint64
     if (status != TKV_OK) {
         return status;
     }
-    return is_inverse ? tkv_unrotate(head_dim, n_rows, host(x), error)
-                      : tkv_rotate(head_dim, n_rows, host(x), error);
+    return is_inverse ? tkv_unrotate(NULL, head_dim, n_rows, host(x), error)
+                      : tkv_rotate(NULL, head_dim, n_rows, host(x), error);
 }
 
 static void move_now(const tkv_device_rows *rows)

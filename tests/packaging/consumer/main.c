@@ -17,8 +17,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < 64; i++) {
         x[i] = (float)(i % 7 - 3);
     }
-    if (tkv_encode_rows(TKV_TYPE_TURBO4, 64, 1, x, row, &error) != TKV_OK ||
-        tkv_decode_rows(TKV_TYPE_TURBO4, 64, 1, row, y, &error) != TKV_OK) {
+    if (tkv_encode_rows(NULL, TKV_TYPE_TURBO4, 64, 1, x, row, &error) != TKV_OK ||
+        tkv_decode_rows(NULL, TKV_TYPE_TURBO4, 64, 1, row, y, &error) != TKV_OK) {
         printf("%s\n", error.message);
         return 1;
     }
