@@ -609,6 +609,16 @@ TKV_API tkv_status tkv_unpack_codes(tkv_type type, int head_dim, size_t n_rows, 
 
 /* ---- Checks: whether this machine computes rightly, and how fast --------------------------- */
 
+/* What there is. Kernel sets of this build by index from 0, the reference first and the best last,
+ * as tkv_context_params.kernels takes them; *can_run, unless that is NULL: this machine has what
+ * they need. Kinds of devices beside the CPU, as tkv_context_params.device takes them. NULL beyond
+ * the last; static storage. */
+TKV_API const char *tkv_kernels_name(int index, bool *can_run);
+TKV_API const char *tkv_device_name(int index);
+
+/* How many devices of a kind there are; reason [size] receives why there is none. */
+TKV_API int tkv_device_count(const char *name, char *reason, size_t size);
+
 /* What is checked and timed: on the CPU kernels on one page, on a device operations on a layer. */
 typedef enum tkv_operation {
     TKV_OPERATION_ROTATE = 0,

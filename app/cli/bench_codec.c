@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/open_context.h"
 #include "cli/progress.h"
+#include "common/random.h"
 #include "common/try.h"
 #include "eval/bandwidth.h"
 #include "eval/codec_quality.h"
@@ -95,18 +96,10 @@ const option_table bench_codec_options = {
     .size = sizeof defaults,
 };
 
-/* SplitMix64, then Box and Muller. */
 static void fill_gauss(uint64_t seed, size_t n, float *x)
 {
     for (size_t i = 0; i < n; i++) {
-        double u[2];
-        for (int k = 0; k < 2; k++) {
-            uint64_t z = seed += 0x9e3779b97f4a7c15u;
-            z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-            z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-            u[k] = (double)((z ^ z >> 31) >> 11) * 0x1p-53;
-        }
-        x[i] = (float)(sqrt(-2.0 * log(1.0 - u[0])) * cos(6.283185307179586 * u[1]));
+        x[i] = tkv_draw_gauss(&seed);
     }
 }
 

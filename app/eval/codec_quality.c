@@ -1,5 +1,6 @@
 #include "eval/codec_quality.h"
 
+#include "common/random.h"
 #include "common/try.h"
 #include "eval/clock.h"
 
@@ -191,21 +192,6 @@ static double variance(const double *values, int n)
     return sum;
 }
 
-/* SplitMix64 and Box-Muller. */
-static double draw_uniform(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
-}
-
-static float draw_gauss(uint64_t *state)
-{
-    const double radius = sqrt(-2.0 * log(1.0 - draw_uniform(state)));
-    return (float)(radius * cos(2.0 * PI * draw_uniform(state)));
-}
-
 static void add_query(const tkv_codec_quality_params *p, const float *rows, head_work *w,
                       quality_sums *sums)
 {
@@ -256,7 +242,7 @@ static tkv_status measure_heads(const tkv_context *context, const tkv_codec_qual
         add_errors(p, rows, work, sums);
         for (int i = 0; i < p->n_queries; i++) {
             for (int j = 0; j < p->head_dim; j++) {
-                work->query[j] = draw_gauss(&state);
+                work->query[j] = tkv_draw_gauss(&state);
             }
             add_query(p, rows, work, sums);
             report(p, head, (p->n_rows + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS + i + 1);
@@ -341,7 +327,7 @@ static tkv_status fill_and_time(speed_work *w, tkv_codec_speed *speed, tkv_error
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %d pages", w->n_pages);
     }
     for (size_t i = 0; i < n; i++) {
-        w->rows[i] = draw_gauss(&state);
+        w->rows[i] = tkv_draw_gauss(&state);
     }
     TKV_TRY(time_pages(w, true, &speed->encode_seconds, error));
     return time_pages(w, false, &speed->decode_seconds, error);

@@ -1,5 +1,6 @@
 #include "eval/needles.h"
 
+#include "common/random.h"
 #include "common/try.h"
 #include "eval/clock.h"
 #include "model/prompt.h"
@@ -46,25 +47,16 @@ double tkv_needles_depth(int n_facts, int index)
     return n_facts > 1 ? (double)index / (n_facts - 1) : 0.5;
 }
 
-/* SplitMix64. */
-static uint64_t draw(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 static void draw_facts(haystack *h, uint64_t *state)
 {
     bool is_taken[N_SUBJECTS] = {false};
     for (int i = 0; i < h->params->n_facts; i++) {
         int subject;
         do {
-            subject = (int)(draw(state) % N_SUBJECTS);
+            subject = (int)(tkv_draw(state) % N_SUBJECTS);
         } while (is_taken[subject]);
         is_taken[subject] = true;
-        h->facts[i] = (fact){subject, 10000 + (int)(draw(state) % 90000)};
+        h->facts[i] = (fact){subject, 10000 + (int)(tkv_draw(state) % 90000)};
     }
 }
 
@@ -151,7 +143,7 @@ static tkv_status build_prompt(haystack *h, tkv_error *error)
         status = measure_filler(h, &room, error);
     }
     const int32_t *filler =
-        p->filler + (status == TKV_OK ? draw(&state) % (p->n_filler - room + 1) : 0);
+        p->filler + (status == TKV_OK ? tkv_draw(&state) % (p->n_filler - room + 1) : 0);
     size_t done = 0;
     for (int i = 0; i < p->n_facts && status == TKV_OK; i++) {
         const size_t until = (size_t)(tkv_needles_depth(p->n_facts, i) * (double)room + 0.5);

@@ -129,7 +129,7 @@ void tkv_gate_decide(tkv_gate *gate)
     }
     const tkv_gate_backend *chosen = &gate->backends[gate->chosen];
     add_reason(gate, "use %s: all %d known answers are right", chosen->name, chosen->n_cases);
-    if (strcmp(chosen->name, tkv_kernels_scalar.name) == 0) {
+    if (strcmp(chosen->name, tkv_kernels_name(0, NULL)) == 0) {
         gate->verdict = TKV_GATE_FALLBACK;
         add_reason(gate, "%s is portable C: right, but slow", chosen->name);
     }

@@ -1,7 +1,6 @@
 #include "gate/machine.h"
 
 #include "common/try.h"
-#include "device/context.h"
 #include "eval/clock.h"
 #include "gate/isolate.h"
 
@@ -23,7 +22,7 @@ static const int LIST_SECONDS = 20;
 /* A back end is not begun with less time than this. */
 static const double LEAST_SECONDS = 15.0;
 
-/* Devices that the user may expect a word about where this build has no table for them. */
+/* Devices that the user may expect a word about where this build lacks them. */
 static const char *const known_devices[] = {"cuda", "metal"};
 
 const char *tkv_backend_state_name(tkv_backend_state state)
@@ -83,8 +82,10 @@ static tkv_status open_context(const step *s, tkv_context **context, tkv_error *
     const tkv_gate_candidate *c = &s->candidate;
     const tkv_context_params params = {.n_threads = s->n_threads,
                                        .effort = TKV_EFFORT_FAST,
-                                       .kernels = c->kernels ? c->kernels->name : NULL};
-    return tkv_context_create_on(c->table, c->index, &params, context, error);
+                                       .kernels = c->kernels,
+                                       .device = c->kernels ? "cpu" : c->device};
+    return c->kernels ? tkv_context_create(&params, context, error)
+                      : c->devices->open(&params, context, error);
 }
 
 static tkv_status test_in_child(void *argument, void *result, tkv_error *error)
@@ -112,7 +113,7 @@ static tkv_status probe_in_child(void *argument, void *result, tkv_error *error)
     return status;
 }
 
-/* The devices of a table, as a child saw them: a driver that this process has woken could not be
+/* The devices of a kind, as a child saw them: a driver that this process has woken could not be
  * used by the children that come after. */
 typedef struct device_list {
     int n;
@@ -120,22 +121,37 @@ typedef struct device_list {
     char descriptions[TKV_GATE_MAX_BACKENDS][TKV_GATE_TEXT];
 } device_list;
 
+/* A kind of devices. */
+typedef struct device_kind {
+    const tkv_gate_devices *devices;
+    const char *name;
+} device_kind;
+
+const tkv_gate_devices tkv_gate_library_devices = {tkv_device_name, tkv_device_count,
+                                                   tkv_context_create};
+
+static void name_device(const char *kind, int index, char name[32])
+{
+    snprintf(name, 32, index ? "%.16s:%d" : "%.16s", kind, index);
+}
+
 static tkv_status list_in_child(void *argument, void *result, tkv_error *error)
 {
-    const tkv_device_table *table = *(const tkv_device_table **)argument;
+    const device_kind *kind = argument;
     device_list *list = result;
     memset(list, 0, sizeof *list);
-    list->n = table->count(list->reason, sizeof list->reason);
+    list->n = kind->devices->count(kind->name, list->reason, sizeof list->reason);
     list->n = list->n < TKV_GATE_MAX_BACKENDS ? list->n : TKV_GATE_MAX_BACKENDS;
     for (int i = 0; i < list->n; i++) {
-        tkv_device *device = NULL;
+        char name[32];
+        tkv_context *context = NULL;
         tkv_error reason = {TKV_OK, ""};
-        if (table->open(i, NULL, &device, &reason) == TKV_OK) {
-            snprintf(list->descriptions[i], TKV_GATE_TEXT, "%.250s", table->description(device));
-            table->close(device);
-        } else {
-            snprintf(list->descriptions[i], TKV_GATE_TEXT, "%.250s", reason.message);
-        }
+        name_device(kind->name, i, name);
+        const tkv_context_params params = {.n_threads = 1, .device = name};
+        const tkv_status status = kind->devices->open(&params, &context, &reason);
+        snprintf(list->descriptions[i], TKV_GATE_TEXT, "%.250s",
+                 status == TKV_OK ? tkv_context_device(context) : reason.message);
+        tkv_context_free(context);
     }
     (void)error;
     return TKV_OK;
@@ -192,8 +208,7 @@ tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int t
                              timeout_seconds, &reason);
     }
     if (was_not_tested(what, status)) {
-        return tkv_fail(error, status, "%s of '%s': %.250s", part, what->kernels->name,
-                        reason.message);
+        return tkv_fail(error, status, "%s of '%s': %.250s", part, what->kernels, reason.message);
     }
     if (status != TKV_OK) {
         /* A device whose memory others hold just now has not failed either. */
@@ -223,45 +238,46 @@ static tkv_gate_backend *add_absent(tkv_gate *gate, const char *device, const ch
 
 static void list_cpu(tkv_gate *gate, tkv_gate_candidate *candidates)
 {
-    const tkv_kernels *kernels;
-    bool is_supported = false;
-    for (int i = 0; gate->n_backends < TKV_GATE_MAX_BACKENDS &&
-                    (kernels = tkv_kernels_built(i, &is_supported));
+    const char *kernels;
+    bool can_run = false;
+    for (int i = 0;
+         gate->n_backends < TKV_GATE_MAX_BACKENDS && (kernels = tkv_kernels_name(i, &can_run));
          i++) {
-        candidates[gate->n_backends].kernels = is_supported ? kernels : NULL;
-        tkv_gate_backend *backend = add_backend(gate, "cpu", kernels->name);
-        if (!is_supported) {
+        candidates[gate->n_backends].kernels = can_run ? kernels : NULL;
+        tkv_gate_backend *backend = add_backend(gate, "cpu", kernels);
+        if (!can_run) {
             snprintf(backend->reason, sizeof backend->reason, "this machine cannot run it");
         }
     }
 }
 
-static void list_devices(tkv_gate *gate, const tkv_device_table *table, int timeout_seconds,
-                         tkv_gate_candidate *candidates, device_list *list)
+static void list_devices(tkv_gate *gate, const tkv_gate_devices *devices, const char *name,
+                         int timeout_seconds, tkv_gate_candidate *candidates, device_list *list)
 {
     tkv_error error = {TKV_OK, ""};
+    device_kind kind = {devices, name};
     memset(list, 0, sizeof *list);
-    if (tkv_isolate(list_in_child, &table, list, sizeof *list, timeout_seconds, &error) != TKV_OK) {
+    if (tkv_isolate(list_in_child, &kind, list, sizeof *list, timeout_seconds, &error) != TKV_OK) {
         list->n = 0;
         snprintf(list->reason, sizeof list->reason, "asking for devices: %.200s", error.message);
     }
     if (list->n < 1 && gate->n_backends < TKV_GATE_MAX_BACKENDS) {
-        add_absent(gate, table->name, list->reason[0] ? list->reason : "no device");
+        add_absent(gate, name, list->reason[0] ? list->reason : "no device");
     }
     for (int i = 0; i < list->n && gate->n_backends < TKV_GATE_MAX_BACKENDS; i++) {
-        char name[32];
-        snprintf(name, sizeof name, i ? "%.16s:%d" : "%.16s", table->name, i);
-        candidates[gate->n_backends] = (tkv_gate_candidate){.table = table, .index = i};
-        tkv_gate_backend *backend = add_backend(gate, table->name, name);
+        tkv_gate_candidate *candidate = &candidates[gate->n_backends];
+        candidate->devices = devices;
+        name_device(name, i, candidate->device);
+        tkv_gate_backend *backend = add_backend(gate, name, candidate->device);
         snprintf(backend->description, sizeof backend->description, "%s", list->descriptions[i]);
     }
 }
 
-tkv_status tkv_gate_list(const tkv_device_table *(*tables)(int index), int timeout_seconds,
-                         tkv_gate *gate, tkv_gate_candidate *candidates, tkv_error *error)
+tkv_status tkv_gate_list(const tkv_gate_devices *devices, int timeout_seconds, tkv_gate *gate,
+                         tkv_gate_candidate *candidates, tkv_error *error)
 {
     device_list *list = malloc(sizeof *list);
-    const tkv_device_table *table;
+    const char *name;
     if (!list) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a list of devices");
     }
@@ -269,15 +285,15 @@ tkv_status tkv_gate_list(const tkv_device_table *(*tables)(int index), int timeo
     list_cpu(gate, candidates);
     for (size_t k = 0; k < sizeof known_devices / sizeof *known_devices; k++) {
         bool is_built = false;
-        for (int i = 0; (table = tables(i)); i++) {
-            is_built = is_built || strcmp(table->name, known_devices[k]) == 0;
+        for (int i = 0; (name = devices->name(i)); i++) {
+            is_built = is_built || strcmp(name, known_devices[k]) == 0;
         }
         if (!is_built && gate->n_backends < TKV_GATE_MAX_BACKENDS) {
             add_absent(gate, known_devices[k], "not in this build");
         }
     }
-    for (int i = 0; (table = tables(i)); i++) {
-        list_devices(gate, table, timeout_seconds, candidates, list);
+    for (int i = 0; (name = devices->name(i)); i++) {
+        list_devices(gate, devices, name, timeout_seconds, candidates, list);
     }
     free(list);
     return TKV_OK;
@@ -296,13 +312,13 @@ tkv_status tkv_gate_run(const tkv_gate_params *params, tkv_gate *gate, tkv_error
     const double start = tkv_clock();
     memset(gate, 0, sizeof *gate);
     tkv_gate_describe_machine(gate->machine);
-    TKV_TRY(tkv_gate_list(tkv_device_tables, LIST_SECONDS, gate, candidates, error));
+    TKV_TRY(tkv_gate_list(&tkv_gate_library_devices, LIST_SECONDS, gate, candidates, error));
     for (int i = 0; i < gate->n_backends; i++) {
         tkv_gate_backend *backend = &gate->backends[i];
         if (params->progress) {
             params->progress(params->progress_user, i, gate->n_backends);
         }
-        if (!candidates[i].kernels && !candidates[i].table) {
+        if (!candidates[i].kernels && !candidates[i].devices) {
             continue;
         }
         if (tkv_clock() - start > TOTAL_SECONDS - LEAST_SECONDS) {

@@ -3,10 +3,8 @@
 #ifndef TKV_GATE_MACHINE_H
 #define TKV_GATE_MACHINE_H
 
-#include "device/device.h"
 #include "gate/probe.h"
 #include "gate/self_test.h"
-#include "kernels/kernels.h"
 
 #define TKV_GATE_MAX_BACKENDS 12
 #define TKV_GATE_MAX_REASONS 12
@@ -68,19 +66,26 @@ void tkv_gate_describe_machine(char text[TKV_GATE_TEXT]);
  * called before this process has started threads. */
 tkv_status tkv_gate_run(const tkv_gate_params *params, tkv_gate *gate, tkv_error *error);
 
-/* What is to be examined: a CPU's kernel table, or a device by its table and index; neither: what
- * is absent. */
+/* What is known of devices: the library's, or a test's. */
+typedef struct tkv_gate_devices {
+    const char *(*name)(int index); /* as tkv_device_name, tkv_device_count, tkv_context_create */
+    int (*count)(const char *name, char *reason, size_t size);
+    tkv_status (*open)(const tkv_context_params *params, tkv_context **context, tkv_error *error);
+} tkv_gate_devices;
+
+extern const tkv_gate_devices tkv_gate_library_devices;
+
+/* What is to be examined: kernels of the CPU, or a device; neither: what is absent. */
 typedef struct tkv_gate_candidate {
-    const tkv_kernels *kernels;
-    const tkv_device_table *table;
-    int index;
+    const char *kernels;
+    const tkv_gate_devices *devices;
+    char device[32]; /* "cuda:1" */
 } tkv_gate_candidate;
 
 /* Lists what there is: back ends in `gate`, and for each its candidate [TKV_GATE_MAX_BACKENDS].
- * `tables` is tkv_device_tables, or a test's. Devices are counted in a process of its own, within
- * timeout_seconds a table. */
-tkv_status tkv_gate_list(const tkv_device_table *(*tables)(int index), int timeout_seconds,
-                         tkv_gate *gate, tkv_gate_candidate *candidates, tkv_error *error);
+ * Devices are counted in a process of its own, within timeout_seconds a kind. */
+tkv_status tkv_gate_list(const tkv_gate_devices *devices, int timeout_seconds, tkv_gate *gate,
+                         tkv_gate_candidate *candidates, tkv_error *error);
 
 /* Tests a candidate and times it if it passed, each within timeout_seconds. */
 tkv_status tkv_gate_examine(const tkv_gate_candidate *what, int n_threads, int timeout_seconds,

@@ -1,5 +1,7 @@
 #include "model/sampler.h"
 
+#include "common/random.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -59,16 +61,6 @@ void tkv_sampler_free(tkv_sampler *sampler)
         free(sampler->choices);
         free(sampler);
     }
-}
-
-/* SplitMix64 (Steele, Lea and Flood 2014), as a number in [0, 1). */
-static double next_uniform(tkv_sampler *sampler)
-{
-    uint64_t z = sampler->state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    return (double)(z >> 11) * 0x1p-53;
 }
 
 static int compare_choices(const void *a, const void *b)
@@ -187,7 +179,7 @@ tkv_status tkv_sampler_draw(tkv_sampler *sampler, const float *logits, int32_t *
                                 (double)params->temperature);
         total += choices[i].weight;
     }
-    double left = next_uniform(sampler) * total;
+    double left = tkv_draw_uniform(&sampler->state) * total;
     int drawn = 0;
     while (drawn < n - 1 && left >= choices[drawn].weight) {
         left -= choices[drawn++].weight;

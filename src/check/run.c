@@ -4,6 +4,39 @@
 #include "device/context.h"
 #include "format/codec.h"
 
+#include <stdio.h>
+#include <string.h>
+
+const char *tkv_kernels_name(int index, bool *can_run)
+{
+    bool is_supported = false;
+    const tkv_kernels *kernels = tkv_kernels_built(index, &is_supported);
+    if (can_run) {
+        *can_run = is_supported;
+    }
+    return kernels ? kernels->name : NULL;
+}
+
+const char *tkv_device_name(int index)
+{
+    const tkv_device_table *table = index >= 0 ? tkv_device_tables(index) : NULL;
+    return table ? table->name : NULL;
+}
+
+int tkv_device_count(const char *name, char *reason, size_t size)
+{
+    const tkv_device_table *table;
+    for (int i = 0; name && (table = tkv_device_tables(i)); i++) {
+        if (strcmp(table->name, name) == 0) {
+            return table->count(reason, size);
+        }
+    }
+    if (reason && size > 0) {
+        snprintf(reason, size, "not in this build");
+    }
+    return 0;
+}
+
 static tkv_status check_timed(const tkv_check_params *params, tkv_error *error)
 {
     tkv_status status = TKV_OK;

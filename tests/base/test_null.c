@@ -187,11 +187,39 @@ static void policies(void **state)
     assert_true(tkv_policy_bits(NULL, 1, 1, HEAD_DIM, HEAD_DIM, 1) == 0.0);
 }
 
+static void note_nothing(void *user, const tkv_check_result *result)
+{
+    (void)user;
+    (void)result;
+}
+
+static void checks(void **state)
+{
+    (void)state;
+    const tkv_check_params params = {0};
+    tkv_context *context = NULL;
+    char reason[64];
+    assert_ok(tkv_context_create(NULL, &context, &error));
+    assert_null_fails(tkv_check_run(NULL, &params, note_nothing, NULL, &error));
+    assert_null_fails(tkv_check_run(context, NULL, note_nothing, NULL, &error));
+    assert_null_fails(tkv_check_run(context, &params, NULL, NULL, &error));
+    assert_string_equal(tkv_kernels_name(0, NULL), "scalar");
+    assert_null(tkv_kernels_name(-1, NULL));
+    assert_null(tkv_device_name(-1));
+    assert_int_equal(tkv_device_count(NULL, NULL, 0), 0);
+    assert_int_equal(tkv_device_count("abacus", reason, sizeof reason), 0);
+    assert_string_equal(reason, "not in this build");
+    tkv_context_free(context);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(types_and_codec),     cmocka_unit_test(contexts_and_memory),
-        cmocka_unit_test(getters_of_no_cache), cmocka_unit_test(caches),
-        cmocka_unit_test(attention),           cmocka_unit_test(policies)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(types_and_codec),
+                                       cmocka_unit_test(contexts_and_memory),
+                                       cmocka_unit_test(getters_of_no_cache),
+                                       cmocka_unit_test(caches),
+                                       cmocka_unit_test(attention),
+                                       cmocka_unit_test(policies),
+                                       cmocka_unit_test(checks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

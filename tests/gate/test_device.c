@@ -308,7 +308,7 @@ static tkv_status open_and_die(int index, const tkv_device_setup *setup, tkv_dev
 }
 
 /* The tables of a build: with a device, without one, with a driver that kills. */
-static const tkv_device_table *strange_tables(int index)
+static const tkv_device_table *strange_table(int index)
 {
     static tkv_device_table tables[3];
     tables[0] = tables[1] = tables[2] = reference_device_table;
@@ -317,8 +317,41 @@ static const tkv_device_table *strange_tables(int index)
     tables[1].count = count_nothing;
     tables[2].name = "dying";
     tables[2].count = count_and_die;
+    tables[2].open = open_and_die;
     return index < 3 ? &tables[index] : NULL;
 }
+
+static const char *strange_name(int index)
+{
+    const tkv_device_table *table = strange_table(index);
+    return table ? table->name : NULL;
+}
+
+static const tkv_device_table *find_table(const char *name)
+{
+    int i = 0;
+    while (strncmp(name, strange_table(i)->name, strlen(strange_table(i)->name)) != 0) {
+        i++;
+    }
+    return strange_table(i);
+}
+
+static int count_strange(const char *name, char *reason, size_t size)
+{
+    return find_table(name)->count(reason, size);
+}
+
+static tkv_status open_strange(const tkv_context_params *params, tkv_context **context,
+                               tkv_error *failure)
+{
+    const char *colon = strchr(params->device, ':');
+    return find_table(params->device)->count == count_and_die
+               ? open_and_die(0, NULL, NULL, failure)
+               : tkv_context_create_on(find_table(params->device), colon ? atoi(colon + 1) : 0,
+                                       params, context, failure);
+}
+
+static const tkv_gate_devices strange_devices = {strange_name, count_strange, open_strange};
 
 static const tkv_gate_backend *find_backend(const tkv_gate *gate, const char *device)
 {
@@ -336,7 +369,7 @@ static void devices_are_listed(void **state)
     (void)state;
     tkv_gate *gate = allocate(sizeof *gate);
     tkv_gate_candidate candidates[TKV_GATE_MAX_BACKENDS];
-    assert_ok(tkv_gate_list(strange_tables, 20, gate, candidates, &error));
+    assert_ok(tkv_gate_list(&strange_devices, 20, gate, candidates, &error));
     assert_string_equal(find_backend(gate, "cpu")->name, "scalar");
     assert_string_equal(find_backend(gate, "fake")->name, "fake");
     assert_string_equal(find_backend(gate, "fake")->description, "the CPU's reference");
@@ -344,12 +377,12 @@ static void devices_are_listed(void **state)
     assert_string_equal(find_backend(gate, "cuda")->reason, "driver 1.0 is too old");
     assert_string_equal(find_backend(gate, "metal")->reason, "not in this build");
     assert_non_null(strstr(find_backend(gate, "dying")->reason, "ended with signal 9"));
-    int n_tables = 0;
+    int n_devices = 0;
     for (int i = 0; i < gate->n_backends; i++) {
-        n_tables += candidates[i].table != NULL;
+        n_devices += candidates[i].devices != NULL;
         assert_int_equal(gate->backends[i].state, TKV_BACKEND_ABSENT);
     }
-    assert_int_equal(n_tables, 2); /* of the first table there are two devices */
+    assert_int_equal(n_devices, 2); /* of the first kind there are two */
     free(gate);
 }
 
@@ -358,7 +391,7 @@ static void failing_devices_are_results(void **state)
     (void)state;
     tkv_gate_backend b = {.device = "fake"};
     reference_device_fail(4, false);
-    const tkv_gate_candidate failing = {.table = &reference_device_table};
+    const tkv_gate_candidate failing = {.devices = &strange_devices, .device = "fake"};
     assert_ok(tkv_gate_examine(&failing, 1, 60, &b, &error));
     reference_device_recover();
     assert_int_equal(b.state, TKV_BACKEND_FAILED);
@@ -369,9 +402,8 @@ static void failing_devices_are_results(void **state)
     reference_device_recover();
     assert_int_equal(b.state, TKV_BACKEND_ABSENT);
     assert_non_null(strstr(b.reason, "allocate fails"));
-    tkv_device_table dying = reference_device_table;
-    dying.open = open_and_die;
-    assert_ok(tkv_gate_examine(&(tkv_gate_candidate){.table = &dying}, 1, 60, &b, &error));
+    const tkv_gate_candidate dying = {.devices = &strange_devices, .device = "dying"};
+    assert_ok(tkv_gate_examine(&dying, 1, 60, &b, &error));
     assert_int_equal(b.state, TKV_BACKEND_FAILED);
     assert_non_null(strstr(b.reason, "ended with signal 9"));
 }
