@@ -138,11 +138,7 @@ static void attend_part(tkv_trial *trial, const tkv_device_attend *params)
     }
     tkv_trial_note(trial, trial->table->plan(trial->device, params, &plan, trial->check->error));
     if (tkv_trial_is_on(trial) && plan.workspace_bytes > trial->workspace_bytes) {
-        if (trial->workspace) {
-            trial->table->release(trial->device, trial->workspace);
-        }
-        trial->workspace = 0;
-        trial->workspace_bytes = 0;
+        tkv_trial_forget_workspace(trial);
         tkv_trial_note(trial, trial->table->allocate(trial->device, plan.workspace_bytes,
                                                      &trial->workspace, trial->check->error));
         trial->workspace_bytes = tkv_trial_is_on(trial) ? plan.workspace_bytes : 0;

@@ -208,30 +208,39 @@ static void attention_to_parts_joined(tkv_trial *trial)
     }
 }
 
-/* Every type on every size, with one query and with many, in one call and in two parts. */
+/* One query and many, in one call and in two parts. */
+static void attention_answer(tkv_trial *trial, int type, int head_dim, int index)
+{
+    tkv_trial_layer layer;
+    tkv_attention_case c =
+        base_case(type, type, head_dim, tkv_check_seed(trial->check, 500 + index));
+    c.data.layer.n_sinks = 4;
+    c.data.n_tokens[0] = 4 + 2 * TKV_PAGE_TOKENS + 19;
+    c.data.is_centred = index % 2;
+    c.data.exact_share = 1;
+    if (!tkv_check_takes_dim(trial->check, head_dim) || !tkv_trial_is_on(trial)) {
+        return;
+    }
+    tkv_trial_create_layer(trial, &c.data, &layer);
+    tkv_trial_fill_layer(&layer);
+    for (int k = 0; k < 4; k++) {
+        c.n_queries = k % 2 ? 21 : 1;
+        c.split = k / 2 ? 4 + TKV_PAGE_TOKENS + 23 : 0; /* within a block */
+        tkv_check_attention(&layer, &c);
+    }
+    tkv_trial_end(trial);
+}
+
+void tkv_check_device_attention_shape(tkv_trial *trial, tkv_type type, int head_dim)
+{
+    attention_answer(trial, (int)type, head_dim, 1);
+}
+
+/* Every type on every size. */
 static void attention_answers(tkv_trial *trial)
 {
-    for (int i = 0; i < TKV_TYPE_COUNT * TKV_CHECK_DIMS && tkv_trial_is_on(trial); i++) {
-        const int head_dim = tkv_check_dims[i / TKV_TYPE_COUNT];
-        const int type = i % TKV_TYPE_COUNT;
-        tkv_trial_layer layer;
-        tkv_attention_case c =
-            base_case(type, type, head_dim, tkv_check_seed(trial->check, 500 + i));
-        c.data.layer.n_sinks = 4;
-        c.data.n_tokens[0] = 4 + 2 * TKV_PAGE_TOKENS + 19;
-        c.data.is_centred = i % 2;
-        c.data.exact_share = 1;
-        if (!tkv_check_takes_dim(trial->check, head_dim)) {
-            continue;
-        }
-        tkv_trial_create_layer(trial, &c.data, &layer);
-        tkv_trial_fill_layer(&layer);
-        for (int k = 0; k < 4; k++) {
-            c.n_queries = k % 2 ? 21 : 1;
-            c.split = k / 2 ? 4 + TKV_PAGE_TOKENS + 23 : 0; /* within a block */
-            tkv_check_attention(&layer, &c);
-        }
-        tkv_trial_end(trial);
+    for (int i = 0; i < TKV_TYPE_COUNT * TKV_CHECK_DIMS; i++) {
+        attention_answer(trial, i % TKV_TYPE_COUNT, tkv_check_dims[i / TKV_TYPE_COUNT], i);
     }
 }
 

@@ -172,7 +172,8 @@ static double measure_copy(tkv_trial *trial)
     return best;
 }
 
-static void time_operation(timed_layer *t, tkv_operation operation, double copy)
+static void time_operation(timed_layer *t, tkv_operation operation, const tkv_verdict *verdict,
+                           double copy)
 {
     tkv_check *check = t->trial->check;
     double seconds[TKV_CHECK_TURNS] = {0.0};
@@ -184,18 +185,44 @@ static void time_operation(timed_layer *t, tkv_operation operation, double copy)
     if (tkv_trial_is_on(t->trial)) {
         const bool has_types = tkv_operation_has_types(operation);
         const double bytes = bytes_of(t, operation);
-        const tkv_check_result result = {.operation = operation,
-                                         .kernels = check->result.kernels,
-                                         .type =
-                                             has_types ? (tkv_type)t->layer.type_k : TKV_TYPE_COUNT,
-                                         .head_dim = t->layer.head_dim_k,
-                                         .text = "",
-                                         .seconds = tkv_check_median(seconds),
-                                         .bytes = bytes,
-                                         .limit = TKV_LIMIT_MEMORY,
-                                         .limit_seconds = bytes / copy};
-        check->report(check->user, &result);
+        tkv_check_tell_time(
+            check, verdict,
+            (tkv_check_result){.operation = operation,
+                               .kernels = check->result.kernels,
+                               .type = has_types ? (tkv_type)t->layer.type_k : TKV_TYPE_COUNT,
+                               .head_dim = t->layer.head_dim_k,
+                               .seconds = tkv_check_median(seconds),
+                               .bytes = bytes,
+                               .limit = TKV_LIMIT_MEMORY,
+                               .limit_seconds = bytes / copy});
     }
+}
+
+/* A few cases of the operation on the type and size. */
+static tkv_verdict check_shape(const tkv_trial *timed, tkv_operation operation, tkv_type type,
+                               int head_dim)
+{
+    tkv_verdict verdict = {.error = 0.0};
+    const tkv_check_params params = {.mode = TKV_CHECK_ANSWERS, .operations = 1u << operation};
+    tkv_check check = {.params = &params,
+                       .report = tkv_verdict_note,
+                       .user = &verdict,
+                       .error = timed->check->error};
+    tkv_trial trial = {.check = &check,
+                       .table = timed->table,
+                       .device = timed->device,
+                       .kernels = &tkv_kernels_scalar};
+    if (operation == TKV_OPERATION_ATTEND) {
+        tkv_check_device_attention_shape(&trial, type, head_dim);
+    } else if (tkv_operation_has_types(operation)) {
+        tkv_check_device_storing_shape(&trial, type, head_dim);
+    } else {
+        tkv_check_device_rotation_shape(&trial, head_dim);
+    }
+    tkv_trial_end(&trial);
+    tkv_trial_forget_workspace(&trial);
+    timed->check->status = check.status;
+    return verdict;
 }
 
 /* All operations on one type and size: a layer is stored before it is loaded and attended to. */
@@ -203,6 +230,7 @@ static void time_layer(tkv_trial *trial, tkv_type type, int head_dim, tkv_operat
                        double copy)
 {
     const tkv_check_params *params = trial->check->params;
+    const tkv_verdict verdict = check_shape(trial, operation, type, head_dim);
     timed_layer t = {
         .trial = trial,
         .layer = {.type_k = (int32_t)type,
@@ -224,7 +252,7 @@ static void time_layer(tkv_trial *trial, tkv_type type, int head_dim, tkv_operat
         plan_attention(&t);
     }
     if (tkv_trial_is_on(trial)) {
-        time_operation(&t, operation, copy);
+        time_operation(&t, operation, &verdict, copy);
     }
     tkv_trial_end(trial);
 }

@@ -59,6 +59,13 @@ void tkv_check_device_rotation(tkv_trial *trial)
     rotate_rows(trial, 128, trial->is_small || is_answers ? 130 : 5000, false, 3);
 }
 
+void tkv_check_device_rotation_shape(tkv_trial *trial, int head_dim)
+{
+    for (int is_inverse = 0; is_inverse < 2; is_inverse++) {
+        rotate_rows(trial, head_dim, 130, is_inverse, (uint64_t)head_dim);
+    }
+}
+
 /* ---- Storing and loading ------------------------------------------------------------------- */
 
 /* Stores tokens of all sequences, on the device and on the host; `first` as in the table. */
@@ -245,27 +252,36 @@ static void check_storing(tkv_trial *trial, const tkv_layer_case *c)
     tkv_trial_end(trial);
 }
 
-/* Every type on every size: sinks, two blocks and a part of one, centred or not. */
+/* Sinks, two blocks and a part of one. */
+static void check_answer(tkv_trial *trial, tkv_type type, int head_dim, int index)
+{
+    const tkv_layer_case c = {.layer = {.type_k = (int32_t)type,
+                                        .type_v = (int32_t)type,
+                                        .n_kv_heads = 2,
+                                        .head_dim_k = head_dim,
+                                        .head_dim_v = head_dim,
+                                        .n_sinks = 4,
+                                        .effort = TKV_EFFORT_DEFAULT},
+                              .n_sequences = 1,
+                              .n_tokens = {4 + 2 * TKV_PAGE_TOKENS + 19},
+                              .is_centred = index % 2,
+                              .n_kinds = TKV_CHECK_FINITE_KINDS,
+                              .seed = tkv_check_seed(trial->check, index)};
+    if (tkv_check_takes_dim(trial->check, head_dim) && tkv_trial_is_on(trial)) {
+        check_storing(trial, &c);
+    }
+}
+
+void tkv_check_device_storing_shape(tkv_trial *trial, tkv_type type, int head_dim)
+{
+    check_answer(trial, type, head_dim, 1);
+}
+
+/* Every type on every size, centred or not. */
 static void check_answers(tkv_trial *trial)
 {
     for (int i = 0; i < TKV_TYPE_COUNT * TKV_CHECK_DIMS; i++) {
-        const int type = i % TKV_TYPE_COUNT;
-        const int head_dim = tkv_check_dims[i / TKV_TYPE_COUNT];
-        const tkv_layer_case c = {.layer = {.type_k = type,
-                                            .type_v = type,
-                                            .n_kv_heads = 2,
-                                            .head_dim_k = head_dim,
-                                            .head_dim_v = head_dim,
-                                            .n_sinks = 4,
-                                            .effort = TKV_EFFORT_DEFAULT},
-                                  .n_sequences = 1,
-                                  .n_tokens = {4 + 2 * TKV_PAGE_TOKENS + 19},
-                                  .is_centred = i % 2,
-                                  .n_kinds = TKV_CHECK_FINITE_KINDS,
-                                  .seed = tkv_check_seed(trial->check, i)};
-        if (tkv_check_takes_dim(trial->check, head_dim) && tkv_trial_is_on(trial)) {
-            check_storing(trial, &c);
-        }
+        check_answer(trial, (tkv_type)(i % TKV_TYPE_COUNT), tkv_check_dims[i / TKV_TYPE_COUNT], i);
     }
 }
 

@@ -52,8 +52,6 @@ tkv_status tkv_check_device(tkv_device *device, const tkv_check_params *params,
     check.result.kernels = table->name;
     check_all(&trial);
     tkv_trial_end(&trial);
-    if (trial.workspace) {
-        table->release(device, trial.workspace);
-    }
+    tkv_trial_forget_workspace(&trial);
     return check.status;
 }

@@ -190,55 +190,34 @@ static double time_calls(const workbench *w, const tkv_kernels *kernels, const t
     return (tkv_seconds() - start) / n;
 }
 
-/* What checking the shape came to: whether anything failed, and the largest error. */
-typedef struct verdict {
-    double error;
-    double bound;
-    bool has_failed;
-    char fault[200];
-} verdict;
-
-static void note(void *user, const tkv_check_result *result)
-{
-    verdict *v = user;
-    v->error = fmax(v->error, result->error);
-    v->bound = result->bound;
-    if (result->fault && !v->has_failed) {
-        v->has_failed = true;
-        snprintf(v->fault, sizeof v->fault, "%s", result->fault);
-    }
-}
-
 /* Queries are prepared rightly if scores are right. */
 static void check_case(tkv_check *check, const tkv_kernels *kernels, const timed_case *c,
-                       verdict *v)
+                       tkv_verdict *v)
 {
     const tkv_operation checked =
         c->operation == TKV_OPERATION_PREPARE_QUERIES ? TKV_OPERATION_SCORES : c->operation;
     const tkv_check_params params = {.mode = TKV_CHECK_ANSWERS, .operations = 1u << checked};
-    tkv_check inner = {.params = &params, .report = note, .user = v, .error = check->error};
-    *v = (verdict){.error = 0.0};
+    tkv_check inner = {
+        .params = &params, .report = tkv_verdict_note, .user = v, .error = check->error};
+    *v = (tkv_verdict){.error = 0.0};
     tkv_check_shape(&inner, kernels, c->operation, c->type, c->head_dim);
     check->status = inner.status;
 }
 
-static void tell(tkv_check *check, const workbench *w, const timed_case *c, const verdict *v,
+static void tell(tkv_check *check, const workbench *w, const timed_case *c, const tkv_verdict *v,
                  const char *kernels, double seconds)
 {
     const double speed = c->is_in_cache ? w->cache_speed : w->memory_speed;
-    const tkv_check_result result = {.operation = c->operation,
-                                     .kernels = kernels,
-                                     .type = c->type,
-                                     .head_dim = c->head_dim,
-                                     .text = "",
-                                     .fault = v->has_failed ? v->fault : NULL,
-                                     .error = v->error,
-                                     .bound = v->bound,
-                                     .seconds = seconds,
-                                     .bytes = c->bytes,
-                                     .limit = c->is_in_cache ? TKV_LIMIT_CACHE : TKV_LIMIT_MEMORY,
-                                     .limit_seconds = c->bytes / speed};
-    check->report(check->user, &result);
+    tkv_check_tell_time(
+        check, v,
+        (tkv_check_result){.operation = c->operation,
+                           .kernels = kernels,
+                           .type = c->type,
+                           .head_dim = c->head_dim,
+                           .seconds = seconds,
+                           .bytes = c->bytes,
+                           .limit = c->is_in_cache ? TKV_LIMIT_CACHE : TKV_LIMIT_MEMORY,
+                           .limit_seconds = c->bytes / speed});
 }
 
 /* Checks each table, then times them in turns. */
@@ -246,7 +225,7 @@ static void time_case(tkv_check *check, const workbench *w, const tkv_kernels *c
                       int n_tables, const timed_case *c)
 {
     double seconds[TKV_CHECK_MAX_TABLES][TKV_CHECK_TURNS];
-    verdict verdicts[TKV_CHECK_MAX_TABLES];
+    tkv_verdict verdicts[TKV_CHECK_MAX_TABLES];
     int n_calls[TKV_CHECK_MAX_TABLES];
     fill_small(w, c);
     if (!c->is_in_cache) {

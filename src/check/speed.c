@@ -3,6 +3,7 @@
 #include "base/clock.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,4 +70,23 @@ double tkv_check_copy_speed(uint8_t *memory, size_t bytes)
         best = fmax(best, 2.0 * (double)half * n / (tkv_seconds() - start));
     } while (tkv_seconds() - begin < COPY_SECONDS);
     return best;
+}
+
+void tkv_verdict_note(void *user, const tkv_check_result *result)
+{
+    tkv_verdict *verdict = user;
+    verdict->error = fmax(verdict->error, result->error);
+    verdict->bound = result->bound;
+    if (result->fault && !verdict->fault[0]) {
+        snprintf(verdict->fault, sizeof verdict->fault, "%s", result->fault);
+    }
+}
+
+void tkv_check_tell_time(tkv_check *check, const tkv_verdict *verdict, tkv_check_result result)
+{
+    result.text = "";
+    result.fault = verdict->fault[0] ? verdict->fault : NULL;
+    result.error = verdict->error;
+    result.bound = verdict->bound;
+    check->report(check->user, &result);
 }

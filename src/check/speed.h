@@ -4,6 +4,19 @@
 
 #include "check/check.h"
 
+/* What checking a shape came to before it is timed: the largest error, and the first fault. */
+typedef struct tkv_verdict {
+    double error;
+    double bound;
+    char fault[200]; /* empty: none */
+} tkv_verdict;
+
+/* A tkv_check_report; `user` is a verdict. */
+void tkv_verdict_note(void *user, const tkv_check_result *result);
+
+/* Reports a time with its verdict. */
+void tkv_check_tell_time(tkv_check *check, const tkv_verdict *verdict, tkv_check_result result);
+
 /* Turns of which the median counts. */
 enum { TKV_CHECK_TURNS = 5 };
 

@@ -122,3 +122,12 @@ void tkv_trial_end(tkv_trial *trial)
     trial->host = NULL;
     trial->addresses = NULL;
 }
+
+void tkv_trial_forget_workspace(tkv_trial *trial)
+{
+    if (trial->workspace) {
+        trial->table->release(trial->device, trial->workspace);
+    }
+    trial->workspace = 0;
+    trial->workspace_bytes = 0;
+}

@@ -48,6 +48,9 @@ float *tkv_trial_get_guarded(tkv_trial *trial, uint64_t address, size_t n, bool 
 /* Gives back what the case has taken. */
 void tkv_trial_end(tkv_trial *trial);
 
+/* Gives the workspace back, which cases share. */
+void tkv_trial_forget_workspace(tkv_trial *trial);
+
 /* One layer of some sequences. */
 typedef struct tkv_layer_case {
     tkv_device_layer layer;
@@ -117,6 +120,11 @@ void tkv_check_device_rows(tkv_trial *trial);
 void tkv_check_device_join(tkv_trial *trial);
 void tkv_check_device_storing(tkv_trial *trial);
 void tkv_check_device_attention(tkv_trial *trial);
+
+/* Some of them, of one shape. */
+void tkv_check_device_rotation_shape(tkv_trial *trial, int head_dim);
+void tkv_check_device_storing_shape(tkv_trial *trial, tkv_type type, int head_dim);
+void tkv_check_device_attention_shape(tkv_trial *trial, tkv_type type, int head_dim);
 
 /* Times the operations of a device. */
 void tkv_check_device_speed(tkv_trial *trial);
