@@ -154,12 +154,14 @@ void tkv_trial_store_row(tkv_trial_layer *l, int sequence, int token, int head, 
     l->trial->kernels->encode(&span, x, head_dim, tkv_trial_page(layer, block, head, order));
 }
 
-/* Fills all slots of a block with rows, also such as are not finite: of what tokens that have been
- * dropped have left behind, nothing may matter. */
+/* Fills all slots of a block with rows, also such as are not finite where these can get in: of what
+ * tokens that have been dropped have left behind, nothing may matter. */
 static void leave_rows(const tkv_trial_layer *l, const tkv_trial_block *block, uint64_t *seed)
 {
     const tkv_device_layer *layer = &l->params->layer;
     const int n_slots = block->entry.is_exact ? block->entry.n_slots : TKV_PAGE_TOKENS;
+    const int n_kinds =
+        l->trial->table->find_non_finite ? TKV_CHECK_FINITE_KINDS : TKV_CHECK_KINDS;
     for (int i = 0; tkv_trial_is_on(l->trial) && i < 2 * layer->n_kv_heads; i++) {
         const int order = i % 2;
         const int head_dim = tkv_trial_head_dim(layer, order);
@@ -174,7 +176,7 @@ static void leave_rows(const tkv_trial_layer *l, const tkv_trial_block *block, u
             tkv_page_span one = span;
             one.first_slot = slot;
             one.n_rows = 1;
-            tkv_check_rows(seed, 1, head_dim, (size_t)head_dim, TKV_CHECK_KINDS, x);
+            tkv_check_rows(seed, 1, head_dim, (size_t)head_dim, n_kinds, x);
             l->trial->kernels->encode(&one, x, (size_t)head_dim,
                                       tkv_trial_page(layer, block, i / 2, order));
         }

@@ -559,6 +559,7 @@ void reference_device_replay(void)
 
 const tkv_device_table reference_device_table = {
     .name = "reference",
+    .exact_rows = TKV_PAGE_TOKENS,
     .kind = TKV_DEVICE_OTHER,
     .count = count,
     .open = open_device,

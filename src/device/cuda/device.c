@@ -410,6 +410,7 @@ static void *stream_of(const tkv_device *device)
 const tkv_device_table tkv_device_table_cuda = {
     .name = "cuda",
     .kind = TKV_DEVICE_CUDA,
+    .exact_rows = TKV_PAGE_TOKENS,
     .count = count,
     .open = open_device,
     .close = close_device,

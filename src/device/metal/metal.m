@@ -208,6 +208,7 @@ tkv_status tkv_metal_dispatch(tkv_metal_device *device, const tkv_metal_launch *
 
 const tkv_device_table tkv_device_table_metal = {
     .name = "metal",
+    .exact_rows = TKV_PAGE_TOKENS,
     .kind = TKV_DEVICE_METAL,
     .count = count_devices,
     .open = open_device,
