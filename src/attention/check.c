@@ -1,7 +1,6 @@
 /* What attention is asked for, checked before anything is done. */
-#include "attention/attend_device.h"
+#include "attention/attention.h"
 #include "base/error.h"
-#include "format/codec.h"
 
 #include <math.h>
 
@@ -77,11 +76,15 @@ tkv_status tkv_check_attend(const tkv_cache *cache, int layer, const tkv_attend_
 }
 
 tkv_status tkv_check_queries(const tkv_cache_layer *layer, const tkv_attend_params *params,
-                             const float *q, tkv_error *error)
+                             size_t n_queries, const float *q, tkv_error *error)
 {
+    tkv_device *device = layer->context->device;
+    if (!device->table->find_non_finite) {
+        return TKV_OK;
+    }
     const size_t row = (size_t)params->n_heads * (size_t)layer->head_dim_k;
-    const size_t n = (size_t)params->n_queries * row;
-    const size_t at = tkv_find_non_finite(n, q);
+    const size_t n = n_queries * row;
+    const size_t at = device->table->find_non_finite(device, n, (uint64_t)(uintptr_t)q);
     if (at < n) {
         return tkv_fail(error, TKV_ERR_NOT_FINITE,
                         "q of query %zu, head %zu, coordinate %zu is %g: expected finite values",

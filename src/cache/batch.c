@@ -47,43 +47,57 @@ tkv_status tkv_check_batch(const tkv_cache *const *caches, int n_caches, int lay
     return TKV_OK;
 }
 
-static tkv_status copy_one_by_one(tkv_device *device, uint64_t to, const uint64_t *from, int n,
-                                  tkv_error *error)
+/* Copies descriptors side by side. */
+static tkv_status gather(tkv_device *device, uint64_t to, const uint64_t *from, int n,
+                         tkv_error *error)
 {
     const size_t bytes = sizeof(tkv_device_sequence);
-    tkv_status status = TKV_OK;
-    for (int i = 0; status == TKV_OK && i < n; i++) {
-        status = device->table->copy(device, to + (uint64_t)i * bytes, from[i], bytes, error);
+    if (device->table->gather) {
+        return device->table->gather(device, to, from, n, error);
     }
-    return status;
+    for (int i = 0; i < n; i++) {
+        TKV_TRY(device->table->copy(device, to + (uint64_t)i * bytes, from[i], bytes, error));
+    }
+    return TKV_OK;
+}
+
+/* Their addresses, what they say being up to date. */
+static tkv_status find_descriptors(const tkv_cache *const *caches, int n_caches, int layer,
+                                   uint64_t *from, tkv_error *error)
+{
+    for (int i = 0; i < n_caches; i++) {
+        tkv_cache_layer *own = &caches[i]->layers[layer];
+        from[i] = own->descriptor;
+        if (own->is_stale) {
+            TKV_TRY(tkv_layer_publish(own, own->n_blocks, 0, error));
+        }
+    }
+    return TKV_OK;
 }
 
 tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, int layer,
                                 uint64_t *sequences, tkv_error *error)
 {
     tkv_context *context = caches[0]->context;
-    tkv_device *device = context->device;
     const size_t bytes = (size_t)n_caches * sizeof(tkv_device_sequence);
     uint64_t *from = malloc((size_t)n_caches * sizeof *from);
-    if (!from) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a batch of %d", n_caches);
-    }
+    uint64_t to = 0;
     tkv_status status =
-        tkv_context_workspace(context, TKV_WORKSPACE_SEQUENCES, bytes, sequences, error);
-    for (int i = 0; status == TKV_OK && i < n_caches; i++) {
-        tkv_cache_layer *own = &caches[i]->layers[layer];
-        from[i] = own->descriptor;
-        if (own->is_stale) {
-            status = tkv_layer_publish(own, own->n_blocks, 0, error);
-        }
+        from ? find_descriptors(caches, n_caches, layer, from, error)
+             : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a batch of %d", n_caches);
+    if (status == TKV_OK) {
+        status = tkv_context_workspace(context, TKV_WORKSPACE_SEQUENCES, bytes, &to, error);
     }
     if (status == TKV_OK) {
-        status = device->table->gather
-                     ? device->table->gather(device, *sequences, from, n_caches, error)
-                     : copy_one_by_one(device, *sequences, from, n_caches, error);
+        status = gather(context->device, to, from, n_caches, error);
     }
     free(from);
-    return status;
+    if (status != TKV_OK) {
+        tkv_context_give_back(context, to);
+        return status;
+    }
+    *sequences = to;
+    return TKV_OK;
 }
 
 static tkv_status append_one_by_one(tkv_cache *const *caches, int n_caches, int layer, int n_tokens,
@@ -130,9 +144,9 @@ tkv_status tkv_cache_append_batch(tkv_cache *const *caches, int n_caches, int la
         tkv_describe_layer(&cache->layers[layer], tkv_last_segment(&cache->layers[layer]));
     tkv_device *device = cache->context->device;
     uint64_t sequences = 0;
-    status = tkv_gather_sequences(batch, n_caches, layer, &sequences, error);
-    return status == TKV_OK
-               ? device->table->store(device, &described, sequences, n_caches, -1, n_tokens,
-                                      (uint64_t)(uintptr_t)k, (uint64_t)(uintptr_t)v, error)
-               : status;
+    TKV_TRY(tkv_gather_sequences(batch, n_caches, layer, &sequences, error));
+    status = device->table->store(device, &described, sequences, n_caches, -1, n_tokens,
+                                  (uint64_t)(uintptr_t)k, (uint64_t)(uintptr_t)v, error);
+    tkv_context_give_back(cache->context, sequences);
+    return status;
 }

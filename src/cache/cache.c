@@ -2,7 +2,6 @@
 #include "base/assert.h"
 #include "base/error.h"
 #include "cache/consistent.h"
-#include "format/codec.h"
 
 #include <stdlib.h>
 
@@ -12,7 +11,8 @@ static tkv_status create_layers(tkv_cache *cache, const tkv_cache_params *params
     for (int i = 0; status == TKV_OK && i < params->n_layers; i++) {
         status = tkv_layer_create(cache->context, params, i, &cache->layers[i], error);
         cache->n_layers = i + 1; /* what is to be freed */
-        if (status == TKV_OK && cache->context->device && cache->layers[i].head_dim_v == 0) {
+        if (status == TKV_OK && cache->layers[i].head_dim_v == 0 &&
+            !cache->context->device->table->has_keys_only) {
             status = tkv_fail(error, TKV_ERR_UNSUPPORTED,
                               "layer %d keeps keys only: expected a context on the CPU", i);
         }
@@ -40,8 +40,8 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
     }
     *created = (tkv_cache){.context = context, .max_tokens = params->max_tokens, .layers = layers};
     status = create_layers(created, params, error);
-    if (status == TKV_OK && context->device) {
-        status = tkv_cache_create_on_device(created, error);
+    if (status == TKV_OK) {
+        status = tkv_cache_create_descriptors(created, error);
     }
     if (status != TKV_OK) {
         tkv_cache_free(created);
@@ -68,9 +68,7 @@ void tkv_cache_free(tkv_cache *cache)
         return;
     }
     tkv_cache_clear(cache);
-    if (cache->context->device) {
-        tkv_cache_free_on_device(cache);
-    }
+    tkv_cache_free_descriptors(cache);
     for (int i = 0; i < cache->n_layers; i++) {
         free((float *)cache->layers[i].rope.frequencies);
     }
@@ -83,7 +81,10 @@ static tkv_status check_finite(const tkv_cache_layer *layer, int index, int n_to
 {
     const size_t row = (size_t)layer->n_kv_heads * (size_t)head_dim;
     const size_t n = (size_t)n_tokens * row;
-    const size_t at = tkv_find_non_finite(n, x);
+    tkv_device *device = layer->context->device;
+    const size_t at = device->table->find_non_finite
+                          ? device->table->find_non_finite(device, n, (uint64_t)(uintptr_t)x)
+                          : n;
     if (at == n) {
         return TKV_OK;
     }
@@ -112,14 +113,10 @@ static tkv_status check_append(const tkv_cache *cache, int index, int n_tokens, 
                         "cache is full: layer %d holds %d tokens, %d more exceed the maximum of %d",
                         index, layer->n_tokens, n_tokens, cache->max_tokens);
     }
-    if (cache->context->device) {
-        return TKV_OK;
-    }
-    const tkv_status status =
-        check_finite(layer, index, n_tokens, layer->head_dim_k, k, "k", error);
-    return status != TKV_OK || !layer->head_dim_v
-               ? status
-               : check_finite(layer, index, n_tokens, layer->head_dim_v, v, "v", error);
+    TKV_TRY(check_finite(layer, index, n_tokens, layer->head_dim_k, k, "k", error));
+    return layer->head_dim_v
+               ? check_finite(layer, index, n_tokens, layer->head_dim_v, v, "v", error)
+               : TKV_OK;
 }
 
 tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const float *k,
@@ -138,7 +135,7 @@ tkv_status tkv_cache_append(tkv_cache *cache, int layer, int n_tokens, const flo
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "append of %d tokens where %d are reserved", n_tokens, cache->n_reserved);
     }
-    return tkv_layer_store_on_device(&cache->layers[layer], n_tokens, k, v, error);
+    return tkv_layer_store(&cache->layers[layer], n_tokens, k, v, error);
 }
 
 static tkv_status check_truncate(const tkv_cache *cache, int n_tokens, tkv_error *error)
@@ -181,7 +178,7 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
             tkv_layer_settle(layer, left - 1);
         } else if (was_reserved) {
             tkv_layer_trim(layer);
-            layer->is_stale = true;
+            tkv_layer_outdate(layer);
         }
         is_other |= n_segments > 1 && layer->n_segments != n_segments;
     }
@@ -267,11 +264,6 @@ tkv_status tkv_cache_read(const tkv_cache *cache, int index, int first, int n_to
             "before position %d",
             first, index, layer->window, held);
     }
-    if (cache->context->device) {
-        const tkv_status status = tkv_layer_refresh(&cache->layers[index], error);
-        return status == TKV_OK ? tkv_layer_load_on_device(layer, first, n_tokens, k, v, error)
-                                : status;
-    }
-    tkv_layer_read(layer, first, n_tokens, k, v);
-    return TKV_OK;
+    TKV_TRY(tkv_layer_refresh(&cache->layers[index], error));
+    return tkv_layer_load(layer, first, n_tokens, k, v, error);
 }

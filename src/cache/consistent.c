@@ -36,7 +36,7 @@ static bool is_segment_consistent(const tkv_cache_layer *layer, const tkv_segmen
 bool tkv_layer_is_consistent(const tkv_cache_layer *layer)
 {
     if (layer->n_blocks > layer->block_capacity || layer->n_segments > layer->segment_capacity ||
-        layer->n_tokens > layer->max_tokens || layer->is_centred != (layer->mean_k != NULL)) {
+        layer->n_tokens > layer->max_tokens || layer->is_centred != (layer->means != 0)) {
         return false;
     }
     int position = tkv_layer_first_position(layer);

@@ -31,9 +31,10 @@ size_t tkv_policy_layer_bytes(const tkv_policy *policy, tkv_type type_k, tkv_typ
         .n_kv_heads = shape->n_kv_heads,
         .window = shape->window};
     const tkv_layer_cost cost = tkv_count_layer(&layer, n_tokens, n_batch);
-    return sizeof(tkv_cache_layer) + 2 * sizeof(tkv_segment) +
-           (size_t)tkv_table_capacity(cost.n_blocks) * sizeof(tkv_block *) +
-           (size_t)cost.n_blocks * TKV_BLOCK_HEADER + cost.pages + cost.means;
+    return sizeof(tkv_cache_layer) + 2 * sizeof(tkv_segment) + sizeof(tkv_device_sequence) +
+           (size_t)tkv_table_capacity(cost.n_blocks) *
+               (sizeof(tkv_block *) + sizeof(tkv_device_block)) +
+           (size_t)cost.n_blocks * sizeof(tkv_block) + cost.pages + cost.means;
 }
 
 /* The first layer behind `index` that may have other types. */

@@ -4,7 +4,7 @@
 /* Descriptors that are written at a time. */
 #define DESCRIPTORS_A_CALL 128
 
-tkv_status tkv_cache_create_on_device(tkv_cache *cache, tkv_error *error)
+tkv_status tkv_cache_create_descriptors(tkv_cache *cache, tkv_error *error)
 {
     tkv_device *device = cache->context->device;
     const size_t bytes = (size_t)cache->n_layers * sizeof(tkv_device_sequence);
@@ -16,7 +16,7 @@ tkv_status tkv_cache_create_on_device(tkv_cache *cache, tkv_error *error)
     return status;
 }
 
-void tkv_cache_free_on_device(tkv_cache *cache)
+void tkv_cache_free_descriptors(tkv_cache *cache)
 {
     if (cache->descriptors) {
         cache->context->device->table->release(cache->context->device, cache->descriptors);
@@ -29,7 +29,7 @@ tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv
     tkv_device *device = cache->context->device;
     tkv_device_sequence sequences[DESCRIPTORS_A_CALL];
     tkv_status status = TKV_OK;
-    for (int i = 0; device && i < cache->n_layers;) {
+    for (int i = 0; i < cache->n_layers;) {
         const int first = i;
         for (; i < cache->n_layers && i - first < DESCRIPTORS_A_CALL; i++) {
             const tkv_cache_layer *layer = &cache->layers[i];

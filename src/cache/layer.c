@@ -2,7 +2,6 @@
 #include "cache/layer.h"
 #include "base/error.h"
 #include "cache/block.h"
-#include "cache/device_rows.h"
 #include "cache/publish.h"
 #include "cache/rows.h"
 #include "cache/segment.h"
@@ -10,9 +9,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-
-/* Rows times blocks that are worth threads. */
-#define MIN_PARALLEL_ROWS 512
 
 tkv_status tkv_layer_take_rope(tkv_cache_layer *layer, const tkv_rope *rope, tkv_error *error)
 {
@@ -36,62 +32,18 @@ void tkv_layer_clear(tkv_cache_layer *layer)
     layer->n_tokens = 0;
     layer->lost = layer->lost_until = 0;
     tkv_layer_thaw(layer);
-    if (layer->context->device) {
-        tkv_layer_free_on_device(layer);
+    tkv_layer_free_published(layer);
+}
+
+/* Tells the device of the blocks for n_tokens more, and stores their rows. */
+static tkv_status store(tkv_cache_layer *layer, int n_tokens, int first_changed, bool is_longer,
+                        const float *k, const float *v, tkv_error *error)
+{
+    if (is_longer) {
+        TKV_TRY(tkv_layer_publish_segments(layer, error));
     }
-}
-
-typedef struct append_job {
-    const tkv_cache_layer *layer;
-    const tkv_segment *segment;
-    int first_block; /* of the segment */
-    int n_tokens;
-    const float *k; /* [n_tokens][n_kv_heads][head_dim_k] */
-    const float *v;
-} append_job;
-
-/* The part of the rows that one page takes. */
-static void store_page(void *argument, int item, int thread)
-{
-    (void)thread;
-    const append_job *job = argument;
-    const tkv_cache_layer *layer = job->layer;
-    const tkv_segment *segment = job->segment;
-    const int n_orders = tkv_layer_orders(layer);
-    const tkv_page_order order = item % n_orders ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
-    const int index = job->first_block + item / n_orders / layer->n_kv_heads;
-    const int kv_head = item / n_orders % layer->n_kv_heads;
-    const tkv_slots slots =
-        tkv_slots_of_places(segment->head, index, segment->end, segment->end + job->n_tokens);
-    const int begin = tkv_block_place(segment->head, index) + slots.first;
-    const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
-    const size_t stride = (size_t)layer->n_kv_heads * head_dim;
-    const float *x = (order == TKV_ORDER_KEY ? job->k : job->v) +
-                     (size_t)(begin - segment->end) * stride + (size_t)kv_head * head_dim;
-    tkv_rows_store(layer, segment, layer->blocks[segment->first_block + index], kv_head, order,
-                   slots.first, slots.end - slots.first, x, stride);
-}
-
-static void store_on_cpu(const tkv_cache_layer *layer, int n_tokens, const float *k, const float *v)
-{
-    const tkv_segment *segment = tkv_last_segment(layer);
-    const int first_block = tkv_block_of_place(segment->head, segment->end);
-    const int n_items =
-        tkv_layer_orders(layer) * layer->n_kv_heads * (segment->n_blocks - first_block);
-    const int n_threads = n_items * n_tokens >= MIN_PARALLEL_ROWS ? layer->context->n_threads : 1;
-    append_job job = {layer, segment, first_block, n_tokens, k, v};
-    tkv_threads_run(layer->context->threads, n_threads, n_items, store_page, &job);
-}
-
-static tkv_status store(tkv_cache_layer *layer, int n_tokens, int first_changed, const float *k,
-                        const float *v, tkv_error *error)
-{
-    if (!layer->context->device) {
-        store_on_cpu(layer, n_tokens, k, v);
-        return TKV_OK;
-    }
-    const tkv_status status = tkv_layer_publish(layer, first_changed, n_tokens, error);
-    return status == TKV_OK ? tkv_layer_store_on_device(layer, n_tokens, k, v, error) : status;
+    TKV_TRY(tkv_layer_publish(layer, first_changed, n_tokens, error));
+    return tkv_layer_store(layer, n_tokens, k, v, error);
 }
 
 tkv_status tkv_layer_append(tkv_cache_layer *layer, int n_tokens, const float *k, const float *v,
@@ -100,21 +52,12 @@ tkv_status tkv_layer_append(tkv_cache_layer *layer, int n_tokens, const float *k
     const int first = layer->n_tokens;
     const int n_segments = layer->n_segments;
     int first_changed = 0;
-    tkv_status status = tkv_layer_add_blocks(layer, n_tokens, &first_changed, error);
-    if (status != TKV_OK) {
-        return status;
-    }
-    if (layer->context->device && n_segments > 0 && layer->n_segments > n_segments) {
-        status = tkv_layer_publish_segments(layer, error);
-        if (status != TKV_OK) {
-            tkv_layer_trim(layer);
-            return status;
-        }
-    }
-    status = store(layer, n_tokens, first_changed, k, v, error);
+    TKV_TRY(tkv_layer_add_blocks(layer, n_tokens, &first_changed, error));
+    const bool is_longer = n_segments > 0 && layer->n_segments > n_segments;
+    const tkv_status status = store(layer, n_tokens, first_changed, is_longer, k, v, error);
     if (status != TKV_OK) {
         tkv_layer_trim(layer);
-        layer->is_stale = true;
+        tkv_layer_outdate(layer);
         return status;
     }
     tkv_last_segment(layer)->end += n_tokens;
@@ -137,9 +80,5 @@ size_t tkv_layer_bytes(const tkv_cache_layer *layer)
             bytes += tkv_block_bytes(layer, layer->blocks[b]);
         }
     }
-    if (layer->mean_k) {
-        bytes +=
-            (size_t)layer->n_kv_heads * (size_t)(layer->padded_k + layer->padded_v) * sizeof(float);
-    }
-    return bytes + (layer->context->device ? tkv_layer_device_bytes(layer) : 0);
+    return bytes + tkv_layer_published_bytes(layer);
 }

@@ -19,7 +19,7 @@ tkv_status tkv_layer_append(tkv_cache_layer *layer, int n_tokens, const float *k
 /* Drops everything that a layer holds, the frozen means included. */
 void tkv_layer_clear(tkv_cache_layer *layer);
 
-/* Bytes that a layer holds on the host, and on its device, pages included. */
+/* Bytes that a layer holds, pages included. */
 size_t tkv_layer_bytes(const tkv_cache_layer *layer);
 
 #endif

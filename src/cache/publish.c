@@ -1,8 +1,7 @@
-/* What the kernels of a device read of a layer, written there. */
+/* What the kernels of a device read of a layer, written into its memory. On the host that is a
+ * cheap copy, and no allocation but where tables grow. */
 #include "cache/publish.h"
 #include "base/error.h"
-
-#include <stdlib.h>
 
 /* Entries of the page table that are written at a time. */
 #define ENTRIES_A_CALL 128
@@ -54,7 +53,7 @@ static void release(tkv_device *device, uint64_t *address)
     }
 }
 
-void tkv_layer_free_on_device(tkv_cache_layer *layer)
+void tkv_layer_free_published(tkv_cache_layer *layer)
 {
     tkv_device *device = layer->context->device;
     release(device, &layer->entries);
@@ -63,7 +62,7 @@ void tkv_layer_free_on_device(tkv_cache_layer *layer)
     layer->entry_capacity = layer->earlier_capacity = layer->turn_capacity = 0;
 }
 
-size_t tkv_layer_device_bytes(const tkv_cache_layer *layer)
+size_t tkv_layer_published_bytes(const tkv_cache_layer *layer)
 {
     return (size_t)(1 + layer->earlier_capacity) * sizeof(tkv_device_sequence) +
            (size_t)layer->entry_capacity * sizeof(tkv_device_block) +
@@ -96,13 +95,7 @@ tkv_status tkv_layer_publish_blocks(const tkv_cache_layer *layer, int first_bloc
 tkv_status tkv_layer_publish(tkv_cache_layer *layer, int first_block, int n_more, tkv_error *error)
 {
     tkv_device *device = layer->context->device;
-    if (!device) {
-        return TKV_OK;
-    }
-    const tkv_status status = tkv_layer_publish_blocks(layer, first_block, layer->n_blocks, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_layer_publish_blocks(layer, first_block, layer->n_blocks, error));
     const tkv_device_sequence sequence =
         tkv_describe_segment(layer, tkv_last_segment(layer), n_more);
     layer->is_stale = true;
@@ -122,80 +115,89 @@ uint64_t tkv_segment_turns(const tkv_cache_layer *layer, int segment)
     return layer->turns + (uint64_t)place * (uint64_t)layer->rope.n_rotated * sizeof(float);
 }
 
-static tkv_status upload_turns(tkv_cache_layer *layer, tkv_error *error)
+void tkv_layer_outdate(tkv_cache_layer *layer)
 {
-    tkv_device *device = layer->context->device;
-    const size_t bytes = (size_t)layer->rope.n_rotated * sizeof(float);
+    layer->is_stale = true;
+    if (layer->context->device->table->is_immediate) {
+        (void)tkv_layer_publish(layer, layer->n_blocks, 0, NULL);
+    }
+}
+
+static size_t turn_bytes(const tkv_cache_layer *layer)
+{
+    return (size_t)layer->rope.n_rotated * sizeof(float);
+}
+
+/* How many turns there must be room for. */
+static int turns_needed(const tkv_cache_layer *layer)
+{
     bool is_any = false;
     for (int s = 0; s < layer->n_segments; s++) {
-        is_any |= layer->segments[s].turns && bytes > 0;
+        is_any |= layer->segments[s].turns && turn_bytes(layer) > 0;
     }
-    if (!is_any) {
-        return TKV_OK;
+    return is_any ? layer->n_segments : 0;
+}
+
+/* All tables, into memory that there is. */
+static tkv_status write_tables(const tkv_cache_layer *layer, tkv_error *error)
+{
+    tkv_device *device = layer->context->device;
+    TKV_TRY(tkv_layer_publish_blocks(layer, 0, layer->n_blocks, error));
+    for (int s = 0; s + 1 < layer->n_segments; s++) {
+        const tkv_device_sequence sequence = tkv_describe_segment(layer, &layer->segments[s], 0);
+        TKV_TRY(device->table->upload(device, tkv_segment_descriptor(layer, s), &sequence,
+                                      sizeof sequence, error));
     }
-    tkv_status status =
-        device->table->allocate(device, (size_t)layer->n_segments * bytes, &layer->turns, error);
-    layer->turn_capacity = status == TKV_OK ? layer->n_segments : 0;
-    for (int s = 0; s < layer->n_segments && status == TKV_OK; s++) {
+    for (int s = 0; s < layer->n_segments && turns_needed(layer); s++) {
         if (layer->segments[s].turns) {
-            status = device->table->upload(device, tkv_segment_turns(layer, s),
-                                           layer->segments[s].turns, bytes, error);
+            TKV_TRY(device->table->upload(device, tkv_segment_turns(layer, s),
+                                          layer->segments[s].turns, turn_bytes(layer), error));
         }
     }
-    return status;
+    return TKV_OK;
 }
 
-static tkv_status upload_earlier(tkv_cache_layer *layer, tkv_error *error)
+/* Memory for n items of a table that has none; *capacity is what there is. */
+static tkv_status allocate_table(tkv_device *device, int n, size_t item_bytes, uint64_t *address,
+                                 int *capacity, tkv_error *error)
 {
-    tkv_device *device = layer->context->device;
-    const int n = layer->n_segments - 1;
-    if (n < 1) {
-        return TKV_OK;
+    if (n > 0) {
+        TKV_TRY(device->table->allocate(device, (size_t)n * item_bytes, address, error));
+        *capacity = n;
     }
-    tkv_status status = device->table->allocate(device, (size_t)n * sizeof(tkv_device_sequence),
-                                                &layer->earlier, error);
-    layer->earlier_capacity = status == TKV_OK ? n : 0;
-    for (int s = 0; s < n && status == TKV_OK; s++) {
-        const tkv_device_sequence sequence = tkv_describe_segment(layer, &layer->segments[s], 0);
-        status = device->table->upload(device, tkv_segment_descriptor(layer, s), &sequence,
-                                       sizeof sequence, error);
-    }
-    return status;
+    return TKV_OK;
 }
 
-tkv_status tkv_layer_renew_on_device(tkv_cache_layer *layer, tkv_layer_tables *old,
-                                     tkv_error *error)
+static tkv_status allocate_tables(tkv_cache_layer *layer, tkv_error *error)
 {
     tkv_device *device = layer->context->device;
+    TKV_TRY(allocate_table(device, layer->block_capacity, sizeof(tkv_device_block), &layer->entries,
+                           &layer->entry_capacity, error));
+    TKV_TRY(allocate_table(device, layer->n_segments - 1, sizeof(tkv_device_sequence),
+                           &layer->earlier, &layer->earlier_capacity, error));
+    return allocate_table(device, turns_needed(layer), turn_bytes(layer), &layer->turns,
+                          &layer->turn_capacity, error);
+}
+
+tkv_status tkv_layer_renew(tkv_cache_layer *layer, tkv_layer_tables *old, tkv_error *error)
+{
     *old = (tkv_layer_tables){layer->entries,          layer->entry_capacity, layer->earlier,
                               layer->earlier_capacity, layer->turns,          layer->turn_capacity};
     layer->entries = layer->earlier = layer->turns = 0;
     layer->entry_capacity = layer->earlier_capacity = layer->turn_capacity = 0;
-    tkv_status status = TKV_OK;
-    if (layer->block_capacity > 0) {
-        status = device->table->allocate(device,
-                                         (size_t)layer->block_capacity * sizeof(tkv_device_block),
-                                         &layer->entries, error);
-        layer->entry_capacity = status == TKV_OK ? layer->block_capacity : 0;
-    }
+    tkv_status status = allocate_tables(layer, error);
     if (status == TKV_OK) {
-        status = tkv_layer_publish_blocks(layer, 0, layer->n_blocks, error);
-    }
-    if (status == TKV_OK) {
-        status = upload_earlier(layer, error);
-    }
-    if (status == TKV_OK) {
-        status = upload_turns(layer, error);
+        status = write_tables(layer, error);
     }
     if (status != TKV_OK) {
-        tkv_layer_restore_on_device(layer, old);
+        tkv_layer_restore(layer, old);
     }
     return status;
 }
 
-void tkv_layer_restore_on_device(tkv_cache_layer *layer, const tkv_layer_tables *old)
+void tkv_layer_restore(tkv_cache_layer *layer, const tkv_layer_tables *old)
 {
-    tkv_layer_free_on_device(layer);
+    tkv_layer_free_published(layer);
     layer->entries = old->entries;
     layer->entry_capacity = old->entry_capacity;
     layer->earlier = old->earlier;
@@ -211,16 +213,32 @@ void tkv_release_tables(tkv_device *device, tkv_layer_tables *old)
     release(device, &old->turns);
 }
 
+/* Whether the tables can be written where they are, without memory: nothing that was enqueued still
+ * reads them, and nothing can fail half-way. */
+static bool can_rewrite(const tkv_cache_layer *layer)
+{
+    return layer->context->device->table->is_immediate &&
+           layer->entry_capacity >= layer->block_capacity &&
+           layer->earlier_capacity >= layer->n_segments - 1 &&
+           layer->turn_capacity >= turns_needed(layer);
+}
+
+static tkv_status rewrite(tkv_cache_layer *layer, tkv_error *error)
+{
+    TKV_TRY(write_tables(layer, error));
+    return tkv_layer_publish(layer, layer->n_blocks, 0, error);
+}
+
 tkv_status tkv_layer_publish_segments(tkv_cache_layer *layer, tkv_error *error)
 {
     tkv_layer_tables old;
-    tkv_status status = tkv_layer_renew_on_device(layer, &old, error);
+    tkv_status status = tkv_layer_renew(layer, &old, error);
     if (status != TKV_OK) {
-        return status;
+        return can_rewrite(layer) ? rewrite(layer, error) : status;
     }
     status = tkv_layer_publish(layer, layer->n_blocks, 0, error);
     if (status != TKV_OK) {
-        tkv_layer_restore_on_device(layer, &old);
+        tkv_layer_restore(layer, &old);
         return status;
     }
     layer->n_renewals += layer->n_segments > 1;
@@ -233,23 +251,33 @@ tkv_status tkv_layer_refresh(tkv_cache_layer *layer, tkv_error *error)
     return layer->is_stale ? tkv_layer_publish_segments(layer, error) : TKV_OK;
 }
 
-tkv_status tkv_layer_publish_means(tkv_cache_layer *layer, tkv_error *error)
+static tkv_status allocate_means(tkv_cache_layer *layer, tkv_error *error)
 {
     tkv_device *device = layer->context->device;
-    if (!device) {
-        return TKV_OK;
-    }
-    tkv_status status =
-        layer->means ? TKV_OK
-                     : device->table->allocate(device, means_bytes(layer), &layer->means, error);
-    if (status == TKV_OK) {
-        status =
-            device->table->upload(device, layer->means, layer->mean_k, means_bytes(layer), error);
-    }
-    return status == TKV_OK ? tkv_layer_publish_segments(layer, error) : status;
+    return layer->means ? TKV_OK
+                        : device->table->allocate(device, means_bytes(layer), &layer->means, error);
 }
 
-tkv_status tkv_layer_reserve_on_device(tkv_cache_layer *layer, tkv_error *error)
+tkv_status tkv_layer_publish_means(tkv_cache_layer *layer, const float *means, tkv_error *error)
+{
+    tkv_device *device = layer->context->device;
+    TKV_TRY(allocate_means(layer, error));
+    TKV_TRY(device->table->upload(device, layer->means, means, means_bytes(layer), error));
+    layer->is_centred = true;
+    return tkv_layer_publish_segments(layer, error);
+}
+
+tkv_status tkv_layer_copy_means(const tkv_cache_layer *from, tkv_cache_layer *layer,
+                                tkv_error *error)
+{
+    tkv_device *device = layer->context->device;
+    TKV_TRY(allocate_means(layer, error));
+    TKV_TRY(device->table->copy(device, layer->means, from->means, means_bytes(layer), error));
+    layer->is_centred = true;
+    return tkv_layer_publish_segments(layer, error);
+}
+
+tkv_status tkv_layer_reserve_entries(tkv_cache_layer *layer, tkv_error *error)
 {
     return layer->entry_capacity >= layer->block_capacity
                ? TKV_OK

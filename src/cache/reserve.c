@@ -13,7 +13,7 @@ static tkv_status check_reserve(const tkv_cache *cache, int n_tokens, int max_le
                         "one token and a length of at least 0",
                         n_tokens, max_length);
     }
-    if (!cache->context->device) {
+    if (cache->context->device->table->is_immediate) {
         return tkv_fail(error, TKV_ERR_UNSUPPORTED,
                         "reservation in a cache on the CPU: expected one on a device");
     }
@@ -51,8 +51,8 @@ static void give_back(tkv_cache *cache)
 {
     for (int i = 0; i < cache->n_layers; i++) {
         tkv_cache_layer *layer = &cache->layers[i];
-        layer->is_stale = true;
         tkv_layer_trim(layer);
+        tkv_layer_outdate(layer);
     }
 }
 

@@ -1,135 +1,196 @@
-/* Rows on their way between the caller and the pages: there padded to whole steps, and keys turned
- * to the positions that their segment counts. */
+/* Rows of a cache on their way between the caller and the pages: there padded to whole steps, and
+ * keys turned to the positions that their segment counts. */
 #include "cache/rows.h"
 #include "base/error.h"
-#include "cache/block.h"
+#include "cache/publish.h"
 #include "cache/segment.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
+/* Tokens that are downloaded at a time: bounds the memory for their rows. */
+#define TOKENS_A_CALL (16 * TKV_PAGE_TOKENS)
 
-tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
+static uint64_t address_of(const void *memory)
 {
-    if (rope && (!rope->frequencies || rope->n_rotated < 0 || rope->n_rotated % 2 != 0 ||
-                 rope->n_rotated > head_dim)) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "RoPE over %d coordinates: expected frequencies and an even number up to "
-                        "%d",
-                        rope->n_rotated, head_dim);
+    return (uint64_t)(uintptr_t)memory;
+}
+
+static float *pointer_to(uint64_t address)
+{
+    return (float *)(uintptr_t)address;
+}
+
+/* Keys and values of tokens somewhere in the device's memory. */
+typedef struct row_pair {
+    uint64_t k;
+    uint64_t v;
+} row_pair;
+
+static tkv_status place_rows(const tkv_cache_layer *layer, tkv_workspace_use use, int n_tokens,
+                             row_pair *rows, tkv_error *error)
+{
+    const size_t n = (size_t)n_tokens * (size_t)layer->n_kv_heads * sizeof(float);
+    TKV_TRY(tkv_context_workspace(
+        layer->context, use, n * (size_t)(layer->padded_k + layer->padded_v), &rows->k, error));
+    rows->v = rows->k + n * (size_t)layer->padded_k;
+    return TKV_OK;
+}
+
+tkv_device_rows tkv_describe_rows(const tkv_cache_layer *layer, int segment, tkv_page_order order,
+                                  size_t n_rows, bool is_back)
+{
+    const bool is_key = order == TKV_ORDER_KEY;
+    const int own = tkv_layer_head_dim(layer, order);
+    const int padded = tkv_layer_padded(layer, order);
+    return (tkv_device_rows){.n_rows = n_rows,
+                             .from_width = is_back ? padded : own,
+                             .to_width = is_back ? own : padded,
+                             .turns = is_key ? tkv_segment_turns(layer, segment) : 0,
+                             .n_pairs = layer->rope.n_rotated / 2,
+                             .is_interleaved = layer->rope.is_interleaved,
+                             .is_back = is_back};
+}
+
+bool tkv_rows_differ(const tkv_device_rows *rows)
+{
+    return rows->from_width != rows->to_width || rows->turns;
+}
+
+/* The caller's rows as the pages want them: the same ones, or in a workspace, which *padded names.
+ */
+static tkv_status prepare_rows(const tkv_cache_layer *layer, int n_tokens, row_pair *rows,
+                               row_pair *padded, tkv_error *error)
+{
+    tkv_device *device = layer->context->device;
+    const int segment = layer->n_segments - 1;
+    const size_t n = (size_t)n_tokens * (size_t)layer->n_kv_heads;
+    tkv_device_rows k = tkv_describe_rows(layer, segment, TKV_ORDER_KEY, n, false);
+    tkv_device_rows v = tkv_describe_rows(layer, segment, TKV_ORDER_VALUE, n, false);
+    if (!tkv_rows_differ(&k) && !tkv_rows_differ(&v)) {
+        return TKV_OK;
+    }
+    TKV_TRY(place_rows(layer, TKV_WORKSPACE_PADDED, n_tokens, padded, error));
+    if (tkv_rows_differ(&k)) {
+        k.from = rows->k;
+        k.to = rows->k = padded->k;
+        TKV_TRY(device->table->move_rows(device, &k, error));
+    }
+    if (tkv_rows_differ(&v)) {
+        v.from = rows->v;
+        v.to = rows->v = padded->v;
+        TKV_TRY(device->table->move_rows(device, &v, error));
     }
     return TKV_OK;
 }
 
-float *tkv_make_turns(const tkv_rope *rope, int64_t turn)
+tkv_status tkv_layer_store(const tkv_cache_layer *layer, int n_tokens, const float *k,
+                           const float *v, tkv_error *error)
 {
-    const int n_pairs = rope->n_rotated / 2;
-    float *turns = malloc((size_t)(n_pairs ? 2 * n_pairs : 1) * sizeof *turns);
-    for (int i = 0; turns && i < n_pairs; i++) {
-        const double angle = (double)turn * (double)rope->frequencies[i];
-        turns[i] = (float)cos(angle);
-        turns[n_pairs + i] = (float)sin(angle);
+    tkv_device *device = layer->context->device;
+    const tkv_device_layer described = tkv_describe_layer(layer, tkv_last_segment(layer));
+    row_pair rows = {address_of(k), address_of(v)};
+    row_pair padded = {0, 0};
+    tkv_status status = prepare_rows(layer, n_tokens, &rows, &padded, error);
+    if (status == TKV_OK) {
+        /* Counted from the end, so that a captured store writes what is reserved when it is
+         * replayed. */
+        status = device->table->store(device, &described, layer->descriptor, 1, -1, n_tokens,
+                                      rows.k, rows.v, error);
     }
-    return turns;
+    tkv_context_give_back(layer->context, padded.k);
+    return status;
 }
 
-void tkv_turn_key(const tkv_rope *rope, const float *turns, bool back, float *key)
+/* Rows of one order of a segment, as wide as pages are, into the caller's. */
+static tkv_status finish_rows(tkv_device *device, tkv_device_rows *rows, uint64_t from, uint64_t to,
+                              tkv_error *error)
 {
-    const int n_pairs = rope->n_rotated / 2;
-    for (int i = 0; i < n_pairs; i++) {
-        float *a = rope->is_interleaved ? key + 2 * i : key + i;
-        float *b = rope->is_interleaved ? key + 2 * i + 1 : key + i + n_pairs;
-        const float x = *a;
-        const float y = *b;
-        const float sine = back ? -turns[n_pairs + i] : turns[n_pairs + i];
-        *a = x * turns[i] - y * sine;
-        *b = x * sine + y * turns[i];
-    }
+    rows->from = from;
+    rows->to = to;
+    return from == to || !to ? TKV_OK : device->table->move_rows(device, rows, error);
 }
 
-void tkv_rows_store(const tkv_cache_layer *layer, const tkv_segment *segment, tkv_block *block,
-                    int kv_head, tkv_page_order order, int first_slot, int n_rows, const float *src,
-                    size_t stride)
+/* Tokens of one segment, from a place on, into rows as wide as pages where these differ from the
+ * caller's: `padded`. */
+static tkv_status load_segment(const tkv_cache_layer *layer, int s, int place, int n_tokens,
+                               const row_pair *to, const row_pair *padded, tkv_error *error)
 {
-    const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
-    const size_t padded = (size_t)tkv_layer_padded(layer, order);
-    const float *turns = order == TKV_ORDER_KEY ? segment->turns : NULL;
-    if (head_dim == padded && !turns) {
-        tkv_block_encode(layer, block, kv_head, order, first_slot, n_rows, src, stride);
-        return;
-    }
-    float rows[TKV_CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    memset(rows, 0, TKV_CHUNK_ROWS * padded * sizeof *rows);
-    for (int done = 0; done < n_rows; done += TKV_CHUNK_ROWS) {
-        const int n = n_rows - done < TKV_CHUNK_ROWS ? n_rows - done : TKV_CHUNK_ROWS;
-        for (int i = 0; i < n; i++) {
-            float *row = rows + (size_t)i * padded;
-            memcpy(row, src + (size_t)(done + i) * stride, head_dim * sizeof *row);
-            if (turns) {
-                tkv_turn_key(&layer->rope, turns, false, row);
-            }
-        }
-        tkv_block_encode(layer, block, kv_head, order, first_slot + done, n, rows, padded);
-    }
+    tkv_device *device = layer->context->device;
+    const tkv_device_layer described = tkv_describe_layer(layer, &layer->segments[s]);
+    const size_t n = (size_t)n_tokens * (size_t)layer->n_kv_heads;
+    tkv_device_rows of_k = tkv_describe_rows(layer, s, TKV_ORDER_KEY, n, true);
+    tkv_device_rows of_v = tkv_describe_rows(layer, s, TKV_ORDER_VALUE, n, true);
+    const uint64_t k = to->k && tkv_rows_differ(&of_k) ? padded->k : to->k;
+    const uint64_t v = to->v && tkv_rows_differ(&of_v) ? padded->v : to->v;
+    TKV_TRY(device->table->load(device, &described, tkv_segment_descriptor(layer, s), place,
+                                n_tokens, k, v, error));
+    TKV_TRY(finish_rows(device, &of_k, k, to->k, error));
+    return finish_rows(device, &of_v, v, to->v, error);
 }
 
-/* The counterpart: slots of one page into rows that are head_dim wide. */
-static void load_rows(const tkv_cache_layer *layer, const tkv_segment *segment, tkv_block *block,
-                      int kv_head, tkv_page_order order, int first_slot, int n_rows, float *dst,
-                      size_t stride)
+/* Whether rows of a segment change on their way to the caller. */
+static bool rows_change(const tkv_cache_layer *layer, int s)
 {
-    const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
-    const size_t padded = (size_t)tkv_layer_padded(layer, order);
-    const float *turns = order == TKV_ORDER_KEY ? segment->turns : NULL;
-    float rows[TKV_CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    for (int done = 0; done < n_rows; done += TKV_CHUNK_ROWS) {
-        const int n = n_rows - done < TKV_CHUNK_ROWS ? n_rows - done : TKV_CHUNK_ROWS;
-        tkv_block_decode(layer, block, kv_head, order, first_slot + done, n, rows, padded);
-        for (int i = 0; i < n; i++) {
-            float *row = rows + (size_t)i * padded;
-            if (turns) {
-                tkv_turn_key(&layer->rope, turns, true, row);
-            }
-            memcpy(dst + (size_t)(done + i) * stride, row, head_dim * sizeof *row);
-        }
-    }
+    const tkv_device_rows k = tkv_describe_rows(layer, s, TKV_ORDER_KEY, 0, true);
+    const tkv_device_rows v = tkv_describe_rows(layer, s, TKV_ORDER_VALUE, 0, true);
+    return tkv_rows_differ(&k) || tkv_rows_differ(&v);
 }
 
-/* Tokens of one segment, all KV heads. */
-static void read_segment(const tkv_cache_layer *layer, const tkv_segment *segment,
-                         tkv_page_order order, int first_place, int n_tokens, float *x)
+tkv_status tkv_layer_load(const tkv_cache_layer *layer, int first, int n_tokens, float *k, float *v,
+                          tkv_error *error)
 {
-    const size_t head_dim = (size_t)tkv_layer_head_dim(layer, order);
-    const size_t stride = (size_t)layer->n_kv_heads * head_dim;
-    for (int done = 0; done < n_tokens;) {
-        const int index = tkv_block_of_place(segment->head, first_place + done);
-        const int slot = first_place + done - tkv_block_place(segment->head, index);
-        const int in_block = tkv_block_place(segment->head, index + 1) - first_place - done;
-        const int n = n_tokens - done < in_block ? n_tokens - done : in_block;
-        for (int head = 0; head < layer->n_kv_heads; head++) {
-            load_rows(layer, segment, layer->blocks[segment->first_block + index], head, order,
-                      slot, n, x + (size_t)done * stride + (size_t)head * head_dim, stride);
-        }
-        done += n;
-    }
-}
-
-void tkv_layer_read(const tkv_cache_layer *layer, int first, int n_tokens, float *k, float *v)
-{
-    const size_t heads = (size_t)layer->n_kv_heads;
-    for (int done = 0; done < n_tokens;) {
+    const size_t heads = (size_t)layer->n_kv_heads * sizeof(float);
+    tkv_status status = TKV_OK;
+    for (int done = 0; done < n_tokens && status == TKV_OK;) {
         const tkv_segment *segment = tkv_segment_of(layer, first + done);
+        const int s = (int)(segment - layer->segments);
         const int skipped = first + done - segment->position;
         const int left = tkv_segment_tokens(segment) - skipped;
         const int n = n_tokens - done < left ? n_tokens - done : left;
-        if (k) {
-            read_segment(layer, segment, TKV_ORDER_KEY, segment->begin + skipped, n,
-                         k + (size_t)done * heads * (size_t)layer->head_dim_k);
+        const size_t before = (size_t)done * heads;
+        const row_pair to = {k ? address_of(k) + before * (size_t)layer->head_dim_k : 0,
+                             v ? address_of(v) + before * (size_t)layer->head_dim_v : 0};
+        row_pair padded = {0, 0};
+        if (rows_change(layer, s)) {
+            TKV_TRY(place_rows(layer, TKV_WORKSPACE_PADDED, n, &padded, error));
         }
-        if (v && layer->head_dim_v) {
-            read_segment(layer, segment, TKV_ORDER_VALUE, segment->begin + skipped, n,
-                         v + (size_t)done * heads * (size_t)layer->head_dim_v);
-        }
+        status = load_segment(layer, s, segment->begin + skipped, n, &to, &padded, error);
+        tkv_context_give_back(layer->context, padded.k);
         done += n;
     }
+    return status;
+}
+
+/* The rows of tokens in the device's memory, and from there to the host's. */
+static tkv_status download_rows(const tkv_cache_layer *layer, int first, int n_tokens,
+                                const row_pair *rows, float *k, float *v, tkv_error *error)
+{
+    tkv_device *device = layer->context->device;
+    const size_t n = (size_t)n_tokens * (size_t)layer->n_kv_heads;
+    TKV_TRY(tkv_layer_load(layer, first, n_tokens, k ? pointer_to(rows->k) : NULL,
+                           v ? pointer_to(rows->v) : NULL, error));
+    if (k) {
+        TKV_TRY(device->table->download(device, k, rows->k,
+                                        n * (size_t)layer->head_dim_k * sizeof *k, error));
+    }
+    if (v) {
+        TKV_TRY(device->table->download(device, v, rows->v,
+                                        n * (size_t)layer->head_dim_v * sizeof *v, error));
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_layer_download(const tkv_cache_layer *layer, int first, int n_tokens, float *k,
+                              float *v, tkv_error *error)
+{
+    const size_t width_k = (size_t)layer->n_kv_heads * (size_t)layer->head_dim_k;
+    const size_t width_v = (size_t)layer->n_kv_heads * (size_t)layer->head_dim_v;
+    tkv_status status = TKV_OK;
+    for (int done = 0; done < n_tokens && status == TKV_OK; done += TOKENS_A_CALL) {
+        const int n = n_tokens - done < TOKENS_A_CALL ? n_tokens - done : TOKENS_A_CALL;
+        row_pair rows;
+        TKV_TRY(place_rows(layer, TKV_WORKSPACE_ROWS, n, &rows, error));
+        status = download_rows(layer, first + done, n, &rows, k ? k + (size_t)done * width_k : NULL,
+                               v ? v + (size_t)done * width_v : NULL, error);
+        tkv_context_give_back(layer->context, rows.k);
+    }
+    return status;
 }

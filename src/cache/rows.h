@@ -1,24 +1,26 @@
-/* Rows between the caller and the pages: padded, keys turned. */
+/* Rows of a layer between the caller and the pages: padded, keys turned. */
 #ifndef TKV_CACHE_ROWS_H
 #define TKV_CACHE_ROWS_H
 
 #include "cache/structs.h"
 
-/* Stores rows that are head_dim wide at src + i * stride. */
-void tkv_rows_store(const tkv_cache_layer *layer, const tkv_segment *segment, tkv_block *block,
-                    int kv_head, tkv_page_order order, int first_slot, int n_rows, const float *src,
-                    size_t stride);
+/* The way of n_rows rows of a segment to the pages or back, but for where they are; and whether it
+ * changes them. */
+tkv_device_rows tkv_describe_rows(const tkv_cache_layer *layer, int segment, tkv_page_order order,
+                                  size_t n_rows, bool is_back);
+bool tkv_rows_differ(const tkv_device_rows *rows);
 
-/* Tokens of a layer on the CPU, as tkv_cache_read gives them; either of k and v may be NULL. */
-void tkv_layer_read(const tkv_cache_layer *layer, int first, int n_tokens, float *k, float *v);
+/* Stores n_tokens tokens at the end, for which there are blocks: k
+ * [n_tokens][n_kv_heads][head_dim_k] and v in the device's memory. */
+tkv_status tkv_layer_store(const tkv_cache_layer *layer, int n_tokens, const float *k,
+                           const float *v, tkv_error *error);
 
-/* Turns one key by the angles of cosines and sines [n_rotated / 2]; back: by their opposite. */
-void tkv_turn_key(const tkv_rope *rope, const float *turns, bool back, float *key);
+/* Decodes tokens into the device's memory. Either of k and v may be NULL. */
+tkv_status tkv_layer_load(const tkv_cache_layer *layer, int first, int n_tokens, float *k, float *v,
+                          tkv_error *error);
 
-/* Cosines, then sines, of `turn` positions; NULL without memory. The caller frees them. */
-float *tkv_make_turns(const tkv_rope *rope, int64_t turn);
-
-/* Checks a description of RoPE; NULL is right. */
-tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
+/* Decodes tokens into the host's memory; waits. Either of k and v may be NULL. */
+tkv_status tkv_layer_download(const tkv_cache_layer *layer, int first, int n_tokens, float *k,
+                              float *v, tkv_error *error);
 
 #endif

@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "cache/block.h"
 #include "cache/publish.h"
-#include "cache/rows.h"
+#include "cache/rope.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -58,16 +58,15 @@ tkv_status tkv_layer_reserve(tkv_cache_layer *layer, int n_blocks, tkv_error *er
         layer->blocks = blocks;
         layer->block_capacity = capacity;
     }
-    return layer->context->device ? tkv_layer_reserve_on_device(layer, error) : TKV_OK;
+    return tkv_layer_reserve_entries(layer, error);
 }
 
-/* Rows that an exact block is given for the places up to `end`. On a device a block is whole at
- * once: growing it would cost a copy for every head. */
+/* Rows that an exact block is given for the places up to `end`. */
 static int exact_slots(const tkv_cache_layer *layer, const tkv_segment *segment, int index, int end)
 {
     const int start = tkv_block_place(segment->head, index);
     const int whole = tkv_block_place(segment->head, index + 1) - start;
-    return layer->context->device ? whole : tkv_exact_slots(end - start, whole);
+    return tkv_exact_slots(end - start, whole, layer->context->device->table->exact_rows);
 }
 
 /* Replaces block `at` of the table by a copy of its own, with room for n_slots if it is exact. */
@@ -82,7 +81,7 @@ static tkv_status replace_block(tkv_cache_layer *layer, int at, int n_slots, tkv
     status =
         tkv_block_copy(layer, copy, old, old->n_slots < n_slots ? old->n_slots : n_slots, error);
     layer->blocks[at] = copy;
-    if (status == TKV_OK && layer->context->device) {
+    if (status == TKV_OK) {
         status = tkv_layer_publish_blocks(layer, at, at + 1, error);
     }
     if (status != TKV_OK) {
@@ -226,7 +225,7 @@ void tkv_layer_trim(tkv_cache_layer *layer)
 
 void tkv_layer_shorten(tkv_cache_layer *layer)
 {
-    for (int s = 0; s < layer->n_segments && !layer->context->device; s++) {
+    for (int s = 0; s < layer->n_segments; s++) {
         const tkv_segment *segment = &layer->segments[s];
         const int at = segment->first_block + segment->n_blocks - 1;
         const tkv_block *block = layer->blocks[at];
@@ -253,9 +252,9 @@ void tkv_layer_cut(tkv_cache_layer *layer, int n_tokens)
         }
     }
     layer->n_tokens = n_tokens;
-    layer->is_stale = true;
+    tkv_layer_outdate(layer);
     tkv_layer_shorten(layer);
-    if (layer->context->device && layer->n_segments != n_segments) {
+    if (layer->n_segments != n_segments) {
         layer->is_stale = tkv_layer_publish_segments(layer, NULL) != TKV_OK;
     }
     tkv_layer_thaw(layer);
@@ -272,9 +271,6 @@ void tkv_layer_thaw(tkv_cache_layer *layer)
         }
     }
     layer->is_centred = false;
-    free(layer->mean_k);
-    layer->mean_k = NULL;
-    layer->mean_v = NULL;
     if (layer->means) {
         const uint64_t means = layer->means;
         layer->means = 0;

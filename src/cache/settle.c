@@ -3,7 +3,7 @@
  * given back. */
 #include "cache/settle.h"
 #include "cache/block.h"
-#include "cache/device_rows.h"
+#include "cache/code.h"
 #include "cache/publish.h"
 #include "cache/rows.h"
 #include "cache/segment.h"
@@ -19,6 +19,7 @@
 typedef struct mean_source {
     tkv_cache_layer *layer;
     float *rows[2]; /* by tkv_page_order */
+    float *means;   /* [n_kv_heads][padded_k], then of values [n_kv_heads][padded_v] */
 } mean_source;
 
 /* Whether RoPE turns a coordinate of keys by less than a radian over the whole context, so that it
@@ -65,11 +66,12 @@ static void estimate_head(void *argument, int head, int thread)
     (void)thread;
     const mean_source *source = argument;
     const tkv_cache_layer *layer = source->layer;
+    const size_t of_keys = (size_t)layer->n_kv_heads * (size_t)layer->padded_k;
     estimate_mean(source, head, TKV_ORDER_KEY,
-                  layer->mean_k + (size_t)head * (size_t)layer->padded_k);
+                  source->means + (size_t)head * (size_t)layer->padded_k);
     if (layer->head_dim_v) {
         estimate_mean(source, head, TKV_ORDER_VALUE,
-                      layer->mean_v + (size_t)head * (size_t)layer->padded_v);
+                      source->means + of_keys + (size_t)head * (size_t)layer->padded_v);
     }
 }
 
@@ -79,43 +81,32 @@ static int first_of_means(const tkv_cache_layer *layer)
     return tkv_first_of_means(&layer->ageing, tkv_layer_first_position(layer));
 }
 
-/* Rows on a device come to the host, so that the means are the same to the bit. */
-static bool read_source(const mean_source *source)
-{
-    const tkv_cache_layer *layer = source->layer;
-    const int first = first_of_means(layer);
-    float *k = source->rows[TKV_ORDER_KEY];
-    float *v = source->rows[TKV_ORDER_VALUE];
-    if (layer->context->device) {
-        return tkv_layer_download(layer, first, layer->ageing.centre_tokens, k, v, NULL) == TKV_OK;
-    }
-    tkv_layer_read(layer, first, layer->ageing.centre_tokens, k, v);
-    return true;
-}
-
 /* False if that fails for now. */
 static bool freeze_means(tkv_cache_layer *layer)
 {
     const size_t heads = (size_t)layer->n_kv_heads;
-    const size_t rows = (size_t)layer->ageing.centre_tokens * heads;
-    mean_source source = {layer,
-                          {malloc(rows * (size_t)layer->head_dim_k * sizeof(float)),
-                           malloc((rows * (size_t)layer->head_dim_v + 1) * sizeof(float))}};
-    layer->mean_k =
-        calloc(heads * (size_t)(layer->padded_k + layer->padded_v), sizeof *layer->mean_k);
-    bool is_done = source.rows[0] && source.rows[1] && layer->mean_k && read_source(&source);
+    const int n_tokens = layer->ageing.centre_tokens;
+    const size_t rows = (size_t)n_tokens * heads;
+    mean_source source = {
+        layer,
+        {malloc(rows * (size_t)layer->head_dim_k * sizeof(float)),
+         malloc((rows * (size_t)layer->head_dim_v + 1) * sizeof(float))},
+        calloc(heads * (size_t)(layer->padded_k + layer->padded_v), sizeof(float))};
+    /* On the host, so that the means are the same to the bit on every device. */
+    bool is_done = source.rows[0] && source.rows[1] && source.means &&
+                   tkv_layer_download(layer, first_of_means(layer), n_tokens, source.rows[0],
+                                      source.rows[1], NULL) == TKV_OK;
     if (is_done) {
-        layer->mean_v = layer->mean_k + heads * (size_t)layer->padded_k;
         tkv_threads_run(layer->context->threads, layer->context->n_threads, layer->n_kv_heads,
                         estimate_head, &source);
-        layer->is_centred = true;
-        is_done = tkv_layer_publish_means(layer, NULL) == TKV_OK;
+        is_done = tkv_layer_publish_means(layer, source.means, NULL) == TKV_OK;
     }
     if (!is_done) {
         tkv_layer_thaw(layer);
     }
     free(source.rows[0]);
     free(source.rows[1]);
+    free(source.means);
     return is_done;
 }
 
@@ -127,64 +118,6 @@ static bool can_code(tkv_cache_layer *layer)
     }
     return tkv_can_have_means(&layer->ageing, tkv_layer_first_position(layer), layer->n_tokens) &&
            freeze_means(layer);
-}
-
-/* A block of a layer that is coded. */
-typedef struct code_job {
-    const tkv_cache_layer *layer;
-    tkv_block *exact;
-    tkv_block *coded;
-    tkv_slots slots;
-} code_job;
-
-static void code_page(void *argument, int item, int thread)
-{
-    (void)thread;
-    const code_job *job = argument;
-    const int n_orders = tkv_layer_orders(job->layer);
-    const tkv_page_order order = item % n_orders ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
-    const int head = item / n_orders;
-    const size_t padded = (size_t)tkv_layer_padded(job->layer, order);
-    float rows[TKV_CHUNK_ROWS * TKV_MAX_HEAD_DIM];
-    for (int slot = job->slots.first; slot < job->slots.end; slot += TKV_CHUNK_ROWS) {
-        const int n =
-            job->slots.end - slot < TKV_CHUNK_ROWS ? job->slots.end - slot : TKV_CHUNK_ROWS;
-        tkv_block_decode(job->layer, job->exact, head, order, slot, n, rows, padded);
-        tkv_block_encode(job->layer, job->coded, head, order, slot, n, rows, padded);
-    }
-}
-
-/* Codes slots of an exact block into those of a coded one. */
-static void code_slots(const tkv_cache_layer *layer, tkv_block *exact, tkv_block *coded,
-                       tkv_slots slots)
-{
-    code_job job = {layer, exact, coded, slots};
-    tkv_threads_run(layer->context->threads, layer->context->n_threads,
-                    tkv_layer_orders(layer) * layer->n_kv_heads, code_page, &job);
-}
-
-static void code_block(tkv_cache_layer *layer, const tkv_segment *segment, int index)
-{
-    tkv_block *exact = layer->blocks[segment->first_block + index];
-    tkv_block *coded = NULL;
-    if (tkv_block_create(layer, false, TKV_PAGE_TOKENS, &coded, NULL) != TKV_OK) {
-        return;
-    }
-    code_slots(layer, exact, coded, tkv_block_slots(segment, index));
-    layer->blocks[segment->first_block + index] = coded;
-    tkv_block_release(exact);
-}
-
-/* Codes the exact blocks [first, end) of a segment. */
-static void code_blocks(tkv_cache_layer *layer, const tkv_segment *segment, int first, int end)
-{
-    if (layer->context->device) {
-        tkv_layer_code_on_device(layer, segment, first, end);
-        return;
-    }
-    for (int i = first; i < end; i++) {
-        code_block(layer, segment, i);
-    }
 }
 
 /* Whether all tokens that a block has or will have are behind the recent window of a query at
@@ -204,7 +137,8 @@ static bool is_old(const tkv_cache_layer *layer, const tkv_segment *segment, boo
 static bool is_worth_coding(const tkv_cache_layer *layer, const tkv_segment *segment, bool is_last,
                             int index)
 {
-    const int n_slots = tkv_exact_slots(tkv_block_slots(segment, index).end, TKV_PAGE_TOKENS);
+    const int n_slots =
+        tkv_exact_slots(tkv_block_slots(segment, index).end, TKV_PAGE_TOKENS, TKV_EXACT_ROWS);
     return is_last || tkv_block_bytes_of(layer, false, TKV_PAGE_TOKENS) <
                           tkv_block_bytes_of(layer, true, n_slots);
 }
@@ -226,7 +160,7 @@ static void settle_segment(tkv_cache_layer *layer, int s, int position)
         if (next > index && !can_code(layer)) {
             return;
         }
-        code_blocks(layer, segment, index, next);
+        tkv_layer_code(layer, segment, index, next);
         index = next > index ? next : index + 1;
     }
     /* A block that is not full, or could not be coded, is looked at again. */
@@ -298,20 +232,12 @@ static bool fill_block_before(tkv_cache_layer *layer, int s)
 {
     const tkv_segment *segment = &layer->segments[s];
     const int at = segment->first_block - 1;
-    if (tkv_layer_own_block(layer, at, NULL) != TKV_OK) {
+    if (tkv_layer_own_block(layer, at, NULL) != TKV_OK ||
+        tkv_layer_fill(layer, segment, layer->blocks[at]) != TKV_OK) {
         return false;
     }
-    if (layer->context->device) {
-        if (tkv_layer_fill_on_device(layer, segment, layer->blocks[at]) != TKV_OK) {
-            return false;
-        }
-    } else {
-        code_slots(layer, layer->blocks[at + 1], layer->blocks[at], tkv_block_slots(segment, 0));
-    }
     join_segments(layer, s);
-    if (layer->context->device) {
-        layer->is_stale = tkv_layer_publish_segments(layer, NULL) != TKV_OK;
-    }
+    layer->is_stale = tkv_layer_publish_segments(layer, NULL) != TKV_OK;
     return true;
 }
 
@@ -352,7 +278,7 @@ static void give_back(tkv_cache_layer *layer, int oldest)
         remove_segment(layer, 0);
         is_changed = true;
     }
-    if (is_changed && layer->context->device) {
+    if (is_changed) {
         layer->is_stale = tkv_layer_publish_segments(layer, NULL) != TKV_OK;
     }
 }

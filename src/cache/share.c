@@ -27,22 +27,6 @@ static tkv_status copy_shape(const tkv_cache_layer *layer, tkv_cache_layer *copy
     return layer->rope.frequencies ? tkv_layer_take_rope(copy, &layer->rope, error) : TKV_OK;
 }
 
-static tkv_status copy_means(const tkv_cache_layer *layer, tkv_cache_layer *copy, tkv_error *error)
-{
-    const size_t n = (size_t)layer->n_kv_heads * (size_t)(layer->padded_k + layer->padded_v);
-    if (!layer->is_centred) {
-        return TKV_OK;
-    }
-    copy->mean_k = malloc(n * sizeof *copy->mean_k);
-    if (!copy->mean_k) {
-        return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the means of a fork");
-    }
-    memcpy(copy->mean_k, layer->mean_k, n * sizeof *copy->mean_k);
-    copy->mean_v = copy->mean_k + (size_t)layer->n_kv_heads * (size_t)layer->padded_k;
-    copy->is_centred = true;
-    return tkv_layer_publish_means(copy, error);
-}
-
 /* Makes `copy`, which holds nothing, hold the first n_tokens of `layer`, sharing its blocks. */
 static tkv_status share_layer(const tkv_cache_layer *layer, int n_tokens, tkv_cache_layer *copy,
                               tkv_error *error)
@@ -68,10 +52,10 @@ static tkv_status share_layer(const tkv_cache_layer *layer, int n_tokens, tkv_ca
     if (last && last->n_settled > open) {
         last->n_settled = open;
     }
-    status = copy_means(layer, copy, error);
+    status = layer->is_centred ? tkv_layer_copy_means(layer, copy, error) : TKV_OK;
     if (status == TKV_OK) {
         tkv_layer_thaw(copy);
-        status = copy->context->device ? tkv_layer_publish_segments(copy, error) : TKV_OK;
+        status = tkv_layer_publish_segments(copy, error);
     }
     if (status == TKV_OK && n_tokens < layer->n_tokens) {
         tkv_layer_settle(copy, n_tokens - 1);
@@ -116,8 +100,8 @@ static tkv_status create_fork(const tkv_cache *cache, tkv_cache **fork, tkv_erro
         created->n_layers = i + 1; /* those that may be freed */
         status = copy_shape(&cache->layers[i], &layers[i], error);
     }
-    if (status == TKV_OK && cache->context->device) {
-        status = tkv_cache_create_on_device(created, error);
+    if (status == TKV_OK) {
+        status = tkv_cache_create_descriptors(created, error);
     }
     *fork = created;
     return status;

@@ -91,7 +91,7 @@ static void swap_layers(tkv_cache *cache, tkv_cache_layer *views)
     }
 }
 
-/* On a device everything is written beside what is in force, which the descriptors then end. */
+/* Everything is written beside what is in force, which the descriptors then end. */
 static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_error *error)
 {
     tkv_layer_tables *old = calloc((size_t)cache->n_layers, sizeof *old);
@@ -100,7 +100,7 @@ static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_er
                             : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to shift %d layers",
                                        cache->n_layers);
     while (status == TKV_OK && n_renewed < cache->n_layers) {
-        status = tkv_layer_renew_on_device(&views[n_renewed], &old[n_renewed], error);
+        status = tkv_layer_renew(&views[n_renewed], &old[n_renewed], error);
         n_renewed += status == TKV_OK;
     }
     swap_layers(cache, views);
@@ -114,7 +114,7 @@ static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_er
         if (status == TKV_OK) {
             tkv_release_tables(cache->context->device, &old[i]);
         } else {
-            tkv_layer_free_on_device(&views[i]);
+            tkv_layer_free_published(&views[i]);
         }
     }
     free(old);
@@ -143,10 +143,8 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
                                    error);
         n_made += status == TKV_OK;
     }
-    if (status == TKV_OK && cache->context->device) {
+    if (status == TKV_OK) {
         status = publish_views(cache, views, error);
-    } else if (status == TKV_OK) {
-        swap_layers(cache, views);
     }
     free_views(views, n_made);
     if (status == TKV_OK) {

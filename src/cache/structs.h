@@ -19,17 +19,12 @@
 
 #include <stdatomic.h>
 
-#define TKV_BLOCK_HEADER 64
-
-/* Rows that wait on the stack between a page and the caller, or another page. */
-#define TKV_CHUNK_ROWS 16
-
 typedef struct tkv_block {
     atomic_int n_owners;
     bool is_exact;
-    int n_slots;        /* rows that an exact page has room for; coded pages have all 64 */
-    tkv_device *device; /* NULL: the pages follow the header */
-    uint64_t pages;     /* where they are on the device */
+    int n_slots; /* rows that an exact page has room for; coded pages have all 64 */
+    tkv_device *device;
+    uint64_t pages; /* where they are on the device */
 } tkv_block;
 
 typedef struct tkv_segment {
@@ -70,15 +65,14 @@ typedef struct tkv_cache_layer {
     int block_capacity; /* of the table */
     tkv_block **blocks;
     bool is_centred; /* the means are frozen */
-    float *mean_k;   /* [n_kv_heads][padded_k], then mean_v; NULL before they are frozen */
-    float *mean_v;   /* [n_kv_heads][padded_v] */
 
-    /* On a device: what the kernels read, as this struct and its blocks say it. */
+    /* In the device's memory: what the kernels read, as this struct and its blocks say it. */
     uint64_t descriptor; /* tkv_device_sequence of the last segment, within the cache's */
     bool is_stale;       /* it may have more tokens than there are */
     uint64_t entries;    /* tkv_device_block [entry_capacity] */
     int entry_capacity;
-    uint64_t means;   /* those of the keys, then of the values; 0 before they are frozen */
+    uint64_t means;   /* float [n_kv_heads][padded_k] of the keys, then of the values; 0 before they
+                         are frozen */
     uint64_t earlier; /* tkv_device_sequence [earlier_capacity] of the segments but the last */
     int earlier_capacity;
     uint64_t turns; /* those of the segments: the last one's first, then the others' */

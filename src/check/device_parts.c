@@ -1,7 +1,7 @@
 /* Rows that a device moves to other widths and positions, to the bit, and parts of attention that
  * it joins, against sums in double. */
 #include "base/random.h"
-#include "cache/cache.h"
+#include "base/rope.h"
 #include "check/trial.h"
 
 #include <math.h>

@@ -160,8 +160,7 @@ static void leave_rows(const tkv_trial_layer *l, const tkv_trial_block *block, u
 {
     const tkv_device_layer *layer = &l->params->layer;
     const int n_slots = block->entry.is_exact ? block->entry.n_slots : TKV_PAGE_TOKENS;
-    const int n_kinds =
-        l->trial->table->find_non_finite ? TKV_CHECK_FINITE_KINDS : TKV_CHECK_KINDS;
+    const int n_kinds = l->trial->table->find_non_finite ? TKV_CHECK_FINITE_KINDS : TKV_CHECK_KINDS;
     for (int i = 0; tkv_trial_is_on(l->trial) && i < 2 * layer->n_kv_heads; i++) {
         const int order = i % 2;
         const int head_dim = tkv_trial_head_dim(layer, order);

@@ -80,7 +80,7 @@ tkv_status tkv_check_run(tkv_context *context, const tkv_check_params *params,
     if (status != TKV_OK) {
         return status;
     }
-    if (context->device) {
+    if (tkv_context_device_kind(context) != TKV_DEVICE_CPU) {
         return tkv_check_device(context->device, params, report, user, error);
     }
     if (!params->every_set) {

@@ -66,10 +66,9 @@ uint64_t tkv_trial_allocate(tkv_trial *trial, size_t bytes)
     }
     const uint64_t alignment = bytes % 256 ? 16 : 256;
     if (tkv_trial_is_on(trial) && address % alignment != 0) {
-        tkv_trial_note(trial,
-                       tkv_fail(trial->check->error, TKV_ERR_DEVICE,
-                                "%s: memory of %zu bytes is not aligned to %d bytes",
-                                trial->table->name, bytes, (int)alignment));
+        tkv_trial_note(trial, tkv_fail(trial->check->error, TKV_ERR_DEVICE,
+                                       "%s: memory of %zu bytes is not aligned to %d bytes",
+                                       trial->table->name, bytes, (int)alignment));
     }
     return address;
 }

@@ -49,6 +49,16 @@ static tkv_status open_device(const tkv_device_table *table, int index,
     return table->open(index, setup, device, error);
 }
 
+/* Kernels and threads. */
+static tkv_status prepare_host(tkv_context *context, const tkv_context_params *params,
+                               tkv_error *error)
+{
+    TKV_TRY(tkv_kernels_select(params->kernels ? params->kernels : getenv("TKV_CPU"),
+                               &context->kernels, error));
+    return context->n_threads > 1 ? tkv_threads_create(context->n_threads, &context->threads, error)
+                                  : TKV_OK;
+}
+
 tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
                                  const tkv_context_params *params, tkv_context **context,
                                  tkv_error *error)
@@ -76,14 +86,16 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
     created->is_stopped = params->is_stopped;
     created->stop_user = params->stop_user;
     created->n_threads = params->n_threads ? params->n_threads : machine_cores();
-    status = tkv_kernels_select(params->kernels ? params->kernels : getenv("TKV_CPU"),
-                                &created->kernels, error);
-    if (status == TKV_OK && table) {
-        const tkv_device_setup setup = {.stream = params->stream};
-        status = open_device(table, index, &setup, &created->device, error);
-    }
-    if (status == TKV_OK && created->n_threads > 1) {
-        status = tkv_threads_create(created->n_threads, &created->threads, error);
+    status = prepare_host(created, params, error);
+    if (status == TKV_OK) {
+        const tkv_device_setup setup = {.stream = params->stream,
+                                        .kernels = created->kernels,
+                                        .threads = created->threads,
+                                        .allocator = &created->allocator,
+                                        .is_stopped = params->is_stopped,
+                                        .stop_user = params->stop_user};
+        status = open_device(table ? table : &tkv_device_table_host, index, &setup,
+                             &created->device, error);
     }
     if (status != TKV_OK) {
         tkv_context_free(created);
@@ -95,7 +107,7 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
     return TKV_OK;
 }
 
-/* The table and number of a device's name "NAME" or "NAME:NUMBER"; *table is NULL for the CPU. */
+/* The table and number of a device's name "NAME" or "NAME:NUMBER". */
 static tkv_status find_device(const char *name, const tkv_device_table **table, int *index,
                               tkv_error *error)
 {
@@ -109,7 +121,7 @@ static tkv_status find_device(const char *name, const tkv_device_table **table, 
                         "device '%.40s': expected a name or NAME:NUMBER, for example cuda:1", name);
     }
     *index = (int)number;
-    *table = NULL;
+    *table = &tkv_device_table_host;
     if (length == 3 && strncmp(name, "cpu", length) == 0 && number == 0) {
         return TKV_OK;
     }
@@ -130,10 +142,7 @@ tkv_status tkv_context_create(const tkv_context_params *params, tkv_context **co
     const tkv_device_table *table = NULL;
     int index = 0;
     if (params && params->device) {
-        const tkv_status status = find_device(params->device, &table, &index, error);
-        if (status != TKV_OK) {
-            return status;
-        }
+        TKV_TRY(find_device(params->device, &table, &index, error));
     }
     return tkv_context_create_on(table, index, params, context, error);
 }
@@ -172,7 +181,7 @@ void tkv_context_log(const tkv_context *context, const char *format, ...)
 
 tkv_device_kind tkv_context_device_kind(const tkv_context *context)
 {
-    return context && context->device ? context->device->table->kind : TKV_DEVICE_CPU;
+    return context ? context->device->table->kind : TKV_DEVICE_CPU;
 }
 
 int tkv_context_device_index(const tkv_context *context)
@@ -191,7 +200,8 @@ const char *tkv_context_kernels(const tkv_context *context)
     if (!context) {
         return "none";
     }
-    return context->device ? context->device->table->name : context->kernels->name;
+    const tkv_device_table *table = context->device->table;
+    return table->kernels ? table->kernels(context->device) : table->name;
 }
 
 const char *tkv_context_device(const tkv_context *context)
@@ -199,7 +209,7 @@ const char *tkv_context_device(const tkv_context *context)
     if (!context) {
         return "none";
     }
-    return context->device ? context->device->table->description(context->device) : "cpu";
+    return context->device->table->description(context->device);
 }
 
 int tkv_context_threads(const tkv_context *context)
@@ -230,19 +240,27 @@ bool tkv_context_is_stopped(const tkv_context *context)
 tkv_status tkv_context_workspace(tkv_context *context, tkv_workspace_use use, size_t bytes,
                                  uint64_t *address, tkv_error *error)
 {
+    tkv_device *device = context->device;
+    if (device->table->borrow) {
+        return device->table->borrow(device, bytes, address, error);
+    }
     tkv_device_workspace *workspace = &context->workspaces[use];
     if (workspace->n == 0 || bytes > workspace->bytes) {
         const size_t doubled = workspace->n ? 2 * workspace->bytes : MIN_WORKSPACE;
         const size_t wanted = bytes > doubled ? bytes : doubled;
         uint64_t memory = 0;
-        const tkv_status status =
-            context->device->table->allocate(context->device, wanted, &memory, error);
-        if (status != TKV_OK) {
-            return status;
-        }
+        TKV_TRY(device->table->allocate(device, wanted, &memory, error));
         workspace->addresses[workspace->n++] = memory;
         workspace->bytes = wanted;
     }
     *address = workspace->addresses[workspace->n - 1];
     return TKV_OK;
+}
+
+void tkv_context_give_back(tkv_context *context, uint64_t address)
+{
+    tkv_device *device = context->device;
+    if (address && device->table->borrow) {
+        device->table->release(device, address);
+    }
 }

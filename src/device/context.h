@@ -21,6 +21,7 @@ typedef enum tkv_workspace_use {
     TKV_WORKSPACE_PADDED,    /* rows of the caller, as wide as pages are, keys turned */
     TKV_WORKSPACE_QUERIES,   /* likewise, of all segments */
     TKV_WORKSPACE_PARTS,     /* what attention makes of each segment */
+    TKV_WORKSPACE_OUTPUTS,   /* outputs as wide as pages are */
     TKV_WORKSPACE_SEQUENCES, /* descriptors of a batch, side by side */
     TKV_WORKSPACE_USES
 } tkv_workspace_use;
@@ -34,7 +35,7 @@ struct tkv_context {
     tkv_effort effort;
     bool (*is_stopped)(void *user); /* NULL: never */
     void *stop_user;
-    tkv_device *device; /* NULL: the CPU */
+    tkv_device *device;
     int device_index;
     tkv_device_workspace workspaces[TKV_WORKSPACE_USES];
     tkv_allocator allocator;
@@ -43,7 +44,7 @@ struct tkv_context {
     tkv_attachment *attachments; /* the latest first; NULL: none */
 };
 
-/* tkv_context_create on device `index` of a table; NULL: on the CPU. params may be NULL; their
+/* tkv_context_create on device `index` of a table; NULL: on the host. params may be NULL; their
  * `device` is not looked at. */
 tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
                                  const tkv_context_params *params, tkv_context **context,
@@ -55,10 +56,14 @@ void tkv_context_log(const tkv_context *context, const char *format, ...) TKV_PR
 /* Releases all that callers have attached. */
 void tkv_context_release_attachments(tkv_context *context);
 
-/* At least `bytes` of the device's memory for one step of a call: calls come one after the other in
- * the device's stream, so all of one use share it. It stays valid as long as the context, since
- * captured graphs hold its address; a larger one is taken beside it. */
+/* At least `bytes` of the device's memory for one step of a call, until it is given back. Where
+ * calls come one after the other in the device's stream, all of one use share it, and giving back
+ * does nothing: it stays valid as long as the context, since captured graphs hold its address; a
+ * larger one is taken beside it. */
 tkv_status tkv_context_workspace(tkv_context *context, tkv_workspace_use use, size_t bytes,
                                  uint64_t *address, tkv_error *error);
+
+/* address 0: nothing to give back. */
+void tkv_context_give_back(tkv_context *context, uint64_t address);
 
 #endif

@@ -68,7 +68,8 @@ struct tkv_device_table {
     /* What work is enqueued on (CUDA: a cudaStream_t). NULL: nothing that callers could use. */
     void *(*stream)(const tkv_device *device);
 
-    /* Memory: zeroed, aligned to 256 bytes. */
+    /* Memory: zeroed, aligned to the largest power of two up to 256 that divides `bytes`, and at
+     * least to 16. */
     tkv_status (*allocate)(tkv_device *device, size_t bytes, uint64_t *address, tkv_error *error);
     void (*release)(tkv_device *device, uint64_t address);
     /* Memory for one call, aligned to 64 bytes, that may hold anything; it is released like other.

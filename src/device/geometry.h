@@ -29,7 +29,7 @@
 #define TKV_MAX_LAYERS 4096
 #define TKV_MAX_KV_HEADS 4096
 
-/* Exact pages end after a multiple of so many rows. */
+/* Exact pages on the host end after a multiple of so many rows. */
 #define TKV_EXACT_ROWS 16
 
 TKV_GEOMETRY int tkv_ceil_divide(int a, int b)
@@ -87,10 +87,11 @@ TKV_GEOMETRY tkv_slots tkv_slots_of_places(int head, int block, int begin, int e
 
 /* ---- Pages of a block ---- */
 
-/* Rows of an exact page that holds `filled` tokens of a block for `whole`. */
-TKV_GEOMETRY int tkv_exact_slots(int filled, int whole)
+/* Rows of an exact page that holds `filled` tokens of a block for `whole`, in multiples of `rows`.
+ */
+TKV_GEOMETRY int tkv_exact_slots(int filled, int whole, int rows)
 {
-    const int needed = tkv_ceil_divide(filled, TKV_EXACT_ROWS) * TKV_EXACT_ROWS;
+    const int needed = tkv_ceil_divide(filled, rows) * rows;
     return needed < whole ? needed : whole;
 }
 

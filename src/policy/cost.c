@@ -22,7 +22,8 @@ static size_t block_bytes(const counted_layer *c, int block)
     const int start = tkv_block_place(c->head, block);
     const int next = tkv_block_place(c->head, block + 1);
     const int filled = (c->n_tokens < next ? c->n_tokens : next) - start;
-    const int n_slots = coded ? TKV_PAGE_TOKENS : tkv_exact_slots(filled, next - start);
+    const int n_slots =
+        coded ? TKV_PAGE_TOKENS : tkv_exact_slots(filled, next - start, TKV_EXACT_ROWS);
     size_t bytes = 0;
     for (int order = 0; order < 2; order++) {
         const tkv_type type = coded ? layer->types[order] : TKV_TYPE_F16;

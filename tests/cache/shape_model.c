@@ -168,7 +168,7 @@ static void attend_by_definition(const model *m, int layer, const decoded *d,
  * what the kernels' rounding of queries and weights does. */
 static double attention_bound(const tkv_context *context)
 {
-    if (context->device) {
+    if (is_on_device(context)) {
         const tkv_device_table *t = context->device->table;
         return 1e-5 + 20.0 * (double)fmaxf(fmaxf(t->weight_rounding, t->query_rounding),
                                            fmaxf(t->query_rounding_fine, t->exact_rounding));

@@ -5,6 +5,12 @@
 
 #include "support/support.h"
 
+/* Whether what a context computes with is another device than the host. */
+static inline bool is_on_device(const tkv_context *context)
+{
+    return tkv_context_device_kind(context) != TKV_DEVICE_CPU;
+}
+
 enum { MAX_TOKENS = 600, MAX_LAYERS = 8 };
 
 /* A cache's layers and the rows that go into them. */

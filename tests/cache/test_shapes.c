@@ -17,12 +17,12 @@ static void every_head_size(void **state)
 {
     const tkv_context *context = *state;
     /* Fewer on a device, whose kernels have tests of their own. */
-    const int step = context->device ? 7 : 1;
+    const int step = is_on_device(context) ? 7 : 1;
     for (int i = 0; i < N_HEAD_SIZES * TKV_TYPE_COUNT; i += step) {
         const int *size = head_sizes[i % N_HEAD_SIZES];
         const int type = i / N_HEAD_SIZES;
         const bool is_plain = i % 2;
-        if (size[1] == 0 && context->device) {
+        if (size[1] == 0 && is_on_device(context)) {
             continue; /* keys_only */
         }
         const int n = is_plain ? 128 : 170;
@@ -37,7 +37,7 @@ static void every_head_size(void **state)
         const size_t empty = tkv_cache_bytes(cache);
         append(&m, cache, 0, n, 37);
         check_layer(&m, cache, 0, 0, n);
-        if (is_plain && !context->device) {
+        if (is_plain && !is_on_device(context)) {
             const size_t rows = tkv_row_bytes(m.types_k[0], size[0]) +
                                 (size[1] ? tkv_row_bytes(m.types_v[0], size[1]) : 0);
             const size_t pages = (size_t)n * 2 * rows;
@@ -106,7 +106,7 @@ static model mixed_model(tkv_context *context, const tkv_rope *narrow, const tkv
     add_layer(&m,
               (tkv_layer_shape){.n_kv_heads = 1,
                                 .head_dim_k = 576,
-                                .head_dim_v = context->device ? 512 : 0,
+                                .head_dim_v = is_on_device(context) ? 512 : 0,
                                 .rope = narrow},
               TKV_TYPE_TURBO8, TKV_TYPE_TURBO8);
     add_layer(&m,
@@ -242,7 +242,7 @@ static void keys_only(void **state)
     model m = {.context = *state, .n_recent = 32};
     add_layer(&m, (tkv_layer_shape){.n_kv_heads = 1, .head_dim_k = 576}, TKV_TYPE_TURBO4,
               (tkv_type)99);
-    if (m.context->device) {
+    if (is_on_device(m.context)) {
         const tkv_cache_params params = params_of(&m);
         tkv_cache *none = NULL;
         assert_fails(tkv_cache_create(m.context, &params, &none, &error), TKV_ERR_UNSUPPORTED,

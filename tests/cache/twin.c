@@ -30,8 +30,8 @@ twin *create_twin(uint64_t seed, const tkv_cache_params *params)
     twin *t = allocate(sizeof *t);
     t->seed = seed;
     t->contexts[CPU] = NULL;
-    assert_ok(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &t->contexts[CPU], &error));
-    t->contexts[CPU]->kernels = &tkv_kernels_scalar; /* as the device */
+    const tkv_context_params cpu = {.n_threads = 1, .kernels = "scalar"}; /* as the device */
+    assert_ok(tkv_context_create(&cpu, &t->contexts[CPU], &error));
     t->contexts[DEVICE] = create_device_context();
     float *x = allocate(data_bytes[0] + data_bytes[1]);
     for (int i = 0; i < MAX_TOKENS * (K_ROW + V_ROW); i++) {
@@ -116,12 +116,12 @@ static size_t device_bytes(const tkv_cache *cache)
     size_t bytes = 0;
     for (int i = 0; i < cache->n_layers; i++) {
         const tkv_cache_layer *layer = &cache->layers[i];
-        bytes += tkv_layer_device_bytes(layer);
+        bytes += tkv_layer_published_bytes(layer);
         for (int b = 0; b < layer->n_blocks; b++) {
             if (b > 0 && layer->blocks[b] == layer->blocks[b - 1]) {
                 continue;
             }
-            bytes += tkv_block_bytes(layer, layer->blocks[b]) - TKV_BLOCK_HEADER;
+            bytes += tkv_block_bytes(layer, layer->blocks[b]) - sizeof(tkv_block);
         }
     }
     return bytes;

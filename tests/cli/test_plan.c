@@ -217,7 +217,7 @@ static void a_report_has_a_plot(void **state)
                    "recommended", "");
     char *page = read_all(file);
     const char *const parts[] = {"<svg viewBox",          "class=\"limit\"",
-                                 "turbo4, turbo4q, 4bit", "<td><code>16388.5</code></td>",
+                                 "turbo4, turbo4q, 4bit", "<td><code>16387.5</code></td>",
                                  "-c 131072 --kv 8bit",   "</html>"};
     int n_curves = 0;
     for (const char *at = page; (at = strstr(at, "<polyline")); at++) {

@@ -61,7 +61,7 @@ static void pages_have_whole_rows(void **state)
     (void)state;
     for (int whole = 1; whole <= TKV_PAGE_TOKENS; whole++) {
         for (int filled = 0; filled <= whole; filled++) {
-            const int n_slots = tkv_exact_slots(filled, whole);
+            const int n_slots = tkv_exact_slots(filled, whole, TKV_EXACT_ROWS);
             assert_true(n_slots >= filled && n_slots <= whole);
             assert_true(n_slots % TKV_EXACT_ROWS == 0 || n_slots == whole);
             assert_true(n_slots - filled < TKV_EXACT_ROWS);

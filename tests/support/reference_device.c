@@ -1,8 +1,6 @@
 #include "support/reference_device.h"
 
 #include "base/error.h"
-#include "base/half.h"
-#include "cache/cache.h"
 #include "device/context.h"
 #include "device/geometry.h"
 #include "support/support.h"
@@ -12,7 +10,7 @@
 
 typedef struct reference_device {
     tkv_device base;
-    tkv_context *cpu;
+    tkv_device *plain;
 } reference_device;
 
 typedef enum captured_kind {
@@ -122,16 +120,17 @@ static tkv_status open_device(int index, const tkv_device_setup *setup, tkv_devi
     }
     reference_device *created = allocate(sizeof *created);
     created->base.table = &reference_device_table;
-    assert_int_equal(tkv_context_create(&(tkv_context_params){.n_threads = 1}, &created->cpu, NULL),
+    assert_int_equal(tkv_device_table_host.open(0,
+                                                &(tkv_device_setup){.kernels = &tkv_kernels_scalar},
+                                                &created->plain, error),
                      TKV_OK);
-    created->cpu->kernels = &tkv_kernels_scalar;
     *device = &created->base;
     return TKV_OK;
 }
 
 static void close_device(tkv_device *device)
 {
-    tkv_context_free(((reference_device *)device)->cpu);
+    tkv_device_table_host.close(((reference_device *)device)->plain);
     free(device);
 }
 
@@ -233,19 +232,69 @@ static tkv_status rotate(tkv_device *device, int head_dim, size_t n_rows, uint64
                       : tkv_rotate(NULL, head_dim, n_rows, host(x), error);
 }
 
-static void move_now(const tkv_device_rows *rows)
+/* What the host's device does in plain memory, with the kernels of the reference. */
+static const tkv_device_table *const plain = &tkv_device_table_host;
+
+static tkv_device *plain_of(tkv_device *device)
 {
-    const tkv_rope rope = {rows->is_interleaved != 0, 2 * rows->n_pairs, NULL};
-    const size_t from_width = (size_t)rows->from_width;
-    const size_t to_width = (size_t)rows->to_width;
-    for (size_t i = 0; i < rows->n_rows; i++) {
-        float row[TKV_MAX_HEAD_DIM] = {0};
-        memcpy(row, (const float *)host(rows->from) + i * from_width, from_width * sizeof *row);
-        if (rows->turns) {
-            tkv_turn_key(&rope, host(rows->turns), rows->is_back != 0, row);
+    return ((reference_device *)device)->plain;
+}
+
+/* Plain copies of sequences and what they name. */
+typedef struct plain_sequences {
+    tkv_device_sequence *sequences;
+    int n;
+    uint8_t **pages; /* [n] or NULL: of first blocks that have lost tokens */
+} plain_sequences;
+
+static uint64_t plain_address(uint64_t address)
+{
+    return (uint64_t)(uintptr_t)host(address);
+}
+
+static plain_sequences copy_sequences(uint64_t address, int n)
+{
+    const tkv_device_sequence *tagged = host(address);
+    plain_sequences copies = {allocate((size_t)n * sizeof *tagged), n,
+                              allocate((size_t)n * sizeof(uint8_t *))};
+    for (int s = 0; s < n; s++) {
+        const tkv_device_block *tagged_blocks = host(tagged[s].blocks);
+        const size_t n_blocks = (size_t)tagged[s].n_blocks;
+        tkv_device_block *blocks = allocate((n_blocks + 1) * sizeof *blocks);
+        for (size_t b = 0; b < n_blocks; b++) {
+            blocks[b] = tagged_blocks[b];
+            blocks[b].pages = plain_address(blocks[b].pages);
         }
-        memcpy((float *)host(rows->to) + i * to_width, row, to_width * sizeof *row);
+        copies.sequences[s] = tagged[s];
+        copies.sequences[s].blocks = (uint64_t)(uintptr_t)blocks;
+        copies.sequences[s].mean_k = plain_address(tagged[s].mean_k);
+        copies.sequences[s].mean_v = plain_address(tagged[s].mean_v);
     }
+    return copies;
+}
+
+static void free_sequences(plain_sequences *copies)
+{
+    for (int s = 0; s < copies->n; s++) {
+        free((void *)(uintptr_t)copies->sequences[s].blocks);
+        free(copies->pages[s]);
+    }
+    free(copies->sequences);
+    free(copies->pages);
+}
+
+static uint64_t sequences_address(const plain_sequences *copies)
+{
+    return (uint64_t)(uintptr_t)copies->sequences;
+}
+
+static void move_now(tkv_device *device, const tkv_device_rows *rows)
+{
+    tkv_device_rows own = *rows;
+    own.from = plain_address(rows->from);
+    own.to = plain_address(rows->to);
+    own.turns = plain_address(rows->turns);
+    assert_ok(plain->move_rows(plain_of(device), &own, &error));
 }
 
 static tkv_status move_rows(tkv_device *device, const tkv_device_rows *rows, tkv_error *error)
@@ -254,39 +303,19 @@ static tkv_status move_rows(tkv_device *device, const tkv_device_rows *rows, tkv
     if (status == TKV_OK && is_capturing) {
         record(&(captured_call){.device = device, .kind = CAPTURED_ROWS, .rows = *rows});
     } else if (status == TKV_OK) {
-        move_now(rows);
+        move_now(device, rows);
     }
     return status;
 }
 
-static void join_now(const tkv_device_join *join)
+static void join_now(tkv_device *device, const tkv_device_join *join)
 {
-    const float *parts = host(join->parts);
-    const float *log_sums = host(join->log_sums);
-    float *out = host(join->out);
-    float *sums_out = host(join->log_sums_out);
-    for (size_t i = 0; i < join->n_rows; i++) {
-        double maximum = -INFINITY;
-        double sum = 0.0;
-        for (size_t p = 0; p < (size_t)join->n_parts; p++) {
-            maximum = fmax(maximum, (double)log_sums[p * join->n_rows + i]);
-        }
-        for (size_t p = 0; p < (size_t)join->n_parts; p++) {
-            sum += exp((double)log_sums[p * join->n_rows + i] - maximum);
-        }
-        for (int j = 0; j < join->to_width; j++) {
-            double value = 0.0;
-            for (size_t p = 0; p < (size_t)join->n_parts; p++) {
-                const double weight = exp((double)log_sums[p * join->n_rows + i] - maximum) / sum;
-                const size_t row = (p * join->n_rows + i) * (size_t)join->from_width;
-                value += weight != 0.0 ? weight * (double)parts[row + (size_t)j] : 0.0;
-            }
-            out[i * (size_t)join->to_width + (size_t)j] = (float)value;
-        }
-        if (sums_out) {
-            sums_out[i] = (float)(maximum + log(sum));
-        }
-    }
+    tkv_device_join own = *join;
+    own.parts = plain_address(join->parts);
+    own.log_sums = plain_address(join->log_sums);
+    own.out = plain_address(join->out);
+    own.log_sums_out = plain_address(join->log_sums_out);
+    assert_ok(plain->join(plain_of(device), &own, &error));
 }
 
 static tkv_status join_parts(tkv_device *device, const tkv_device_join *join, tkv_error *error)
@@ -295,82 +324,18 @@ static tkv_status join_parts(tkv_device *device, const tkv_device_join *join, tk
     if (status == TKV_OK && is_capturing) {
         record(&(captured_call){.device = device, .kind = CAPTURED_JOIN, .join = *join});
     } else if (status == TKV_OK) {
-        join_now(join);
+        join_now(device, join);
     }
     return status;
 }
 
-/* A row of one head of a token: where it lies and how. */
-typedef struct row_place {
-    tkv_page_span span;
-    void *page;
-    const float *mean; /* or NULL */
-} row_place;
-
-static size_t page_bytes(const tkv_device_block *block, tkv_type type, int head_dim)
-{
-    return block->is_exact ? tkv_stored_page_bytes(TKV_TYPE_F16, head_dim, block->n_slots)
-                           : tkv_stored_page_bytes((int)type, head_dim, TKV_PAGE_TOKENS);
-}
-
-static row_place place_row(const tkv_device_layer *layer, const tkv_device_sequence *sequence,
-                           int token, int head, tkv_page_order order)
-{
-    const bool is_key = order == TKV_ORDER_KEY;
-    const int index = tkv_block_of_place(layer->n_sinks, token);
-    const int slot = token - tkv_block_place(layer->n_sinks, index);
-    assert_true(token >= 0 && token < sequence->n_tokens && index < sequence->n_blocks);
-    const tkv_device_block *block = (const tkv_device_block *)host(sequence->blocks) + index;
-    const size_t k_bytes = page_bytes(block, (tkv_type)layer->type_k, layer->head_dim_k);
-    const size_t v_bytes = page_bytes(block, (tkv_type)layer->type_v, layer->head_dim_v);
-    const int head_dim = is_key ? layer->head_dim_k : layer->head_dim_v;
-    const tkv_type type =
-        block->is_exact ? TKV_TYPE_F16 : (tkv_type)(is_key ? layer->type_k : layer->type_v);
-    const uint64_t means = is_key ? sequence->mean_k : sequence->mean_v;
-    const bool is_centred = means && type != TKV_TYPE_F16;
-    return (row_place){{type, order, head_dim, slot, 1, (tkv_effort)layer->effort},
-                       (uint8_t *)host(block->pages) +
-                           tkv_page_offset(head, !is_key, k_bytes, v_bytes),
-                       is_centred ? (const float *)host(means) + head * head_dim : NULL};
-}
-
-static void store_row(const row_place *place, const float *x)
-{
-    float row[TKV_MAX_HEAD_DIM];
-    for (int j = 0; j < place->span.head_dim; j++) {
-        row[j] =
-            place->mean ? tkv_half_to_float(tkv_float_to_finite_half(x[j])) - place->mean[j] : x[j];
-    }
-    tkv_kernels_scalar.encode(&place->span, row, (size_t)place->span.head_dim, place->page);
-}
-
-static void load_row(const row_place *place, float *x)
-{
-    tkv_kernels_scalar.decode(&place->span, place->page, x, (size_t)place->span.head_dim);
-    for (int j = 0; place->mean && j < place->span.head_dim; j++) {
-        x[j] += place->mean[j];
-    }
-}
-
 static void store_now(const captured_call *call)
 {
-    const tkv_device_layer *layer = &call->layer;
-    const tkv_device_sequence *sequences = host(call->sequences);
-    const float *k = host(call->k);
-    const float *v = host(call->v);
-    for (int s = 0; s < call->n_sequences; s++) {
-        const int first = call->first < 0 ? sequences[s].n_tokens - call->n_tokens : call->first;
-        for (int i = 0; i < call->n_tokens * layer->n_kv_heads; i++) {
-            const int token = first + i / layer->n_kv_heads;
-            const int head = i % layer->n_kv_heads;
-            const row_place key = place_row(layer, &sequences[s], token, head, TKV_ORDER_KEY);
-            const row_place value = place_row(layer, &sequences[s], token, head, TKV_ORDER_VALUE);
-            store_row(&key, k);
-            store_row(&value, v);
-            k += layer->head_dim_k;
-            v += layer->head_dim_v;
-        }
-    }
+    plain_sequences copies = copy_sequences(call->sequences, call->n_sequences);
+    assert_ok(plain->store(plain_of(call->device), &call->layer, sequences_address(&copies),
+                           call->n_sequences, call->first, call->n_tokens, plain_address(call->k),
+                           plain_address(call->v), &error));
+    free_sequences(&copies);
 }
 
 static tkv_status store(tkv_device *device, const tkv_device_layer *layer, uint64_t sequences,
@@ -397,137 +362,82 @@ static tkv_status store(tkv_device *device, const tkv_device_layer *layer, uint6
 static tkv_status load(tkv_device *device, const tkv_device_layer *layer, uint64_t sequence,
                        int first, int n_tokens, uint64_t k, uint64_t v, tkv_error *error)
 {
-    (void)device;
     const tkv_status status = begin("load", TKV_ERR_DEVICE, error);
-    float *rows_k = host(k);
-    float *rows_v = host(v);
-    for (int i = 0; status == TKV_OK && i < n_tokens * layer->n_kv_heads; i++) {
-        const int token = first + i / layer->n_kv_heads;
-        const int head = i % layer->n_kv_heads;
-        if (rows_k) {
-            const row_place place = place_row(layer, host(sequence), token, head, TKV_ORDER_KEY);
-            load_row(&place, rows_k + (size_t)i * (size_t)layer->head_dim_k);
-        }
-        if (rows_v) {
-            const row_place place = place_row(layer, host(sequence), token, head, TKV_ORDER_VALUE);
-            load_row(&place, rows_v + (size_t)i * (size_t)layer->head_dim_v);
-        }
+    if (status == TKV_OK) {
+        plain_sequences copies = copy_sequences(sequence, 1);
+        assert_int_equal(plain->load(plain_of(device), layer, sequences_address(&copies), first,
+                                     n_tokens, plain_address(k), plain_address(v), error),
+                         TKV_OK);
+        free_sequences(&copies);
     }
     return status;
 }
 
-/* Grows with what it may depend on, and no more. */
 static tkv_status plan_attend(tkv_device *device, const tkv_device_attend *params,
-                              tkv_attend_plan *plan, tkv_error *error)
+                              tkv_attend_plan *planned, tkv_error *error)
 {
-    (void)device;
-    (void)error;
-    *plan = (tkv_attend_plan){.params = *params};
-    plan->workspace_bytes = (size_t)params->n_sequences * (size_t)params->n_queries *
-                            (size_t)params->n_heads *
-                            (size_t)(params->max_tokens / TKV_PAGE_TOKENS + 1) * sizeof(float);
+    assert_int_equal(plain->plan(plain_of(device), params, planned, error), TKV_OK);
+    /* Grows with what it may depend on, and no more. */
+    planned->workspace_bytes += (size_t)params->max_tokens / TKV_PAGE_TOKENS * sizeof(float);
     return TKV_OK;
 }
 
-/* Zeroes the slots of a block that lie before a segment's first token: whatever they hold, a device
- * does not look at them. */
-static void clear_slots(const tkv_cache_layer *layer, const tkv_segment *segment, int index)
-{
-    const float zeros[TKV_MAX_HEAD_DIM] = {0};
-    tkv_block *block = layer->blocks[index];
-    const int first = tkv_block_slots(segment, index).first;
-    for (int slot = 0; slot < first && slot < block->n_slots; slot++) {
-        for (int i = 0; i < 2 * layer->n_kv_heads; i++) {
-            const tkv_page_order order = i % 2 ? TKV_ORDER_VALUE : TKV_ORDER_KEY;
-            const tkv_page_span span = {tkv_block_type(layer, block, order),
-                                        order,
-                                        tkv_layer_padded(layer, order),
-                                        slot,
-                                        1,
-                                        TKV_EFFORT_FAST};
-            tkv_kernels_scalar.encode(&span, zeros, (size_t)span.head_dim,
-                                      tkv_block_page(layer, block, i / 2, order));
-        }
-    }
-}
-
-/* A cache of the CPU with the pages of a sequence's first n_tokens positions from `begin` on, whose
- * first token there has position 0. */
-static tkv_cache *copy_cache(tkv_context *cpu, const tkv_device_attend *p,
-                             const tkv_device_sequence *sequence, int n_tokens)
+/* Zeroes the slots of a sequence's block that lie before its first token: whatever they hold, a
+ * device does not look at them. */
+static void clear_slots(const tkv_device_attend *p, plain_sequences *copies, int sequence)
 {
     const tkv_device_layer *layer = &p->layer;
-    const tkv_type types[2] = {(tkv_type)layer->type_k, (tkv_type)layer->type_v};
-    const tkv_cache_params params = {.n_layers = 1,
-                                     .n_kv_heads = layer->n_kv_heads,
-                                     .head_dim_k = layer->head_dim_k,
-                                     .head_dim_v = layer->head_dim_v,
-                                     .max_tokens = n_tokens + 1,
-                                     .types_k = types,
-                                     .types_v = types + 1};
-    tkv_cache *cache = NULL;
-    assert_ok(tkv_cache_create(cpu, &params, &cache, &error));
-    tkv_cache_layer *copied = &cache->layers[0];
-    const size_t heads = (size_t)layer->n_kv_heads;
-    if (sequence->mean_k) {
-        copied->is_centred = true;
-        copied->mean_k =
-            allocate(heads * (size_t)(layer->head_dim_k + layer->head_dim_v) * sizeof(float));
-        copied->mean_v = copied->mean_k + heads * (size_t)layer->head_dim_k;
-        memcpy(copied->mean_k, host(sequence->mean_k),
-               heads * (size_t)layer->head_dim_k * sizeof(float));
-        memcpy(copied->mean_v, host(sequence->mean_v),
-               heads * (size_t)layer->head_dim_v * sizeof(float));
+    const float zeros[TKV_MAX_HEAD_DIM] = {0};
+    const int index = tkv_block_of_place(layer->n_sinks, p->begin);
+    const int n_slots = p->begin - tkv_block_place(layer->n_sinks, index);
+    tkv_device_block *block =
+        (tkv_device_block *)(uintptr_t)copies->sequences[sequence].blocks + index;
+    const tkv_type types[2] = {block->is_exact ? TKV_TYPE_F16 : (tkv_type)layer->type_k,
+                               block->is_exact ? TKV_TYPE_F16 : (tkv_type)layer->type_v};
+    const int dims[2] = {layer->head_dim_k, layer->head_dim_v};
+    const int rows = block->is_exact ? block->n_slots : TKV_PAGE_TOKENS;
+    const size_t bytes[2] = {tkv_stored_page_bytes((int)types[0], dims[0], rows),
+                             tkv_stored_page_bytes((int)types[1], dims[1], rows)};
+    const size_t all = (size_t)layer->n_kv_heads * (bytes[0] + bytes[1]);
+    uint8_t *pages = copies->pages[sequence] = allocate(all);
+    memcpy(pages, (void *)(uintptr_t)block->pages, all);
+    block->pages = (uint64_t)(uintptr_t)pages;
+    for (int i = 0; i < 2 * layer->n_kv_heads * n_slots; i++) {
+        const int order = i % 2;
+        const int head = i / 2 % layer->n_kv_heads;
+        const tkv_page_span span = {
+            types[order],   (tkv_page_order)order, dims[order], i / 2 / layer->n_kv_heads, 1,
+            TKV_EFFORT_FAST};
+        tkv_kernels_scalar.encode(
+            &span, zeros, (size_t)dims[order],
+            pages + tkv_page_offset(head, order == TKV_ORDER_VALUE, bytes[0], bytes[1]));
     }
-    const int n_blocks = tkv_block_of_place(layer->n_sinks, n_tokens - 1) + 1;
-    assert_true(n_tokens <= sequence->n_tokens && n_blocks <= sequence->n_blocks);
-    assert_ok(tkv_layer_reserve(copied, n_blocks, &error));
-    assert_ok(tkv_layer_reserve_segments(copied, 1, &error));
-    copied->segments[copied->n_segments++] = (tkv_segment){
-        .begin = p->begin, .end = n_tokens, .head = layer->n_sinks, .n_blocks = n_blocks};
-    const tkv_device_block *blocks = host(sequence->blocks);
-    for (int b = 0; b < n_blocks; b++) {
-        assert_ok(tkv_block_create(copied, blocks[b].is_exact != 0, blocks[b].n_slots,
-                                   &copied->blocks[b], &error));
-        memcpy((uint8_t *)copied->blocks[b] + TKV_BLOCK_HEADER, host(blocks[b].pages),
-               tkv_block_bytes(copied, copied->blocks[b]) - TKV_BLOCK_HEADER);
-        copied->n_blocks++;
-        clear_slots(copied, &copied->segments[0], b);
-    }
-    return cache;
 }
 
-static void attend_now(tkv_device *device, const tkv_attend_plan *plan, uint64_t workspace)
+static void attend_now(tkv_device *device, const tkv_attend_plan *planned, uint64_t workspace)
 {
-    const tkv_device_attend *p = &plan->params;
-    const size_t n_rows = (size_t)p->n_queries * (size_t)p->n_heads;
-    memset(host(workspace), 0xff, plan->workspace_bytes);
+    const tkv_device_attend *p = &planned->params;
+    plain_sequences copies = copy_sequences(p->sequences, p->n_sequences);
+    tkv_attend_plan own = *planned;
+    own.params.sequences = sequences_address(&copies);
+    own.params.q = plain_address(p->q);
+    own.params.out = plain_address(p->out);
+    own.params.sinks = plain_address(p->sinks);
+    own.params.stats = plain_address(p->stats);
+    own.params.log_sums = plain_address(p->log_sums);
     for (int s = 0; s < p->n_sequences; s++) {
-        const tkv_device_sequence *sequence = (const tkv_device_sequence *)host(p->sequences) + s;
         const int first =
-            p->first_position < 0 ? sequence->n_tokens - p->n_queries : p->first_position;
-        const int all = first + p->n_queries;
-        const int end = p->end && p->end < all ? p->end : all;
-        assert_true(end <= p->max_tokens);
-        tkv_cache *cache = copy_cache(((reference_device *)device)->cpu, p, sequence, end);
-        const tkv_attend_params params = {
-            .n_queries = p->n_queries,
-            .n_heads = p->n_heads,
-            .first_position = first - p->begin,
-            .scale = p->scale,
-            .window = p->window,
-            .logit_softcap = p->logit_softcap,
-            .sinks = host(p->sinks),
-            .sparse_v = p->sparse_v,
-            .stats = host(p->stats),
-            .log_sums = p->log_sums ? (float *)host(p->log_sums) + (size_t)s * n_rows : NULL};
-        cache->layers[0].n_tokens = first + p->n_queries - p->begin;
-        assert_ok(tkv_attend(
-            cache, 0, &params,
-            (const float *)host(p->q) + (size_t)s * n_rows * (size_t)p->layer.head_dim_k,
-            (float *)host(p->out) + (size_t)s * n_rows * (size_t)p->layer.head_dim_v, &error));
-        tkv_cache_free(cache);
+            p->first_position < 0 ? copies.sequences[s].n_tokens - p->n_queries : p->first_position;
+        const int end = p->end && p->end < first + p->n_queries ? p->end : first + p->n_queries;
+        assert_true(end <= p->max_tokens && end <= copies.sequences[s].n_tokens);
+        assert_true(tkv_block_of_place(p->layer.n_sinks, end - 1) < copies.sequences[s].n_blocks);
     }
+    for (int s = 0; p->begin > 0 && s < p->n_sequences; s++) {
+        clear_slots(p, &copies, s);
+    }
+    memset(host(workspace), 0xff, planned->workspace_bytes);
+    assert_ok(plain->attend(plain_of(device), &own, plain_address(workspace), &error));
+    free_sequences(&copies);
 }
 
 static tkv_status attend(tkv_device *device, const tkv_attend_plan *plan, uint64_t workspace,
@@ -551,8 +461,8 @@ void reference_device_replay(void)
         case CAPTURED_STORE: store_now(call); break;
         case CAPTURED_ATTEND: attend_now(call->device, &call->plan, call->workspace); break;
         case CAPTURED_COPY: memcpy(host(call->to), host(call->from), call->bytes); break;
-        case CAPTURED_ROWS: move_now(&call->rows); break;
-        case CAPTURED_JOIN: join_now(&call->join); break;
+        case CAPTURED_ROWS: move_now(call->device, &call->rows); break;
+        case CAPTURED_JOIN: join_now(call->device, &call->join); break;
         }
     }
 }

@@ -5,7 +5,8 @@
 
 #include <string.h>
 
-#define ALIGNMENT 256
+#define MIN_ALIGNMENT 16
+#define MAX_ALIGNMENT 256
 #define WORKSPACE_ALIGNMENT 64
 
 static int count(char *reason, size_t size)
@@ -64,9 +65,18 @@ static tkv_status take_memory(const tkv_device *device, size_t alignment, size_t
     return TKV_OK;
 }
 
+/* Such that nothing is rounded up to it: a cache holds what it counts. */
+static size_t alignment_of(size_t bytes)
+{
+    const size_t largest = bytes & (~bytes + 1);
+    return largest < MIN_ALIGNMENT   ? MIN_ALIGNMENT
+           : largest > MAX_ALIGNMENT ? MAX_ALIGNMENT
+                                     : largest;
+}
+
 static tkv_status allocate(tkv_device *device, size_t bytes, uint64_t *address, tkv_error *error)
 {
-    const tkv_status status = take_memory(device, ALIGNMENT, bytes, address, error);
+    const tkv_status status = take_memory(device, alignment_of(bytes), bytes, address, error);
     if (status == TKV_OK) {
         memset(tkv_host_pointer(*address), 0, bytes);
     }

@@ -63,7 +63,8 @@ static inline tkv_type tkv_host_page_type(const tkv_host_layer *layer,
 static inline size_t tkv_host_page_bytes(const tkv_host_layer *layer, const tkv_device_block *block,
                                          tkv_page_order order)
 {
-    return block->is_exact ? tkv_exact_page_bytes(block->n_slots, tkv_host_head_dim(layer, order))
+    return block->is_exact ? tkv_stored_page_bytes(TKV_TYPE_F16, tkv_host_head_dim(layer, order),
+                                                   block->n_slots)
                            : layer->coded_bytes[order];
 }
 

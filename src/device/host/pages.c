@@ -1,4 +1,5 @@
 /* Rows in and out of the pages of the host's device. */
+#include "base/assert.h"
 #include "base/half.h"
 #include "device/host/host.h"
 
@@ -37,6 +38,8 @@ static tkv_page_span page_span(const tkv_host_layer *layer, const tkv_host_span 
 void tkv_host_encode(const tkv_host_device *device, const tkv_host_layer *layer,
                      const tkv_host_span *span, const float *x, size_t stride)
 {
+    tkv_assert(span->first_slot >= 0 && span->n_rows >= 0 &&
+               span->n_rows <= span->block->n_slots - span->first_slot);
     const tkv_kernels *kernels = device->setup.kernels;
     const float *mean = mean_of(layer, span);
     uint8_t *page = tkv_host_page(layer, span->block, span->kv_head, span->order);
@@ -67,6 +70,8 @@ void tkv_host_encode(const tkv_host_device *device, const tkv_host_layer *layer,
 void tkv_host_decode(const tkv_host_device *device, const tkv_host_layer *layer,
                      const tkv_host_span *span, float *x, size_t stride)
 {
+    tkv_assert(span->first_slot >= 0 && span->n_rows >= 0 &&
+               span->n_rows <= span->block->n_slots - span->first_slot);
     const float *mean = mean_of(layer, span);
     const tkv_page_span rows = page_span(layer, span);
     device->setup.kernels->decode(

@@ -1,23 +1,9 @@
 /* Rows between the caller and the pages, and parts of attention joined. */
+#include "base/rope.h"
 #include "device/host/host.h"
 
 #include <math.h>
 #include <string.h>
-
-/* Turns one key by the angles of cosines and sines [n_pairs]. */
-static void turn_key(const tkv_device_rows *rows, const float *turns, float *key)
-{
-    const int n_pairs = rows->n_pairs;
-    for (int i = 0; i < n_pairs; i++) {
-        float *a = rows->is_interleaved ? key + 2 * i : key + i;
-        float *b = rows->is_interleaved ? key + 2 * i + 1 : key + i + n_pairs;
-        const float x = *a;
-        const float y = *b;
-        const float sine = rows->is_back ? -turns[n_pairs + i] : turns[n_pairs + i];
-        *a = x * turns[i] - y * sine;
-        *b = x * sine + y * turns[i];
-    }
-}
 
 tkv_status tkv_host_move_rows(tkv_device *device, const tkv_device_rows *rows, tkv_error *error)
 {
@@ -26,11 +12,12 @@ tkv_status tkv_host_move_rows(tkv_device *device, const tkv_device_rows *rows, t
     const float *from = tkv_host_pointer(rows->from);
     const float *turns = tkv_host_pointer(rows->turns);
     float *to = tkv_host_pointer(rows->to);
+    const tkv_rope rope = {rows->is_interleaved != 0, 2 * rows->n_pairs, NULL};
     for (size_t i = 0; i < rows->n_rows; i++) {
         float row[TKV_MAX_HEAD_DIM] = {0};
         memcpy(row, from + i * (size_t)rows->from_width, (size_t)rows->from_width * sizeof *row);
         if (turns) {
-            turn_key(rows, turns, row);
+            tkv_turn_key(&rope, turns, rows->is_back != 0, row);
         }
         memcpy(to + i * (size_t)rows->to_width, row, (size_t)rows->to_width * sizeof *row);
     }

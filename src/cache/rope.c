@@ -1,0 +1,30 @@
+/* How keys carry positions. */
+#include "cache/rope.h"
+#include "base/error.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
+{
+    if (rope && (!rope->frequencies || rope->n_rotated < 0 || rope->n_rotated % 2 != 0 ||
+                 rope->n_rotated > head_dim)) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "RoPE over %d coordinates: expected frequencies and an even number up to "
+                        "%d",
+                        rope->n_rotated, head_dim);
+    }
+    return TKV_OK;
+}
+
+float *tkv_make_turns(const tkv_rope *rope, int64_t turn)
+{
+    const int n_pairs = rope->n_rotated / 2;
+    float *turns = malloc((size_t)(n_pairs ? 2 * n_pairs : 1) * sizeof *turns);
+    for (int i = 0; turns && i < n_pairs; i++) {
+        const double angle = (double)turn * (double)rope->frequencies[i];
+        turns[i] = (float)cos(angle);
+        turns[n_pairs + i] = (float)sin(angle);
+    }
+    return turns;
+}
