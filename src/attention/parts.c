@@ -1,9 +1,9 @@
 /* Attention over the segments of a layer, one plan of the device each, and the parts joined. */
 #include "attention/attention.h"
+#include "base/allocate.h"
 #include "base/error.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 static uint64_t address_of(const void *memory)
 {
@@ -117,7 +117,8 @@ static tkv_status leave_out(const attend_call *call, int n, tkv_device_attend *a
     if (n_rows == 0) {
         return TKV_OK;
     }
-    float *nothing = malloc(n_rows * sizeof *nothing);
+    const tkv_allocator *allocator = &call->cache->context->allocator;
+    float *nothing = tkv_allocate(allocator, n_rows * sizeof *nothing);
     if (!nothing) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu rows of queries", n_rows);
     }
@@ -126,7 +127,7 @@ static tkv_status leave_out(const attend_call *call, int n, tkv_device_attend *a
     }
     const tkv_status status =
         device->table->upload(device, attend->log_sums, nothing, n_rows * sizeof *nothing, error);
-    free(nothing);
+    tkv_release(allocator, nothing);
     attend->n_queries -= n;
     attend->first_position += n;
     attend->q += n_rows * (size_t)call->layer->padded_k * sizeof(float);

@@ -40,6 +40,16 @@ void *tkv_allocate_zeroed(const tkv_allocator *allocator, size_t bytes)
     return memory ? memset(memory, 0, bytes) : NULL;
 }
 
+void *tkv_enlarge(const tkv_allocator *allocator, void *memory, size_t bytes, size_t larger)
+{
+    void *moved = tkv_allocate(allocator, larger);
+    if (moved && memory) {
+        memcpy(moved, memory, bytes);
+        tkv_release(allocator, memory);
+    }
+    return moved;
+}
+
 void tkv_release(const tkv_allocator *allocator, void *memory)
 {
     if (memory) {

@@ -1,10 +1,10 @@
 #include "base/threads.h"
 
+#include "base/allocate.h"
 #include "base/error.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Kernels keep some hundred KiB on the stack, more than secondary threads have on macOS. */
@@ -19,6 +19,7 @@ typedef struct team_job {
 } team_job;
 
 struct tkv_threads {
+    tkv_allocator allocator;
     int n_threads;
     int n_started; /* of n_threads - 1 */
     pthread_t *started;
@@ -162,17 +163,19 @@ static bool start_threads(tkv_threads *t)
     return is_started;
 }
 
-tkv_status tkv_threads_create(int n_threads, tkv_threads **threads, tkv_error *error)
+tkv_status tkv_threads_create(const tkv_allocator *allocator, int n_threads, tkv_threads **threads,
+                              tkv_error *error)
 {
     *threads = NULL;
-    tkv_threads *t = calloc(1, sizeof *t);
-    pthread_t *started = calloc((size_t)n_threads, sizeof *started);
+    tkv_threads *t = tkv_allocate_zeroed(allocator, sizeof *t);
+    pthread_t *started = tkv_allocate_zeroed(allocator, (size_t)n_threads * sizeof *started);
     if (!t || !started) {
-        free(t);
-        free(started);
+        tkv_release(allocator, t);
+        tkv_release(allocator, started);
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a team of %d threads",
                         n_threads);
     }
+    t->allocator = *allocator;
     t->n_threads = n_threads;
     t->started = started;
     pthread_mutex_init(&t->turn, NULL);
@@ -207,6 +210,7 @@ void tkv_threads_free(tkv_threads *threads)
     pthread_cond_destroy(&threads->has_job);
     pthread_mutex_destroy(&threads->lock);
     pthread_mutex_destroy(&threads->turn);
-    free(threads->started);
-    free(threads);
+    const tkv_allocator allocator = threads->allocator;
+    tkv_release(&allocator, threads->started);
+    tkv_release(&allocator, threads);
 }

@@ -11,7 +11,8 @@ typedef struct tkv_threads tkv_threads;
 
 /* A team of n_threads >= 1, the caller of a job being one of them. Fails if the system lacks memory
  * or threads; free with tkv_threads_free while no job runs. */
-tkv_status tkv_threads_create(int n_threads, tkv_threads **threads, tkv_error *error);
+tkv_status tkv_threads_create(const tkv_allocator *allocator, int n_threads, tkv_threads **threads,
+                              tkv_error *error);
 void tkv_threads_free(tkv_threads *threads);
 
 /* n_threads of the team; of NULL, 1. */

@@ -1,8 +1,8 @@
 /* One layer of several sequences at a time. */
+#include "base/allocate.h"
 #include "base/error.h"
 #include "cache/cache.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static bool are_alike(const tkv_cache *a, const tkv_cache *b, int layer)
@@ -80,7 +80,7 @@ tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, in
 {
     tkv_context *context = caches[0]->context;
     const size_t bytes = (size_t)n_caches * sizeof(tkv_device_sequence);
-    uint64_t *from = malloc((size_t)n_caches * sizeof *from);
+    uint64_t *from = tkv_allocate(&context->allocator, (size_t)n_caches * sizeof *from);
     uint64_t to = 0;
     tkv_status status =
         from ? find_descriptors(caches, n_caches, layer, from, error)
@@ -91,7 +91,7 @@ tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, in
     if (status == TKV_OK) {
         status = gather(context->device, to, from, n_caches, error);
     }
-    free(from);
+    tkv_release(&context->allocator, from);
     if (status != TKV_OK) {
         tkv_context_give_back(context, to);
         return status;

@@ -1,8 +1,7 @@
 /* Blocks: memory and copies. */
 #include "cache/block.h"
+#include "base/allocate.h"
 #include "base/error.h"
-
-#include <stdlib.h>
 
 static size_t page_bytes(const tkv_cache_layer *layer, bool is_exact, int n_slots,
                          tkv_page_order order)
@@ -39,7 +38,7 @@ tkv_status tkv_block_create(const tkv_cache_layer *layer, bool is_exact, int n_s
                             tkv_block **block, tkv_error *error)
 {
     tkv_device *device = layer->context->device;
-    tkv_block *created = malloc(sizeof *created);
+    tkv_block *created = tkv_allocate(&layer->context->allocator, sizeof *created);
     uint64_t pages = 0;
     if (!created) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a block after %d tokens",
@@ -49,7 +48,7 @@ tkv_status tkv_block_create(const tkv_cache_layer *layer, bool is_exact, int n_s
     const tkv_status status =
         device->table->allocate(device, pages_bytes(layer, is_exact, n_slots), &pages, error);
     if (status != TKV_OK) {
-        free(created);
+        tkv_release(&layer->context->allocator, created);
         return status;
     }
     *created =
@@ -59,11 +58,11 @@ tkv_status tkv_block_create(const tkv_cache_layer *layer, bool is_exact, int n_s
     return TKV_OK;
 }
 
-void tkv_block_release(tkv_block *block)
+void tkv_block_release(const tkv_cache_layer *layer, tkv_block *block)
 {
     if (block && atomic_fetch_sub(&block->n_owners, 1) == 1) {
         block->device->table->release(block->device, block->pages);
-        free(block);
+        tkv_release(&layer->context->allocator, block);
     }
 }
 

@@ -1,9 +1,8 @@
 #include "cache/cache.h"
+#include "base/allocate.h"
 #include "base/assert.h"
 #include "base/error.h"
 #include "cache/consistent.h"
-
-#include <stdlib.h>
 
 static tkv_status create_layers(tkv_cache *cache, const tkv_cache_params *params, tkv_error *error)
 {
@@ -30,11 +29,12 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
     if (status != TKV_OK) {
         return status;
     }
-    tkv_cache *created = calloc(1, sizeof *created);
-    tkv_cache_layer *layers = calloc((size_t)params->n_layers, sizeof *layers);
+    tkv_cache *created = tkv_allocate_zeroed(&context->allocator, sizeof *created);
+    tkv_cache_layer *layers =
+        tkv_allocate_zeroed(&context->allocator, (size_t)params->n_layers * sizeof *layers);
     if (!created || !layers) {
-        free(created);
-        free(layers);
+        tkv_release(&context->allocator, created);
+        tkv_release(&context->allocator, layers);
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a cache of %d layers",
                         params->n_layers);
     }
@@ -67,13 +67,14 @@ void tkv_cache_free(tkv_cache *cache)
     if (!cache) {
         return;
     }
+    const tkv_context *context = cache->context;
     tkv_cache_clear(cache);
     tkv_cache_free_descriptors(cache);
     for (int i = 0; i < cache->n_layers; i++) {
-        free((float *)cache->layers[i].rope.frequencies);
+        tkv_release(&context->allocator, (float *)cache->layers[i].rope.frequencies);
     }
-    free(cache->layers);
-    free(cache);
+    tkv_release(&context->allocator, cache->layers);
+    tkv_release(&context->allocator, cache);
 }
 
 static tkv_status check_finite(const tkv_cache_layer *layer, int index, int n_tokens, int head_dim,

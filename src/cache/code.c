@@ -108,7 +108,11 @@ static void code_blocks(tkv_cache_layer *layer, code_step *step)
     }
     for (int i = 0; i < step->n_blocks; i++) {
         layer->blocks[at + i] = status == TKV_OK ? step->coded[i] : exact[i];
-        tkv_block_release(status == TKV_OK ? exact[i] : step->coded[i]);
+        tkv_block_release(layer, status == TKV_OK ? exact[i] : step->coded[i]);
+    }
+    if (status != TKV_OK) {
+        tkv_context_log(layer->context, "%d blocks are not coded for now and stay exact: %s",
+                        step->n_blocks, tkv_status_name(status));
     }
 }
 

@@ -1,5 +1,6 @@
 /* A layer as a whole: what it is made of, appended to it, and what it holds. */
 #include "cache/layer.h"
+#include "base/allocate.h"
 #include "base/error.h"
 #include "cache/block.h"
 #include "cache/publish.h"
@@ -7,7 +8,6 @@
 #include "cache/segment.h"
 #include "cache/settle.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 tkv_status tkv_layer_take_rope(tkv_cache_layer *layer, const tkv_rope *rope, tkv_error *error)
@@ -16,7 +16,7 @@ tkv_status tkv_layer_take_rope(tkv_cache_layer *layer, const tkv_rope *rope, tkv
     if (n_pairs == 0) {
         return TKV_OK;
     }
-    float *frequencies = malloc(n_pairs * sizeof *frequencies);
+    float *frequencies = tkv_allocate(&layer->context->allocator, n_pairs * sizeof *frequencies);
     if (!frequencies) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for %zu frequencies of RoPE",
                         n_pairs);

@@ -1,9 +1,9 @@
 /* How keys carry positions. */
 #include "cache/rope.h"
+#include "base/allocate.h"
 #include "base/error.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
 {
@@ -17,10 +17,10 @@ tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
     return TKV_OK;
 }
 
-float *tkv_make_turns(const tkv_rope *rope, int64_t turn)
+float *tkv_make_turns(const tkv_allocator *allocator, const tkv_rope *rope, int64_t turn)
 {
     const int n_pairs = rope->n_rotated / 2;
-    float *turns = malloc((size_t)(n_pairs ? 2 * n_pairs : 1) * sizeof *turns);
+    float *turns = tkv_allocate(allocator, 2 * (size_t)n_pairs * sizeof *turns);
     for (int i = 0; turns && i < n_pairs; i++) {
         const double angle = (double)turn * (double)rope->frequencies[i];
         turns[i] = (float)cos(angle);

@@ -5,7 +5,7 @@
 #include "turbokv.h"
 
 /* Cosines, then sines, of `turn` positions; NULL without memory. The caller frees them. */
-float *tkv_make_turns(const tkv_rope *rope, int64_t turn);
+float *tkv_make_turns(const tkv_allocator *allocator, const tkv_rope *rope, int64_t turn);
 
 /* Checks a description of RoPE; NULL is right. */
 tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);

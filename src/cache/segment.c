@@ -1,12 +1,12 @@
 /* Segments of a layer and its table of blocks: where tokens are, room for more, and what is left
  * when some are dropped. */
 #include "cache/segment.h"
+#include "base/allocate.h"
 #include "base/error.h"
 #include "cache/block.h"
 #include "cache/publish.h"
 #include "cache/rope.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 int tkv_layer_first_position(const tkv_cache_layer *layer)
@@ -36,7 +36,9 @@ tkv_status tkv_layer_reserve_segments(tkv_cache_layer *layer, int n_segments, tk
         return TKV_OK;
     }
     const int capacity = n_segments < 2 ? 2 : n_segments;
-    tkv_segment *segments = realloc(layer->segments, (size_t)capacity * sizeof *segments);
+    tkv_segment *segments = tkv_enlarge(&layer->context->allocator, layer->segments,
+                                        (size_t)layer->n_segments * sizeof *segments,
+                                        (size_t)capacity * sizeof *segments);
     if (!segments) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of %d segments",
                         capacity);
@@ -50,7 +52,9 @@ tkv_status tkv_layer_reserve(tkv_cache_layer *layer, int n_blocks, tkv_error *er
 {
     if (n_blocks > layer->block_capacity) {
         const int capacity = tkv_table_capacity(n_blocks);
-        tkv_block **blocks = realloc(layer->blocks, (size_t)capacity * sizeof *blocks);
+        tkv_block **blocks = tkv_enlarge(&layer->context->allocator, layer->blocks,
+                                         (size_t)layer->n_blocks * sizeof *blocks,
+                                         (size_t)capacity * sizeof *blocks);
         if (!blocks) {
             return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of %d pages",
                             capacity);
@@ -86,10 +90,10 @@ static tkv_status replace_block(tkv_cache_layer *layer, int at, int n_slots, tkv
     }
     if (status != TKV_OK) {
         layer->blocks[at] = old;
-        tkv_block_release(copy);
+        tkv_block_release(layer, copy);
         return status;
     }
-    tkv_block_release(old);
+    tkv_block_release(layer, old);
     return TKV_OK;
 }
 
@@ -137,7 +141,8 @@ static tkv_status go_on_exactly(tkv_cache_layer *layer, tkv_error *error)
                         .end = slot,
                         .first_block = layer->n_blocks,
                         .turn = last->turn};
-    if (last->turns && !(next.turns = tkv_make_turns(&layer->rope, last->turn))) {
+    if (last->turns &&
+        !(next.turns = tkv_make_turns(&layer->context->allocator, &layer->rope, last->turn))) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the angles of a segment");
     }
     layer->segments[layer->n_segments++] = next;
@@ -198,7 +203,7 @@ tkv_status tkv_layer_add_blocks(tkv_cache_layer *layer, int n_tokens, int *first
 
 static void drop_turns(tkv_cache_layer *layer, int index)
 {
-    free(layer->segments[index].turns);
+    tkv_release(&layer->context->allocator, layer->segments[index].turns);
     layer->segments[index].turns = NULL;
 }
 
@@ -212,7 +217,7 @@ void tkv_layer_trim(tkv_cache_layer *layer)
         tkv_segment_tokens(segment) ? tkv_block_of_place(segment->head, segment->end - 1) + 1 : 0;
     while (segment->n_blocks > n_blocks) {
         segment->n_blocks--;
-        tkv_block_release(layer->blocks[--layer->n_blocks]);
+        tkv_block_release(layer, layer->blocks[--layer->n_blocks]);
     }
     if (segment->n_settled > segment->n_blocks) {
         segment->n_settled = segment->n_blocks;
@@ -299,7 +304,8 @@ static tkv_status add_part(const tkv_cache_layer *layer, const tkv_segment *segm
                         .turn = turn};
     part.n_settled = segment->n_settled > first ? segment->n_settled - first : 0;
     part.n_settled = part.n_settled < n_blocks ? part.n_settled : n_blocks;
-    if (turn != 0 && !(part.turns = tkv_make_turns(&layer->rope, turn))) {
+    if (turn != 0 &&
+        !(part.turns = tkv_make_turns(&layer->context->allocator, &layer->rope, turn))) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the angles of a shift");
     }
     for (int b = 0; b < n_blocks; b++) {
@@ -336,8 +342,10 @@ tkv_status tkv_layer_without(const tkv_cache_layer *layer, int first, int n_drop
     view->block_capacity =
         layer->n_blocks + 1 > layer->block_capacity ? layer->n_blocks + 1 : layer->block_capacity;
     view->segment_capacity = layer->n_segments + 1;
-    view->blocks = malloc((size_t)view->block_capacity * sizeof(tkv_block *));
-    view->segments = malloc((size_t)view->segment_capacity * sizeof(tkv_segment));
+    view->blocks = tkv_allocate(&layer->context->allocator,
+                                (size_t)view->block_capacity * sizeof(tkv_block *));
+    view->segments = tkv_allocate(&layer->context->allocator,
+                                  (size_t)view->segment_capacity * sizeof(tkv_segment));
     tkv_status status = TKV_OK;
     if (!view->blocks || !view->segments) {
         status = tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a table of %d pages",
@@ -363,10 +371,10 @@ void tkv_layer_free_tables(tkv_cache_layer *layer)
         drop_turns(layer, --layer->n_segments);
     }
     while (layer->n_blocks) {
-        tkv_block_release(layer->blocks[--layer->n_blocks]);
+        tkv_block_release(layer, layer->blocks[--layer->n_blocks]);
     }
-    free(layer->blocks);
-    free(layer->segments);
+    tkv_release(&layer->context->allocator, layer->blocks);
+    tkv_release(&layer->context->allocator, layer->segments);
     layer->blocks = NULL;
     layer->segments = NULL;
     layer->block_capacity = layer->segment_capacity = 0;

@@ -2,6 +2,7 @@
  * blocks are coded when they have left the recent window, and what is behind a layer's window is
  * given back. */
 #include "cache/settle.h"
+#include "base/allocate.h"
 #include "cache/block.h"
 #include "cache/code.h"
 #include "cache/publish.h"
@@ -9,7 +10,6 @@
 #include "cache/segment.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 /* A mean is used if it holds this share of the rows' energy; smaller ones are mostly chance. */
 #define MIN_MEAN_SHARE 0.1
@@ -87,11 +87,13 @@ static bool freeze_means(tkv_cache_layer *layer)
     const size_t heads = (size_t)layer->n_kv_heads;
     const int n_tokens = layer->ageing.centre_tokens;
     const size_t rows = (size_t)n_tokens * heads;
+    const tkv_allocator *allocator = &layer->context->allocator;
     mean_source source = {
         layer,
-        {malloc(rows * (size_t)layer->head_dim_k * sizeof(float)),
-         malloc((rows * (size_t)layer->head_dim_v + 1) * sizeof(float))},
-        calloc(heads * (size_t)(layer->padded_k + layer->padded_v), sizeof(float))};
+        {tkv_allocate(allocator, rows * (size_t)layer->head_dim_k * sizeof(float)),
+         tkv_allocate(allocator, rows * (size_t)layer->head_dim_v * sizeof(float))},
+        tkv_allocate_zeroed(allocator,
+                            heads * (size_t)(layer->padded_k + layer->padded_v) * sizeof(float))};
     /* On the host, so that the means are the same to the bit on every device. */
     bool is_done = source.rows[0] && source.rows[1] && source.means &&
                    tkv_layer_download(layer, first_of_means(layer), n_tokens, source.rows[0],
@@ -104,9 +106,9 @@ static bool freeze_means(tkv_cache_layer *layer)
     if (!is_done) {
         tkv_layer_thaw(layer);
     }
-    free(source.rows[0]);
-    free(source.rows[1]);
-    free(source.means);
+    tkv_release(allocator, source.rows[0]);
+    tkv_release(allocator, source.rows[1]);
+    tkv_release(allocator, source.means);
     return is_done;
 }
 
@@ -194,7 +196,7 @@ static bool goes_on(const tkv_cache_layer *layer, int s)
 static void remove_blocks(tkv_cache_layer *layer, int at, int n)
 {
     for (int b = at; b < at + n; b++) {
-        tkv_block_release(layer->blocks[b]);
+        tkv_block_release(layer, layer->blocks[b]);
     }
     layer->n_blocks -= n;
     for (int b = at; b < layer->n_blocks; b++) {
@@ -208,7 +210,7 @@ static void remove_blocks(tkv_cache_layer *layer, int at, int n)
 /* Takes a segment out whose blocks are gone or another's. */
 static void remove_segment(tkv_cache_layer *layer, int s)
 {
-    free(layer->segments[s].turns);
+    tkv_release(&layer->context->allocator, layer->segments[s].turns);
     layer->n_segments--;
     for (int t = s; t < layer->n_segments; t++) {
         layer->segments[t] = layer->segments[t + 1];

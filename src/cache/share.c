@@ -1,9 +1,9 @@
 /* Two sequences with a common prefix: blocks are shared and copied when one of them is written. */
+#include "base/allocate.h"
 #include "base/assert.h"
 #include "base/error.h"
 #include "cache/consistent.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* A copy of a layer's shape and rope that holds nothing. */
@@ -85,11 +85,12 @@ static tkv_status check_fork(const tkv_cache *cache, int n_tokens, const tkv_cac
 
 static tkv_status create_fork(const tkv_cache *cache, tkv_cache **fork, tkv_error *error)
 {
-    tkv_cache *created = calloc(1, sizeof *created);
-    tkv_cache_layer *layers = calloc((size_t)cache->n_layers, sizeof *layers);
+    tkv_cache *created = tkv_allocate_zeroed(&cache->context->allocator, sizeof *created);
+    tkv_cache_layer *layers =
+        tkv_allocate_zeroed(&cache->context->allocator, (size_t)cache->n_layers * sizeof *layers);
     if (!created || !layers) {
-        free(created);
-        free(layers);
+        tkv_release(&cache->context->allocator, created);
+        tkv_release(&cache->context->allocator, layers);
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for a fork of %d layers",
                         cache->n_layers);
     }

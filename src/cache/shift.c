@@ -1,11 +1,11 @@
 /* Context shift: tokens in the middle are dropped and the later ones move down. Nothing is coded
  * again: what is behind the gap becomes a segment whose keys are ahead of the caller's positions.
  */
+#include "base/allocate.h"
 #include "base/assert.h"
 #include "base/error.h"
 #include "cache/consistent.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static bool are_equal(const tkv_rope *a, const tkv_rope *b)
@@ -74,12 +74,12 @@ static tkv_status take_ropes(tkv_cache *cache, const tkv_rope *rope, tkv_error *
     return status;
 }
 
-static void free_views(tkv_cache_layer *views, int n)
+static void free_views(const tkv_context *context, tkv_cache_layer *views, int n)
 {
     for (int i = 0; i < n; i++) {
         tkv_layer_free_tables(&views[i]);
     }
-    free(views);
+    tkv_release(&context->allocator, views);
 }
 
 static void swap_layers(tkv_cache *cache, tkv_cache_layer *views)
@@ -94,7 +94,8 @@ static void swap_layers(tkv_cache *cache, tkv_cache_layer *views)
 /* Everything is written beside what is in force, which the descriptors then end. */
 static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_error *error)
 {
-    tkv_layer_tables *old = calloc((size_t)cache->n_layers, sizeof *old);
+    const tkv_allocator *allocator = &cache->context->allocator;
+    tkv_layer_tables *old = tkv_allocate_zeroed(allocator, (size_t)cache->n_layers * sizeof *old);
     int n_renewed = 0;
     tkv_status status = old ? TKV_OK
                             : tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to shift %d layers",
@@ -117,7 +118,7 @@ static tkv_status publish_views(tkv_cache *cache, tkv_cache_layer *views, tkv_er
             tkv_layer_free_published(&views[i]);
         }
     }
-    free(old);
+    tkv_release(allocator, old);
     return status;
 }
 
@@ -131,7 +132,8 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
     if (status != TKV_OK) {
         return status;
     }
-    tkv_cache_layer *views = malloc((size_t)cache->n_layers * sizeof *views);
+    tkv_cache_layer *views =
+        tkv_allocate(&cache->context->allocator, (size_t)cache->n_layers * sizeof *views);
     if (!views) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to shift %d layers",
                         cache->n_layers);
@@ -146,7 +148,7 @@ tkv_status tkv_cache_shift(tkv_cache *cache, int first, int n_drop, const tkv_ro
     if (status == TKV_OK) {
         status = publish_views(cache, views, error);
     }
-    free_views(views, n_made);
+    free_views(cache->context, views, n_made);
     if (status == TKV_OK) {
         cache->generation++;
         for (int i = 0; i < cache->n_layers; i++) {

@@ -55,7 +55,8 @@ static tkv_status prepare_host(tkv_context *context, const tkv_context_params *p
 {
     TKV_TRY(tkv_kernels_select(params->kernels ? params->kernels : getenv("TKV_CPU"),
                                &context->kernels, error));
-    return context->n_threads > 1 ? tkv_threads_create(context->n_threads, &context->threads, error)
+    return context->n_threads > 1 ? tkv_threads_create(&context->allocator, context->n_threads,
+                                                       &context->threads, error)
                                   : TKV_OK;
 }
 

@@ -1,4 +1,5 @@
 /* The team of threads: every item once, in every combination of sizes and callers. */
+#include "base/allocate.h"
 #include "base/threads.h"
 #include "support/support.h"
 
@@ -43,7 +44,7 @@ static void items_are_done_once(void **state)
     const int items[] = {0, 1, 2, 7, MAX_ITEMS};
     for (int s = 0; s < 4; s++) {
         tkv_threads *threads = NULL;
-        assert_ok(tkv_threads_create(sizes[s], &threads, &error));
+        assert_ok(tkv_threads_create(&tkv_default_allocator, sizes[s], &threads, &error));
         assert_int_equal(tkv_threads_count(threads), sizes[s]);
         for (int i = 0; i < 5; i++) {
             tally *t = calloc(1, sizeof *t);
@@ -88,7 +89,7 @@ static void a_team_may_have_several_callers(void **state)
     enum { N_CALLERS = 4 };
     tkv_threads *threads = NULL;
     pthread_t callers[N_CALLERS];
-    assert_ok(tkv_threads_create(3, &threads, &error));
+    assert_ok(tkv_threads_create(&tkv_default_allocator, 3, &threads, &error));
     for (int i = 0; i < N_CALLERS; i++) {
         assert_int_equal(pthread_create(&callers[i], NULL, call_often, threads), 0);
     }
