@@ -66,14 +66,9 @@ int main(void)
                                      .n_kv_heads = N_KV_HEADS,
                                      .head_dim_k = HEAD_DIM,
                                      .head_dim_v = HEAD_DIM,
-                                     .max_tokens = N_TOKENS,
-                                     .types_k = types_k,
-                                     .types_v = types_v,
-                                     .n_sinks = policy.n_sinks,
-                                     .n_recent = policy.n_recent,
-                                     .centre_tokens = policy.centre_tokens};
+                                     .max_tokens = N_TOKENS};
     require(tkv_context_create(&fast, &context, &error), &error);
-    require(tkv_cache_create(context, &params, &cache, &error), &error);
+    require(tkv_policy_create_cache(context, &params, &policy, &cache, &error), &error);
     const double predicted =
         tkv_policy_bits(&policy, N_LAYERS, N_KV_HEADS, HEAD_DIM, HEAD_DIM, N_TOKENS);
     const double found = fill(cache);

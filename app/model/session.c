@@ -96,28 +96,15 @@ static tkv_status create_cache(const tkv_model *model, tkv_context *context,
         describe_rope(model, i, &ropes[i]);
     }
     const size_t n_layers = (size_t)config->n_layers;
-    tkv_type *types = malloc(2 * n_layers * sizeof *types);
     tkv_layer_shape *shapes = malloc(n_layers * sizeof *shapes);
-    if (!types || !shapes) {
-        free(types);
-        free(shapes);
+    if (!shapes) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory to describe %zu layers", n_layers);
     }
     describe_layers(model, ropes, shapes);
-    const tkv_cache_params cache_params = {.n_layers = config->n_layers,
-                                           .shapes = shapes,
-                                           .max_tokens = params->max_tokens,
-                                           .types_k = types,
-                                           .types_v = types + n_layers,
-                                           .n_sinks = policy.n_sinks,
-                                           .n_recent = policy.n_recent,
-                                           .centre_tokens = policy.centre_tokens};
-    tkv_status status =
-        tkv_policy_layer_types(&policy, config->n_layers, types, types + n_layers, error);
-    if (status == TKV_OK) {
-        status = tkv_cache_create(context, &cache_params, cache, error);
-    }
-    free(types);
+    const tkv_cache_params cache_params = {
+        .n_layers = config->n_layers, .shapes = shapes, .max_tokens = params->max_tokens};
+    const tkv_status status =
+        tkv_policy_create_cache(context, &cache_params, &policy, cache, error);
     free(shapes);
     return status;
 }
