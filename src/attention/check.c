@@ -70,9 +70,9 @@ tkv_status tkv_check_attend(const tkv_cache *cache, int layer, const tkv_attend_
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "sparse_v %g: expected 0 to 1",
                         (double)params->sparse_v);
     }
-    const tkv_status status = tkv_check_reserved(sizeof params->reserved / sizeof *params->reserved,
-                                                 params->reserved, "tkv_attend_params", error);
-    return status == TKV_OK ? check_window(held, layer, params, error) : status;
+    TKV_TRY(tkv_check_reserved(sizeof params->reserved / sizeof *params->reserved, params->reserved,
+                               "tkv_attend_params", error));
+    return check_window(held, layer, params, error);
 }
 
 tkv_status tkv_check_queries(const tkv_cache_layer *layer, const tkv_attend_params *params,

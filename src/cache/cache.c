@@ -25,10 +25,7 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
     if (!context || !params || !cache) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "context, params or result is NULL");
     }
-    tkv_status status = tkv_check_cache_params(params, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_check_cache_params(params, error));
     tkv_cache *created = tkv_allocate_zeroed(&context->allocator, sizeof *created);
     tkv_cache_layer *layers =
         tkv_allocate_zeroed(&context->allocator, (size_t)params->n_layers * sizeof *layers);
@@ -39,7 +36,7 @@ tkv_status tkv_cache_create(tkv_context *context, const tkv_cache_params *params
                         params->n_layers);
     }
     *created = (tkv_cache){.context = context, .max_tokens = params->max_tokens, .layers = layers};
-    status = create_layers(created, params, error);
+    tkv_status status = create_layers(created, params, error);
     if (status == TKV_OK) {
         status = tkv_cache_create_descriptors(created, error);
     }
@@ -160,10 +157,7 @@ static tkv_status check_truncate(const tkv_cache *cache, int n_tokens, tkv_error
 
 tkv_status tkv_cache_truncate(tkv_cache *cache, int n_tokens, tkv_error *error)
 {
-    const tkv_status status = check_truncate(cache, n_tokens, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_truncate(cache, n_tokens, error));
     const bool was_reserved = cache->n_reserved > 0;
     bool is_other = false;
     cache->n_reserved = 0;

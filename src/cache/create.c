@@ -1,4 +1,5 @@
 #include "base/allocate.h"
+#include "base/error.h"
 #include "cache/cache.h"
 #include "policy/policy.h"
 
@@ -23,17 +24,15 @@ tkv_status tkv_policy_create_cache(tkv_context *context, const tkv_cache_params 
     if (!context || !params || !policy) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "context, params or policy is NULL");
     }
-    tkv_status status = check_empty(params, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_empty(params, error));
     const size_t n_layers = (size_t)params->n_layers;
     tkv_type *types = tkv_allocate(&context->allocator, 2 * n_layers * sizeof *types);
     if (!types) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the types of %zu layers",
                         n_layers);
     }
-    status = tkv_policy_layer_types(policy, params->n_layers, types, types + n_layers, error);
+    tkv_status status =
+        tkv_policy_layer_types(policy, params->n_layers, types, types + n_layers, error);
     if (status == TKV_OK) {
         tkv_cache_params filled = *params;
         filled.types_k = types;

@@ -130,10 +130,7 @@ static bool is_open_block_coded(const tkv_cache_layer *layer)
  * until its tokens are coded into that one (settle.c). */
 static tkv_status go_on_exactly(tkv_cache_layer *layer, tkv_error *error)
 {
-    tkv_status status = tkv_layer_reserve_segments(layer, layer->n_segments + 1, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_layer_reserve_segments(layer, layer->n_segments + 1, error));
     const tkv_segment *last = tkv_last_segment(layer);
     const int slot = last->end - tkv_block_place(last->head, last->n_blocks - 1);
     tkv_segment next = {.position = layer->n_tokens,
@@ -170,16 +167,13 @@ tkv_status tkv_layer_add_blocks(tkv_cache_layer *layer, int n_tokens, int *first
                                 tkv_error *error)
 {
     tkv_segment *segment = NULL;
-    tkv_status status = open_segment(layer, &segment, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(open_segment(layer, &segment, error));
     const int end = segment->end + n_tokens;
     const int before = segment->n_blocks;
     const int n_blocks = tkv_block_of_place(segment->head, end - 1) + 1;
     const int first_written = tkv_block_of_place(segment->head, segment->end);
     bool is_changed = false;
-    status = tkv_layer_reserve(layer, segment->first_block + n_blocks, error);
+    tkv_status status = tkv_layer_reserve(layer, segment->first_block + n_blocks, error);
     if (status == TKV_OK && first_written < before) {
         status = prepare_block(layer, segment, first_written, end, &is_changed, error);
     }

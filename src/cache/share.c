@@ -110,12 +110,9 @@ static tkv_status create_fork(const tkv_cache *cache, tkv_cache **fork, tkv_erro
 
 tkv_status tkv_cache_fork(const tkv_cache *cache, int n_tokens, tkv_cache **fork, tkv_error *error)
 {
-    tkv_status status = check_fork(cache, n_tokens, (const tkv_cache *const *)fork, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_fork(cache, n_tokens, (const tkv_cache *const *)fork, error));
     tkv_cache *created = NULL;
-    status = create_fork(cache, &created, error);
+    tkv_status status = create_fork(cache, &created, error);
     for (int i = 0; status == TKV_OK && i < cache->n_layers; i++) {
         const int length = cache->layers[i].n_tokens;
         status = share_layer(&cache->layers[i], n_tokens < length ? n_tokens : length,

@@ -24,8 +24,8 @@ static tkv_status check_arguments(tkv_type type, int head_dim, const void *a, co
 /* Rotation mixes all coordinates of a padded row. */
 static tkv_status check_rotation(int head_dim, const float *x, tkv_error *error)
 {
-    const tkv_status status = check_arguments(TKV_TYPE_TURBO8, head_dim, x, x, error);
-    return status == TKV_OK ? tkv_check_padded_dim(TKV_TYPE_TURBO8, head_dim, error) : status;
+    TKV_TRY(check_arguments(TKV_TYPE_TURBO8, head_dim, x, x, error));
+    return tkv_check_padded_dim(TKV_TYPE_TURBO8, head_dim, error);
 }
 
 /* As many rows at a time as kernels count. */
@@ -179,10 +179,7 @@ static tkv_page_span next_span(const tkv_context *context, tkv_type type, int he
 tkv_status tkv_encode_rows(const tkv_context *context, tkv_type type, int head_dim, size_t n_rows,
                            const float *x, void *rows, tkv_error *error)
 {
-    const tkv_status status = check_arguments(type, head_dim, x, rows, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_arguments(type, head_dim, x, rows, error));
     page_buffer page;
     uint8_t *record = rows;
     bool may_fail = false;
@@ -201,10 +198,7 @@ tkv_status tkv_encode_rows(const tkv_context *context, tkv_type type, int head_d
 tkv_status tkv_decode_rows(const tkv_context *context, tkv_type type, int head_dim, size_t n_rows,
                            const void *rows, float *x, tkv_error *error)
 {
-    const tkv_status status = check_arguments(type, head_dim, rows, x, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_arguments(type, head_dim, rows, x, error));
     page_buffer page;
     uint8_t *record = (uint8_t *)(uintptr_t)rows;
     for (size_t done = 0; done < n_rows; done += TKV_PAGE_TOKENS) {
@@ -221,10 +215,7 @@ tkv_status tkv_decode_rows(const tkv_context *context, tkv_type type, int head_d
 static tkv_status check_span(const tkv_page_span *span, const float *x, const void *page,
                              tkv_error *error)
 {
-    const tkv_status status = check_arguments(span->type, span->head_dim, x, page, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_arguments(span->type, span->head_dim, x, page, error));
     if ((uintptr_t)page % sizeof(uint32_t) != 0) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "page at %p: expected an address that is a multiple of %zu", page,
@@ -249,10 +240,7 @@ tkv_status tkv_encode_page(const tkv_context *context, tkv_type type, tkv_page_o
 {
     const tkv_page_span span = {type,       order,  head_dim,
                                 first_slot, n_rows, tkv_context_effort(context)};
-    const tkv_status status = check_span(&span, x, page, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_span(&span, x, page, error));
     encode_slots(context, &span, x, page);
     return may_hold_non_finite(&span, page) ? report_non_finite(head_dim, (size_t)n_rows, x, error)
                                             : TKV_OK;

@@ -69,10 +69,7 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
     if (!context) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "result pointer is NULL");
     }
-    tkv_status status = check_params(params, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_params(params, error));
     const tkv_allocator allocator = params->allocator ? *params->allocator : tkv_default_allocator;
     tkv_context *created = tkv_allocate_zeroed(&allocator, sizeof *created);
     if (!created) {
@@ -87,7 +84,7 @@ tkv_status tkv_context_create_on(const tkv_device_table *table, int index,
     created->is_stopped = params->is_stopped;
     created->stop_user = params->stop_user;
     created->n_threads = params->n_threads ? params->n_threads : machine_cores();
-    status = prepare_host(created, params, error);
+    tkv_status status = prepare_host(created, params, error);
     if (status == TKV_OK) {
         const tkv_device_setup setup = {.stream = params->stream,
                                         .kernels = created->kernels,

@@ -1,4 +1,5 @@
 /* What bridges take from the format: tables and codes apart. */
+#include "base/error.h"
 #include "format/codec.h"
 
 #include <string.h>
@@ -25,10 +26,7 @@ tkv_status tkv_unpack_codes(tkv_type type, int head_dim, size_t n_rows, const vo
     if (!rows || !codes || !sides) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "rows, codes or sides is NULL");
     }
-    const tkv_status status = tkv_check_head_dim(type, head_dim, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_check_head_dim(type, head_dim, error));
     if (tkv_type_n_planes(type) == 0) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "rows of type %s have no codes",
                         tkv_type_get_info(type)->name);

@@ -131,15 +131,12 @@ static tkv_status parse_layers(char *text, tkv_policy *policy, tkv_error *error)
     }
     tkv_layer_range range;
     char *types = NULL;
-    tkv_status status = split_at_colon("layers", text, &types, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(split_at_colon("layers", text, &types, error));
     char *last = strchr(text, '-');
     if (last) {
         *last++ = '\0';
     }
-    status = parse_count("layers", text, &range.first, error);
+    tkv_status status = parse_count("layers", text, &range.first, error);
     if (status == TKV_OK) {
         status = parse_count("layers", last ? last : text, &range.last, error);
     }
@@ -249,10 +246,7 @@ tkv_status tkv_policy_parse(const char *text, tkv_policy *policy, tkv_error *err
         if (!text) {
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "policy: '%s' has no value", name);
         }
-        const tkv_status status = apply_setting(name, value, &changed, error);
-        if (status != TKV_OK) {
-            return status;
-        }
+        TKV_TRY(apply_setting(name, value, &changed, error));
     }
     *policy = changed;
     return TKV_OK;
@@ -312,10 +306,7 @@ tkv_status tkv_check_policy(const tkv_policy *policy, tkv_error *error)
 
 tkv_status tkv_check_policy_layers(const tkv_policy *policy, int n_layers, tkv_error *error)
 {
-    const tkv_status status = tkv_check_policy(policy, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_check_policy(policy, error));
     if (policy->boundary_layers > n_layers) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "policy names the first and last %d layers: %d keep keys and values",

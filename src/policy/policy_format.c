@@ -51,10 +51,7 @@ tkv_status tkv_policy_format(const tkv_policy *policy, char *text, size_t size, 
     if (!text) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "text is NULL");
     }
-    const tkv_status status = tkv_check_policy(policy, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_check_policy(policy, error));
     writer w = {text, size, 0};
     add(&w, "k=%s v=%s", name_of(policy->type_k), name_of(policy->type_v));
     add_count(&w, "sinks", policy->n_sinks);

@@ -1,4 +1,5 @@
 /* Attention on the host: items of work (plan.c) on the device's threads, then their merge. */
+#include "base/error.h"
 #include "device/host/host.h"
 #include "kernels/sums.h"
 
@@ -432,10 +433,7 @@ tkv_status tkv_host_attend(tkv_device *device, const tkv_attend_plan *plan, uint
         job.q = q + s * n_rows * (size_t)params->layer.head_dim_k;
         job.out = out + s * n_rows * (size_t)job.plan.n_value_dims;
         job.log_sums = log_sums ? log_sums + s * n_rows : NULL;
-        const tkv_status status = run_job(&job, error);
-        if (status != TKV_OK) {
-            return status;
-        }
+        TKV_TRY(run_job(&job, error));
     }
     return TKV_OK;
 }

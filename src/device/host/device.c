@@ -1,5 +1,6 @@
 /* The host's device: its memory is the process's, its kernels those of the CPU. */
 #include "base/allocate.h"
+#include "base/error.h"
 #include "device/host/host.h"
 #include "format/codec.h"
 
@@ -23,10 +24,7 @@ static tkv_status open_device(int index, const tkv_device_setup *setup, tkv_devi
     tkv_device_setup own = setup ? *setup : (tkv_device_setup){0};
     own.allocator = own.allocator ? own.allocator : &tkv_default_allocator;
     if (!own.kernels) {
-        const tkv_status status = tkv_kernels_select(NULL, &own.kernels, error);
-        if (status != TKV_OK) {
-            return status;
-        }
+        TKV_TRY(tkv_kernels_select(NULL, &own.kernels, error));
     }
     tkv_host_device *created = tkv_allocate_zeroed(own.allocator, sizeof *created);
     if (!created) {
