@@ -15,10 +15,6 @@
 /* Ampere. */
 #define MIN_COMPUTE_CAPABILITY 80
 
-/* Rows (queries times heads of a group) a KV head from which the kernels for many rows are better.
- */
-#define MIN_PREFILL_ROWS 17
-
 typedef struct cuda_device {
     tkv_device base;
     int index;
@@ -364,12 +360,6 @@ static tkv_status load_half(tkv_device *base, const tkv_device_layer *layer, uin
                   "loading rows", error);
 }
 
-static bool prefills(const cuda_device *device, const tkv_device_attend *params)
-{
-    const int n_rows = params->n_queries * (params->n_heads / params->layer.n_kv_heads);
-    return n_rows >= MIN_PREFILL_ROWS && tkv_cuda_can_prefill(params, device->compute_major);
-}
-
 /* The ways of a plan. */
 enum { WAY_DECODE, WAY_PREFILL };
 
@@ -380,7 +370,7 @@ static tkv_status plan_attention(tkv_device *base, const tkv_device_attend *para
     const cuda_device *device = (const cuda_device *)base;
     const tkv_cuda_current current = tkv_cuda_enter(base);
     plan->params = *params;
-    plan->way = prefills(device, params) ? WAY_PREFILL : WAY_DECODE;
+    plan->way = tkv_cuda_prefills(params, device->compute_major) ? WAY_PREFILL : WAY_DECODE;
     if (plan->way == WAY_PREFILL) {
         tkv_cuda_plan_prefill(plan, device->n_multiprocessors);
     } else {

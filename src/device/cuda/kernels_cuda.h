@@ -68,9 +68,9 @@ void tkv_cuda_plan_decode(tkv_attend_plan *plan, int n_multiprocessors);
 cudaError_t tkv_cuda_attend_decode(const tkv_attend_plan *plan, uint64_t workspace, void *counters,
                                    cudaStream_t stream);
 
-/* Many rows a KV head, on Hopper: whether the types, head_dims and options are among those that the
- * kernels have; the others go through decode. */
-bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major);
+/* Many rows a KV head, on Hopper: whether there are so many, and the types, head_dims and options
+ * are among those that the kernels have; the others go through decode. */
+bool tkv_cuda_prefills(const tkv_device_attend *params, int compute_major);
 void tkv_cuda_plan_prefill(tkv_attend_plan *plan, int n_multiprocessors);
 cudaError_t tkv_cuda_attend_prefill(const tkv_attend_plan *plan, uint64_t workspace,
                                     cudaStream_t stream);

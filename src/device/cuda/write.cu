@@ -4,33 +4,50 @@
 
 #include <string.h>
 
-#define CHUNK_BYTES 2048
-#define N_THREADS 256
-
-#define CHUNK_ADDRESSES (CHUNK_BYTES / 8)
-
-typedef struct address_chunk {
-    uint64_t from[CHUNK_ADDRESSES];
-} address_chunk;
-
-typedef struct write_chunk {
-    uint8_t bytes[CHUNK_BYTES];
-} write_chunk;
-
-__global__ static void write_bytes(uint8_t *to, write_chunk chunk, int n_bytes)
+namespace tkv_cuda
 {
-    for (int i = threadIdx.x; i < n_bytes; i += N_THREADS) {
-        to[i] = chunk.bytes[i];
+namespace
+{
+
+constexpr int n_threads = 256;
+constexpr int payload_bytes = 2048; /* of a launch */
+constexpr int payload_addresses = payload_bytes / 8;
+
+struct address_payload {
+    uint64_t from[payload_addresses];
+};
+
+struct byte_payload {
+    uint8_t bytes[payload_bytes];
+};
+
+__global__ void write_bytes(uint8_t *to, byte_payload payload, int n_bytes)
+{
+    for (int i = threadIdx.x; i < n_bytes; i += n_threads) {
+        to[i] = payload.bytes[i];
     }
 }
 
+__global__ void gather(tkv_device_sequence *sequences, address_payload payload, int n)
+{
+    static_assert(payload_addresses <= n_threads, "a thread for each address");
+    if (threadIdx.x < n) {
+        sequences[threadIdx.x] = *(const tkv_device_sequence *)payload.from[threadIdx.x];
+    }
+}
+
+} /* namespace */
+} /* namespace tkv_cuda */
+
+using namespace tkv_cuda;
+
 cudaError_t tkv_cuda_write(void *to, const void *from, size_t n_bytes, cudaStream_t stream)
 {
-    for (size_t done = 0; done < n_bytes; done += CHUNK_BYTES) {
-        const size_t n = n_bytes - done < CHUNK_BYTES ? n_bytes - done : CHUNK_BYTES;
-        write_chunk chunk;
-        memcpy(chunk.bytes, (const uint8_t *)from + done, n);
-        write_bytes<<<1, N_THREADS, 0, stream>>>((uint8_t *)to + done, chunk, (int)n);
+    for (size_t done = 0; done < n_bytes; done += payload_bytes) {
+        const size_t n = n_bytes - done < payload_bytes ? n_bytes - done : payload_bytes;
+        byte_payload payload;
+        memcpy(payload.bytes, (const uint8_t *)from + done, n);
+        write_bytes<<<1, n_threads, 0, stream>>>((uint8_t *)to + done, payload, (int)n);
         const cudaError_t result = cudaGetLastError();
         if (result != cudaSuccess) {
             return result;
@@ -47,22 +64,14 @@ cudaError_t tkv_cuda_code_version(int *version)
     return result;
 }
 
-__global__ static void gather(tkv_device_sequence *sequences, address_chunk chunk, int n)
-{
-    if (threadIdx.x < n) {
-        sequences[threadIdx.x] = *(const tkv_device_sequence *)chunk.from[threadIdx.x];
-    }
-}
-
 cudaError_t tkv_cuda_gather(tkv_device_sequence *sequences, const uint64_t *from, int n,
                             cudaStream_t stream)
 {
-    static_assert(CHUNK_ADDRESSES <= N_THREADS, "a thread for each address");
-    for (int done = 0; done < n; done += CHUNK_ADDRESSES) {
-        const int n_here = n - done < CHUNK_ADDRESSES ? n - done : CHUNK_ADDRESSES;
-        address_chunk chunk;
-        memcpy(chunk.from, from + done, n_here * sizeof *from);
-        gather<<<1, N_THREADS, 0, stream>>>(sequences + done, chunk, n_here);
+    for (int done = 0; done < n; done += payload_addresses) {
+        const int n_here = n - done < payload_addresses ? n - done : payload_addresses;
+        address_payload payload;
+        memcpy(payload.from, from + done, n_here * sizeof *from);
+        gather<<<1, n_threads, 0, stream>>>(sequences + done, payload, n_here);
         const cudaError_t result = cudaGetLastError();
         if (result != cudaSuccess) {
             return result;

@@ -3,7 +3,8 @@
 #ifndef TKV_DEVICE_CUDA_CODEC_ENCODE_CUH
 #define TKV_DEVICE_CUDA_CODEC_ENCODE_CUH
 
-#include "device/cuda/codec/levels.cuh"
+#include "device/cuda/base/half.cuh"
+#include "device/cuda/base/levels.cuh"
 #include "device/cuda/codec/row.cuh"
 
 namespace tkv_cuda
@@ -60,10 +61,16 @@ __device__ inline float unbiased_scale(float norm2, float dot)
     return fminf(__fdiv_rn(norm2, dot) * TKV_LEVEL_UNIT, half_max);
 }
 
-/* Code and level of the nearest entry of a codebook. */
+template <int Bits> __device__ __forceinline__ const float *thresholds_of()
+{
+    static_assert(Bits >= 2 && Bits <= 4, "a codebook of format/constants.h");
+    return Bits == 2 ? thresholds2 : Bits == 3 ? thresholds3 : thresholds4;
+}
+
+/* Code of the nearest entry of a codebook. */
 template <int Bits> __device__ uint32_t nearest_code(float z)
 {
-    const float *thresholds = Bits == 2 ? thresholds2 : Bits == 3 ? thresholds3 : thresholds4;
+    const float *thresholds = thresholds_of<Bits>();
     uint32_t code = 0;
 #pragma unroll
     for (int k = 0; k < (1 << Bits) - 1; k++) {
@@ -88,7 +95,7 @@ __device__ void quantise_uniform(const row_shape<N> &shape, const row_input<N> &
 }
 
 /* Codes, levels and <z, levels>. */
-template <int N, int Bits>
+template <int N, int Type>
 __device__ float choose_codes(const row_shape<N> &shape, const row_input<N> &in, row_codes<N> *out,
                               float *levels)
 {
@@ -96,29 +103,29 @@ __device__ float choose_codes(const row_shape<N> &shape, const row_input<N> &in,
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         z[i] = in.y[i] * in.to_unit;
-        out->codes[i] = nearest_code<Bits>(z[i]);
-        levels[i] = codebook_level<Bits>(out->codes[i]);
+        out->codes[i] = nearest_code<type_traits<Type>::level_bits>(z[i]);
+        levels[i] = level_at<Type>(out->codes[i]);
     }
     return dot_row(shape, z, levels);
 }
 
-template <int N, int Bits>
+template <int N, int Type>
 __device__ void quantise_codebook(const row_shape<N> &shape, const row_input<N> &in,
                                   row_codes<N> *out)
 {
     float levels[row_shape<N>::capacity];
-    const float dot = choose_codes<N, Bits>(shape, in, out, levels);
+    const float dot = choose_codes<N, Type>(shape, in, out, levels);
     out->side[0] = to_half(unbiased_scale(in.norm2, __fdiv_rn(dot, in.to_unit)));
     out->side[1] = 0;
 }
 
-template <int N, int Bits>
+template <int N, int Type>
 __device__ void quantise_sketch(const row_shape<N> &shape, const row_input<N> &in,
                                 row_codes<N> *out)
 {
     float levels[row_shape<N>::capacity];
     float residual[row_shape<N>::capacity];
-    const float dot = choose_codes<N, Bits>(shape, in, out, levels);
+    const float dot = choose_codes<N, Type>(shape, in, out, levels);
     const float scale =
         __fdiv_rn(__fdiv_rn(dot, in.to_unit), dot_row(shape, levels, levels)) * TKV_LEVEL_UNIT;
     out->side[0] = to_half(fminf(scale, half_max));
@@ -131,7 +138,7 @@ __device__ void quantise_sketch(const row_shape<N> &shape, const row_input<N> &i
     mix(shape, sketch_signs, residual);
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
-        out->codes[i] |= (uint32_t)(residual[i] < 0.0f) << Bits;
+        out->codes[i] |= (uint32_t)(residual[i] < 0.0f) << type_traits<Type>::level_bits;
     }
     const float d = (float)shape.head_dim;
     const float step =
@@ -162,14 +169,15 @@ __device__ void finish_row(const row_shape<N> &shape, const row_input<N> &in,
 template <int N, int Type>
 __device__ void encode_row(const row_shape<N> &shape, row_input<N> *in, row_codes<N> *out)
 {
-    typedef type_traits<Type> traits;
+    using traits = type_traits<Type>;
     prepare_row(shape, in);
-    if (traits::is_uniform) {
+    if constexpr (traits::kind == TKV_CODE_UNIFORM) {
         quantise_uniform(shape, *in, out);
-    } else if (traits::is_sketch) {
-        quantise_sketch<N, traits::level_bits>(shape, *in, out);
+    } else if constexpr (traits::kind == TKV_CODE_SKETCH) {
+        quantise_sketch<N, Type>(shape, *in, out);
     } else {
-        quantise_codebook<N, traits::level_bits>(shape, *in, out);
+        static_assert(traits::kind == TKV_CODE_CODEBOOK, "trellises have a search of their own");
+        quantise_codebook<N, Type>(shape, *in, out);
     }
     finish_row(shape, *in, 0x7bffu, out);
 }

@@ -3,6 +3,7 @@
 #ifndef TKV_DEVICE_CUDA_CODEC_ENCODE_TRELLIS_CUH
 #define TKV_DEVICE_CUDA_CODEC_ENCODE_TRELLIS_CUH
 
+#include "device/cuda/base/trellis.cuh"
 #include "device/cuda/codec/encode.cuh"
 #include "device/cuda/codec/trellis_search.cuh"
 
@@ -34,7 +35,7 @@ __device__ inline int target_index(float z, float unit)
     return (int)fmaxf(-limit, fminf(rintf(z * unit), limit)) + target_limit;
 }
 
-template <int N, int FreeBits>
+template <int N, int Type>
 __device__ void write_costs(const row_shape<N> &shape, const row_input<N> &in, float unit,
                             const search_scratch &scratch)
 {
@@ -42,7 +43,7 @@ __device__ void write_costs(const row_shape<N> &shape, const row_input<N> &in, f
     const int row = threadIdx.x / half_warp % 2;
     uint2 *costs = in_shared<uint2>(scratch.costs) + row * shape.head_dim;
     uint32_t *block_cost = in_shared<uint32_t>(scratch.block_cost) + row * (shape.head_dim / 4);
-    const nearest_table<FreeBits> &table = nearest_levels<FreeBits>();
+    const nearest_table<Type> &table = nearest_levels<Type>;
     __syncwarp();
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
@@ -60,21 +61,22 @@ __device__ void write_costs(const row_shape<N> &shape, const row_input<N> &in, f
 }
 
 /* Codes and levels of the path that a search found. */
-template <int N, int FreeBits>
+template <int N, int Type>
 __device__ void read_path(const row_shape<N> &shape, const row_input<N> &in, float unit,
                           const uint16_t *path, uint32_t start, uint32_t *codes, float *levels)
 {
+    constexpr int free_bits = type_traits<Type>::free_bits;
     const int lane = lane_of_row();
-    const nearest_table<FreeBits> &table = nearest_levels<FreeBits>();
-    uint32_t window = trellis_start_word(start);
+    const nearest_table<Type> &table = nearest_levels<Type>;
+    uint32_t window = row_path_before(start);
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
         window |= (uint32_t)path[i] << 16;
-        const uint32_t subset = trellis_subset(window, lane);
+        const uint32_t subset = row_subset(window, lane);
         const uint32_t all_free = table.free[target_index(in.y[i] * in.to_unit, unit)];
-        const uint32_t free = all_free >> 2 * subset & ((1u << FreeBits) - 1);
-        codes[i] = free | (window >> (16 + lane) & 1u) << FreeBits;
-        levels[i] = trellis_level<FreeBits>(4 * free + subset);
+        const uint32_t free = all_free >> 2 * subset & ((1u << free_bits) - 1);
+        codes[i] = free | (window >> (16 + lane) & 1u) << free_bits;
+        levels[i] = level_at<Type>(4 * free + subset);
         window >>= 16;
     }
 }
@@ -85,8 +87,7 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
                                    const search_scratch &scratch, row_input<N> *in,
                                    row_codes<N> *out)
 {
-    constexpr int free_bits = type_traits<Type>::free_bits;
-    constexpr float unit = free_bits == 2 ? TKV_TRELLIS_UNIT_16 : TKV_TRELLIS_UNIT_8;
+    constexpr float unit = trellis_unit<Type>();
     const int d = shape.head_dim;
     const int own_row = threadIdx.x / half_warp % 2;
     prepare_row(shape, in);
@@ -95,7 +96,7 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
 #pragma unroll 1
     for (int g = 0; g < n_gains; g++) {
         const float scaled_unit = unit * search_gains[g];
-        write_costs<N, free_bits>(shape, *in, scaled_unit, scratch);
+        write_costs<N, Type>(shape, *in, scaled_unit, scratch);
         if (effort != TKV_EFFORT_FAST) {
             search_all_states(scratch);
         } else {
@@ -107,9 +108,9 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
         float levels[row_shape<N>::capacity];
         float z[row_shape<N>::capacity];
         const uint32_t start = in_shared<uint32_t>(scratch.start)[own_row];
-        read_path<N, free_bits>(shape, *in, scaled_unit,
-                                in_shared<uint16_t>(scratch.path) + own_row * (d / half_warp),
-                                start, codes, levels);
+        read_path<N, Type>(shape, *in, scaled_unit,
+                           in_shared<uint16_t>(scratch.path) + own_row * (d / half_warp), start,
+                           codes, levels);
 #pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             z[i] = in->y[i] * in->to_unit;
@@ -126,7 +127,7 @@ __device__ void encode_trellis_row(const row_shape<N> &shape, int effort,
             }
         }
     }
-    const uint32_t found = (out->side[0] & 31u) | out->side[0] >> 15 << 5;
+    const uint32_t found = start_bits(out->side[0]);
     finish_row(shape, *in, trellis_field(half_max, found), out);
 }
 

@@ -1,5 +1,7 @@
 /* Decoding tokens of a sequence into rows of floats or halves. A thread block copies a page into
  * shared memory; its half-warps decode one row each. */
+#include "device/cuda/base/copy.cuh"
+#include "device/cuda/codec/page_rows.cuh"
 #include "device/cuda/codec/unpack_row.cuh"
 #include "device/cuda/kernels_cuda.h"
 
@@ -11,30 +13,20 @@ namespace
 constexpr int n_threads = 128;
 
 struct load_params {
-    tkv_device_layer layer;
+    page_grid grid;
     const tkv_device_sequence *sequence;
     int first;
-    int n_tokens;
     void *k;
     void *v;
-    bool is_half;    /* the rows are halves */
-    int first_order; /* of the thread blocks with blockIdx.y = 0 */
-    int n_orders;
+    bool is_half; /* the rows are halves */
 };
 
-/* The rows that come from one page. */
-struct page_rows {
-    int order;
-    int head_dim;
-    slot_range range;
+struct load_job : page_rows {
     void *rows;
     bool is_half;
-    ptrdiff_t first; /* value of slot 0, were it there */
-    ptrdiff_t stride;
-    page_place place;
 };
 
-__device__ inline void put_value(const page_rows &job, ptrdiff_t at, float value)
+__device__ inline void put_value(const load_job &job, ptrdiff_t at, float value)
 {
     if (job.is_half) {
         ((uint16_t *)job.rows)[at] = (uint16_t)to_finite_half(value);
@@ -43,7 +35,7 @@ __device__ inline void put_value(const page_rows &job, ptrdiff_t at, float value
     }
 }
 
-template <int N, int Type> __device__ void decode_page(const page_rows &job, uint32_t *image)
+template <int N, int Type> __device__ void decode_page(const load_job &job, uint32_t *image)
 {
     const row_shape<N> shape = {job.head_dim};
     const int lane = lane_of_row();
@@ -70,7 +62,7 @@ template <int N, int Type> __device__ void decode_page(const page_rows &job, uin
     }
 }
 
-__device__ void load_exact(const page_rows &job)
+__device__ void load_exact(const load_job &job)
 {
     const int pairs = job.head_dim / 2;
     const int n_rows = job.range.end - job.range.first;
@@ -86,66 +78,27 @@ __device__ void load_exact(const page_rows &job)
 template <int N> __global__ void __launch_bounds__(n_threads) load_pages(const load_params params)
 {
     extern __shared__ __align__(16) uint32_t image[];
-    const tkv_device_layer &layer = params.layer;
-    const tkv_device_sequence sequence = *params.sequence;
-    const int block = block_of(layer, params.first) + (int)blockIdx.x;
-    const int start = block_start(layer, block);
-    const int end = min(block_end(layer, block), params.first + params.n_tokens);
-    if (start >= end) {
+    load_job job;
+    if (!find_rows(params.grid, *params.sequence, params.first, &job)) {
         return;
     }
-    const int order = params.first_order + (int)blockIdx.y % params.n_orders;
-    const int head = (int)blockIdx.y / params.n_orders;
-    page_rows job;
-    job.order = order;
-    job.head_dim = layer_head_dim(layer, order);
-    job.range.first = max(params.first - start, 0);
-    job.range.end = end - start;
-    job.stride = (ptrdiff_t)layer.n_kv_heads * job.head_dim;
     job.is_half = params.is_half;
-    job.rows = order == TKV_ORDER_KEY ? params.k : params.v;
-    job.first = (start - params.first) * job.stride + (ptrdiff_t)head * job.head_dim;
-    job.place = place_page(layer, sequence, block, head, order);
-    switch (job.place.type) {
-    case TKV_TYPE_TURBO8: decode_page<N, TKV_TYPE_TURBO8>(job, image); break;
-    case TKV_TYPE_TURBO4: decode_page<N, TKV_TYPE_TURBO4>(job, image); break;
-    case TKV_TYPE_TURBO3: decode_page<N, TKV_TYPE_TURBO3>(job, image); break;
-    case TKV_TYPE_TURBO2: decode_page<N, TKV_TYPE_TURBO2>(job, image); break;
-    case TKV_TYPE_TRELLIS3: decode_page<N, TKV_TYPE_TRELLIS3>(job, image); break;
-    case TKV_TYPE_TRELLIS2: decode_page<N, TKV_TYPE_TRELLIS2>(job, image); break;
-    case TKV_TYPE_TURBO4Q: decode_page<N, TKV_TYPE_TURBO4Q>(job, image); break;
-    case TKV_TYPE_TURBO3Q: decode_page<N, TKV_TYPE_TURBO3Q>(job, image); break;
-    default: load_exact(job); break;
+    job.rows = job.order == TKV_ORDER_KEY ? params.k : params.v;
+    if (!with_coded_type(job.place.type,
+                         [&](auto coded) { decode_page<N, decltype(coded)::value>(job, image); })) {
+        load_exact(job);
     }
 }
 
-template <int N> cudaError_t launch_class(const load_params &params, cudaStream_t stream)
+template <int N> cudaError_t launch(const load_params &params, cudaStream_t stream)
 {
-    const tkv_device_layer &layer = params.layer;
-    size_t bytes = 0;
-    for (int order = params.first_order; order < params.first_order + params.n_orders; order++) {
-        const size_t needed =
-            image_bytes(layer_type(layer, order), order, layer_head_dim(layer, order));
-        bytes = needed > bytes ? needed : bytes;
-    }
+    const size_t bytes = largest_image(params.grid);
     const cudaError_t error = allow_shared_memory(load_pages<N>, bytes);
     if (error != cudaSuccess) {
         return error;
     }
-    const dim3 grid((unsigned)max_blocks(layer, params.n_tokens),
-                    (unsigned)(layer.n_kv_heads * params.n_orders));
-    load_pages<N><<<grid, n_threads, bytes, stream>>>(params);
+    load_pages<N><<<grid_of(params.grid, 1), n_threads, bytes, stream>>>(params);
     return cudaGetLastError();
-}
-
-cudaError_t launch(const load_params &params, cudaStream_t stream)
-{
-    switch (layer_head_dim(params.layer, params.first_order)) {
-    case 64: return launch_class<4>(params, stream);
-    case 128: return launch_class<8>(params, stream);
-    case 256: return launch_class<16>(params, stream);
-    default: return launch_class<0>(params, stream);
-    }
 }
 
 cudaError_t load(const tkv_device_layer &layer, const tkv_device_sequence *sequence, int first,
@@ -154,14 +107,11 @@ cudaError_t load(const tkv_device_layer &layer, const tkv_device_sequence *seque
     if (n_tokens == 0) {
         return cudaSuccess;
     }
-    load_params params = {layer, sequence, first, n_tokens, k, v, is_half, TKV_ORDER_KEY, 2};
-    if (k && v && layer.head_dim_k == layer.head_dim_v) {
-        return launch(params, stream);
-    }
-    params.n_orders = 1;
-    cudaError_t error = k ? launch(params, stream) : cudaSuccess;
-    params.first_order = TKV_ORDER_VALUE;
-    return error == cudaSuccess && v ? launch(params, stream) : error;
+    return launch_orders(layer, n_tokens, k, v, [&](const page_grid &grid) {
+        const load_params params = {grid, sequence, first, k, v, is_half};
+        return with_row_size(layer_head_dim(layer, grid.first_order),
+                             [&](auto n) { return launch<decltype(n)::value>(params, stream); });
+    });
 }
 
 } /* namespace */

@@ -7,6 +7,7 @@
 #ifndef TKV_DEVICE_CUDA_CODEC_PACK_CUH
 #define TKV_DEVICE_CUDA_CODEC_PACK_CUH
 
+#include "device/cuda/base/page.cuh"
 #include "device/cuda/codec/row.cuh"
 
 namespace tkv_cuda
@@ -32,7 +33,7 @@ __host__ __device__ inline int image_stride(int order, int head_dim)
 /* Words of the image of a page in front of the side fields. */
 template <int Type> __host__ __device__ int image_words(int order, int head_dim)
 {
-    typedef type_traits<Type> traits;
+    using traits = type_traits<Type>;
     int rows = 0;
     for (int p = 0; p < traits::n_planes; p++) {
         rows += plane_rows(order, traits::plane_bits(p), head_dim);
@@ -49,28 +50,13 @@ template <int Type> __device__ inline uint16_t *image_side(int order, int head_d
 __host__ inline size_t image_bytes(int type, int order, int head_dim)
 {
     int words = 0;
-    switch (type) {
-    case TKV_TYPE_TURBO8: words = image_words<TKV_TYPE_TURBO8>(order, head_dim); break;
-    case TKV_TYPE_TURBO4: words = image_words<TKV_TYPE_TURBO4>(order, head_dim); break;
-    case TKV_TYPE_TURBO3: words = image_words<TKV_TYPE_TURBO3>(order, head_dim); break;
-    case TKV_TYPE_TURBO2: words = image_words<TKV_TYPE_TURBO2>(order, head_dim); break;
-    case TKV_TYPE_TRELLIS3: words = image_words<TKV_TYPE_TRELLIS3>(order, head_dim); break;
-    case TKV_TYPE_TRELLIS2: words = image_words<TKV_TYPE_TRELLIS2>(order, head_dim); break;
-    case TKV_TYPE_TURBO4Q: words = image_words<TKV_TYPE_TURBO4Q>(order, head_dim); break;
-    case TKV_TYPE_TURBO3Q: words = image_words<TKV_TYPE_TURBO3Q>(order, head_dim); break;
-    default: return 0;
+    if (!with_coded_type(type, [&](auto coded) {
+            words = image_words<decltype(coded)::value>(order, head_dim);
+        })) {
+        return 0;
     }
     const size_t bytes = words * sizeof(uint32_t) + 2 * page_tokens * sizeof(uint16_t);
     return (bytes + 15) / 16 * 16;
-}
-
-/* Above 48 KiB a kernel's dynamic shared memory must be asked for. */
-template <typename Kernel> cudaError_t allow_shared_memory(Kernel kernel, size_t bytes)
-{
-    return bytes <= 48 * 1024
-               ? cudaSuccess
-               : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      (int)bytes);
 }
 
 /* ORs `value` over the lanes that differ in the bits of `lanes`. */
@@ -95,12 +81,6 @@ template <int Bits> __device__ uint32_t gather_word(uint32_t low, uint32_t high)
     }
     const uint32_t both = (low | high << 16) << (4 * (lane / 4) + lane % 4 * Bits % 4);
     return Bits == 4 ? or_lanes<12>(both) : or_lanes<13>(both);
-}
-
-/* Lane that holds word i after gather_word. */
-template <int Bits> __device__ int word_lane(int i)
-{
-    return Bits == 2 ? 2 * i : i;
 }
 
 template <int N, int Bits>
@@ -160,8 +140,8 @@ template <int N, int Type>
 __device__ void pack_key(const row_shape<N> &shape, int slot, bool is_used, const uint32_t *codes,
                          uint32_t *image)
 {
-    typedef type_traits<Type> traits;
-    if constexpr (Type == TKV_TYPE_TURBO8) {
+    using traits = type_traits<Type>;
+    if constexpr (traits::is_bytes) {
         pack_key_bytes(shape, slot, is_used, codes, image);
     } else {
         constexpr int bits0 = traits::plane_bits(0);
@@ -185,7 +165,7 @@ __device__ void add_value(const row_shape<N> &shape, int slot, int n, bool is_us
 {
 #pragma unroll(row_shape <N>::unroll)
     for (int i = 0; i < shape.n(); i++) {
-        if (Type != TKV_TYPE_TURBO8) {
+        if (!type_traits<Type>::is_bytes) {
             sums[i] |= is_used ? codes[i] << 4 * n : 0;
         } else if (is_used) {
             const int word = slot / 4 * shape.head_dim + i * half_warp + lane_of_row();
@@ -195,12 +175,12 @@ __device__ void add_value(const row_shape<N> &shape, int slot, int n, bool is_us
 }
 
 /* Adds the sums of the slots 4 n + r of a group of tokens to an image that began as zeros. Not for
- * turbo8. */
+ * bytes. */
 template <int N, int Type>
 __device__ void pack_values(const row_shape<N> &shape, int group, int r, const uint32_t *sums,
                             uint32_t *image)
 {
-    typedef type_traits<Type> traits;
+    using traits = type_traits<Type>;
 #pragma unroll
     for (int p = 0; p < traits::n_planes; p++) {
         const int bits = traits::plane_bits(p);
@@ -290,7 +270,7 @@ template <int Type>
 __device__ void write_image(int order, int head_dim, const slot_range &range, uint32_t *image,
                             uint8_t *page)
 {
-    typedef type_traits<Type> traits;
+    using traits = type_traits<Type>;
     const uint16_t *side = image_side<Type>(order, head_dim, image);
     uint32_t *words = (uint32_t *)page;
     for (int p = 0; p < traits::n_planes; p++) {

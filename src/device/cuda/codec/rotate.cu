@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(n_threads) rotate_rows(int head_dim, size_t n_
 }
 
 template <int N>
-void launch(int head_dim, size_t n_rows, float *x, bool is_inverse, cudaStream_t stream)
+cudaError_t launch(int head_dim, size_t n_rows, float *x, bool is_inverse, cudaStream_t stream)
 {
     const unsigned n_blocks = (unsigned)((n_rows + rows_per_block - 1) / rows_per_block);
     if (is_inverse) {
@@ -44,6 +44,7 @@ void launch(int head_dim, size_t n_rows, float *x, bool is_inverse, cudaStream_t
     } else {
         rotate_rows<N, false><<<n_blocks, n_threads, 0, stream>>>(head_dim, n_rows, x);
     }
+    return cudaGetLastError();
 }
 
 } /* namespace */
@@ -56,11 +57,7 @@ extern "C" cudaError_t tkv_cuda_rotate(int head_dim, size_t n_rows, float *x, bo
     if (n_rows == 0) {
         return cudaSuccess;
     }
-    switch (head_dim) {
-    case 64: launch<4>(head_dim, n_rows, x, is_inverse, stream); break;
-    case 128: launch<8>(head_dim, n_rows, x, is_inverse, stream); break;
-    case 256: launch<16>(head_dim, n_rows, x, is_inverse, stream); break;
-    default: launch<0>(head_dim, n_rows, x, is_inverse, stream); break;
-    }
-    return cudaGetLastError();
+    return with_row_size(head_dim, [&](auto n) {
+        return launch<decltype(n)::value>(head_dim, n_rows, x, is_inverse, stream);
+    });
 }

@@ -1,7 +1,9 @@
 /* Storing rows of tokens into pages. One thread block owns the page of one KV head for the launch:
  * it encodes its rows into an image in shared memory and then writes what changed. */
+#include "device/cuda/base/copy.cuh"
 #include "device/cuda/codec/encode_trellis.cuh"
 #include "device/cuda/codec/pack.cuh"
+#include "device/cuda/codec/page_rows.cuh"
 #include "device/cuda/kernels_cuda.h"
 
 namespace tkv_cuda
@@ -12,31 +14,22 @@ namespace
 constexpr int max_threads = 128;
 
 struct store_params {
-    tkv_device_layer layer;
+    page_grid grid;
     const tkv_device_sequence *sequences;
     int first;
-    int n_tokens;
     const float *k;
     const float *v;
-    int first_order; /* of the thread blocks with blockIdx.y = 0 */
-    int n_orders;
     int image_bytes; /* of shared memory; after them each warp's search_scratch */
 };
 
-/* The rows that go into one page. */
-struct page_rows {
-    int order;
-    int head_dim;
-    slot_range range;
+struct store_job : page_rows {
     const float *rows; /* that of slot 0, were it there */
-    size_t stride;
-    page_place place;
     int effort;
     int image_bytes;
 };
 
 template <int N>
-__device__ void load_row(const row_shape<N> &shape, const page_rows &job, int slot, bool is_used,
+__device__ void load_row(const row_shape<N> &shape, const store_job &job, int slot, bool is_used,
                          float *v)
 {
     const float *row = job.rows + (is_used ? slot : job.range.first) * (ptrdiff_t)job.stride;
@@ -56,7 +49,7 @@ __device__ void load_row(const row_shape<N> &shape, const page_rows &job, int sl
 
 /* The codes of a slot; its side fields go to `side`. */
 template <int N, int Type>
-__device__ void encode_slot(const page_rows &job, int slot, bool is_used,
+__device__ void encode_slot(const store_job &job, int slot, bool is_used,
                             const search_scratch &scratch, uint16_t *side, row_codes<N> *out)
 {
     const row_shape<N> shape = {job.head_dim};
@@ -77,7 +70,7 @@ __device__ void encode_slot(const page_rows &job, int slot, bool is_used,
 
 /* The slots 4 n + r of a group: one half-warp, with another r in the other half of the warp. */
 template <int N, int Type>
-__device__ void encode_unit(const page_rows &job, int group, int r, const search_scratch &scratch,
+__device__ void encode_unit(const store_job &job, int group, int r, const search_scratch &scratch,
                             uint32_t *image)
 {
     const row_shape<N> shape = {job.head_dim};
@@ -103,17 +96,17 @@ __device__ void encode_unit(const page_rows &job, int group, int r, const search
             add_value<N, Type>(shape, slot, n, is_used, out.codes, sums, image);
         }
     }
-    if (Type != TKV_TYPE_TURBO8 && !is_key) {
+    if (!type_traits<Type>::is_bytes && !is_key) {
         pack_values<N, Type>(shape, group, r, sums, image);
     }
 }
 
-template <int N, int Type> __device__ void encode_page(const page_rows &job, uint32_t *image)
+template <int N, int Type> __device__ void encode_page(const store_job &job, uint32_t *image)
 {
     const uint32_t warp_offset =
         job.image_bytes + threadIdx.x / 32 * (uint32_t)search_scratch_bytes(job.head_dim);
     const search_scratch scratch = place_scratch(warp_offset, job.head_dim);
-    if (Type != TKV_TYPE_TURBO8 && job.order == TKV_ORDER_VALUE) {
+    if (!type_traits<Type>::is_bytes && job.order == TKV_ORDER_VALUE) {
         const int n_words = image_words<Type>(job.order, job.head_dim);
         for (int i = threadIdx.x; i < n_words; i += (int)blockDim.x) {
             image[i] = 0;
@@ -128,7 +121,7 @@ template <int N, int Type> __device__ void encode_page(const page_rows &job, uin
     write_image<Type>(job.order, job.head_dim, job.range, image, job.place.page);
 }
 
-__device__ void store_exact(const page_rows &job)
+__device__ void store_exact(const store_job &job)
 {
     const int pairs = job.head_dim / 2;
     const int n_rows = job.range.end - job.range.first;
@@ -147,59 +140,36 @@ __global__ void __launch_bounds__(max_threads, N != 4 && N != 8 ? 1
     store_pages(const store_params params)
 {
     uint32_t *image = in_shared<uint32_t>(0);
-    const tkv_device_layer &layer = params.layer;
+    const page_grid &grid = params.grid;
     const tkv_device_sequence sequence = params.sequences[blockIdx.z];
-    const int first = params.first >= 0 ? params.first : sequence.n_tokens - params.n_tokens;
-    const int block = block_of(layer, first) + (int)blockIdx.x;
-    const int start = block_start(layer, block);
-    const int end = min(block_end(layer, block), first + params.n_tokens);
-    if (start >= end) {
+    const int first = params.first >= 0 ? params.first : sequence.n_tokens - grid.n_tokens;
+    store_job job;
+    if (!find_rows(grid, sequence, first, &job)) {
         return;
     }
-    const int order = params.first_order + (int)blockIdx.y % params.n_orders;
-    const int head = (int)blockIdx.y / params.n_orders;
-    page_rows job;
-    job.order = order;
-    job.head_dim = layer_head_dim(layer, order);
-    job.range.first = max(first - start, 0);
-    job.range.end = end - start;
-    job.stride = (size_t)layer.n_kv_heads * job.head_dim;
-    job.rows = (order == TKV_ORDER_KEY ? params.k : params.v) +
-               ((ptrdiff_t)blockIdx.z * params.n_tokens + start - first) * (ptrdiff_t)job.stride +
-               (ptrdiff_t)head * job.head_dim;
-    job.place = place_page(layer, sequence, block, head, order);
-    job.effort = layer.effort;
+    job.rows = (job.order == TKV_ORDER_KEY ? params.k : params.v) + job.first +
+               (ptrdiff_t)blockIdx.z * grid.n_tokens * job.stride;
+    job.effort = grid.layer.effort;
     job.image_bytes = params.image_bytes;
-    /* Beside a search the time of other types does not matter, but that of compiling does. */
-    constexpr int M = WithTrellis ? 0 : N;
-    if constexpr (WithTrellis) {
-        switch (job.place.type) {
-        case TKV_TYPE_TRELLIS3: encode_page<N, TKV_TYPE_TRELLIS3>(job, image); return;
-        case TKV_TYPE_TRELLIS2: encode_page<N, TKV_TYPE_TRELLIS2>(job, image); return;
-        default: break;
+    const bool is_coded = with_coded_type(job.place.type, [&](auto coded) {
+        constexpr int type = decltype(coded)::value;
+        if constexpr (!type_traits<type>::is_trellis) {
+            /* Beside a search the time of other types does not matter, but that of compiling does.
+             */
+            encode_page<WithTrellis ? 0 : N, type>(job, image);
+        } else if constexpr (WithTrellis) {
+            encode_page<N, type>(job, image);
         }
+    });
+    if (!is_coded) {
+        store_exact(job);
     }
-    switch (job.place.type) {
-    case TKV_TYPE_TURBO8: encode_page<M, TKV_TYPE_TURBO8>(job, image); break;
-    case TKV_TYPE_TURBO4: encode_page<M, TKV_TYPE_TURBO4>(job, image); break;
-    case TKV_TYPE_TURBO3: encode_page<M, TKV_TYPE_TURBO3>(job, image); break;
-    case TKV_TYPE_TURBO2: encode_page<M, TKV_TYPE_TURBO2>(job, image); break;
-    case TKV_TYPE_TURBO4Q: encode_page<M, TKV_TYPE_TURBO4Q>(job, image); break;
-    case TKV_TYPE_TURBO3Q: encode_page<M, TKV_TYPE_TURBO3Q>(job, image); break;
-    default: store_exact(job); break;
-    }
-}
-
-bool is_trellis(int type)
-{
-    return type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
 }
 
 /* A launch with as many warps as there is shared memory for. */
 template <int N, bool WithTrellis>
-cudaError_t launch_class(store_params params, int head_dim, int n_sequences, cudaStream_t stream)
+cudaError_t launch(const store_params &params, int head_dim, int n_sequences, cudaStream_t stream)
 {
-    const tkv_device_layer &layer = params.layer;
     const size_t warp_bytes = WithTrellis ? search_scratch_bytes(head_dim) : 0;
     int n_warps = max_threads / 32;
     if (WithTrellis) {
@@ -221,38 +191,19 @@ cudaError_t launch_class(store_params params, int head_dim, int n_sequences, cud
     if (error != cudaSuccess) {
         return error;
     }
-    const dim3 grid((unsigned)max_blocks(layer, params.n_tokens),
-                    (unsigned)(layer.n_kv_heads * params.n_orders), (unsigned)n_sequences);
-    store_pages<N, WithTrellis><<<grid, 32 * n_warps, bytes, stream>>>(params);
+    store_pages<N, WithTrellis>
+        <<<grid_of(params.grid, n_sequences), 32 * n_warps, bytes, stream>>>(params);
     return cudaGetLastError();
 }
 
-template <int N>
-cudaError_t launch_types(const store_params &params, int head_dim, int n_sequences,
-                         cudaStream_t stream)
+bool has_trellis(const page_grid &grid)
 {
-    bool has_trellis = false;
-    for (int i = 0; i < params.n_orders; i++) {
-        has_trellis = has_trellis || is_trellis(layer_type(params.layer, params.first_order + i));
+    for (int order = grid.first_order; order < grid.first_order + grid.n_orders; order++) {
+        if (is_trellis(layer_type(grid.layer, order))) {
+            return true;
+        }
     }
-    return has_trellis ? launch_class<N, true>(params, head_dim, n_sequences, stream)
-                       : launch_class<N, false>(params, head_dim, n_sequences, stream);
-}
-
-/* Of orders that share a head_dim. */
-cudaError_t launch(store_params params, int n_sequences, cudaStream_t stream)
-{
-    const int head_dim = layer_head_dim(params.layer, params.first_order);
-    for (int order = params.first_order; order < params.first_order + params.n_orders; order++) {
-        const int bytes = (int)image_bytes(layer_type(params.layer, order), order, head_dim);
-        params.image_bytes = bytes > params.image_bytes ? bytes : params.image_bytes;
-    }
-    switch (head_dim) {
-    case 64: return launch_types<4>(params, head_dim, n_sequences, stream);
-    case 128: return launch_types<8>(params, head_dim, n_sequences, stream);
-    case 256: return launch_types<16>(params, head_dim, n_sequences, stream);
-    default: return launch_types<0>(params, head_dim, n_sequences, stream);
-    }
+    return false;
 }
 
 } /* namespace */
@@ -267,12 +218,13 @@ extern "C" cudaError_t tkv_cuda_store(const tkv_device_layer *layer,
     if (n_tokens == 0 || n_sequences == 0) {
         return cudaSuccess;
     }
-    store_params params = {*layer, sequences, first, n_tokens, k, v, TKV_ORDER_KEY, 2, 0};
-    if (layer->head_dim_k == layer->head_dim_v) {
-        return launch(params, n_sequences, stream);
-    }
-    params.n_orders = 1;
-    cudaError_t error = launch(params, n_sequences, stream);
-    params.first_order = TKV_ORDER_VALUE;
-    return error == cudaSuccess ? launch(params, n_sequences, stream) : error;
+    return launch_orders(*layer, n_tokens, true, true, [&](const page_grid &grid) {
+        const store_params params = {grid, sequences, first, k, v, (int)largest_image(grid)};
+        const int head_dim = layer_head_dim(*layer, grid.first_order);
+        return with_row_size(head_dim, [&](auto n) {
+            constexpr int N = decltype(n)::value;
+            return has_trellis(grid) ? launch<N, true>(params, head_dim, n_sequences, stream)
+                                     : launch<N, false>(params, head_dim, n_sequences, stream);
+        });
+    });
 }

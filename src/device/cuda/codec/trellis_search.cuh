@@ -12,6 +12,7 @@
 #ifndef TKV_DEVICE_CUDA_CODEC_TRELLIS_SEARCH_CUH
 #define TKV_DEVICE_CUDA_CODEC_TRELLIS_SEARCH_CUH
 
+#include "device/cuda/base/levels.cuh"
 #include "device/cuda/codec/row.cuh"
 
 namespace tkv_cuda
@@ -24,19 +25,20 @@ constexpr int n_phases = 8;
 constexpr int words_per_lane = 8; /* of two metrics */
 
 /* The nearest level of each subset to every target. */
-template <int FreeBits> struct nearest_table {
+template <int Type> struct nearest_table {
     static constexpr int n_targets = 2 * target_limit + 1;
     uint32_t costs[n_targets][2]; /* squared distances of subsets 0 and 1, 2 and 3, 16 bits each */
     uint8_t free[n_targets];      /* free bits of subset s at bit 2 s */
 
-    constexpr nearest_table(const int (&levels)[4 << FreeBits]) : costs(), free()
+    constexpr nearest_table() : costs(), free()
     {
+        constexpr auto list = levels_of_type<Type>();
         for (int t = 0; t < n_targets; t++) {
             for (int subset = 0; subset < 4; subset++) {
                 int best = 0;
                 int best_cost = 1 << 30;
-                for (int f = 0; f < 1 << FreeBits; f++) {
-                    const int distance = t - target_limit - levels[4 * f + subset];
+                for (int f = 0; f < 1 << type_traits<Type>::free_bits; f++) {
+                    const int distance = t - target_limit - list.level[4 * f + subset];
                     if (distance * distance < best_cost) {
                         best_cost = distance * distance;
                         best = f;
@@ -49,19 +51,7 @@ template <int FreeBits> struct nearest_table {
     }
 };
 
-constexpr int trellis_levels8[] = TKV_TRELLIS_LEVELS_8;
-constexpr int trellis_levels16[] = TKV_TRELLIS_LEVELS_16;
-__device__ const nearest_table<1> nearest8(trellis_levels8);
-__device__ const nearest_table<2> nearest16(trellis_levels16);
-
-template <int FreeBits> __device__ const nearest_table<FreeBits> &nearest_levels()
-{
-    if constexpr (FreeBits == 2) {
-        return nearest16;
-    } else {
-        return nearest8;
-    }
-}
+template <int Type> __device__ const nearest_table<Type> nearest_levels = {};
 
 /* What a warp needs of shared memory to search its two rows. Offsets from the start of the block's
  * shared memory, so that the search's accesses are to shared memory and known to be. */
@@ -161,8 +151,8 @@ __device__ void find_predecessors(const uint32_t *metrics, uint32_t *lower, uint
         *lower = metrics[W & ~word_bit];
         *upper = metrics[W | word_bit];
     } else {
-        *lower = byte_permute(metrics[W], 0, 0x1010);
-        *upper = byte_permute(metrics[W], 0, 0x3232);
+        *lower = permute_bytes(metrics[W], 0, 0x1010);
+        *upper = permute_bytes(metrics[W], 0, 0x3232);
     }
 }
 
@@ -190,10 +180,10 @@ template <int Phase, bool CanSaturate>
 __device__ void advance(uint2 cost, uint32_t selector, uint32_t *metrics, uint32_t *decisions)
 {
     cost_pairs pairs;
-    pairs.pairs[0] = byte_permute(cost.x, cost.y, selector);
-    pairs.pairs[1] = byte_permute(cost.x, cost.y, selector ^ 0x2222u);
-    pairs.pairs[2] = byte_permute(cost.y, cost.x, selector);
-    pairs.pairs[3] = byte_permute(cost.y, cost.x, selector ^ 0x2222u);
+    pairs.pairs[0] = permute_bytes(cost.x, cost.y, selector);
+    pairs.pairs[1] = permute_bytes(cost.x, cost.y, selector ^ 0x2222u);
+    pairs.pairs[2] = permute_bytes(cost.y, cost.x, selector);
+    pairs.pairs[3] = permute_bytes(cost.y, cost.x, selector ^ 0x2222u);
     uint32_t next[words_per_lane];
     advance_word<Phase, CanSaturate, 0>(pairs, metrics, next, decisions);
     advance_word<Phase, CanSaturate, 1>(pairs, metrics, next, decisions);

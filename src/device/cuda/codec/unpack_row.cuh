@@ -3,7 +3,9 @@
 #ifndef TKV_DEVICE_CUDA_CODEC_UNPACK_ROW_CUH
 #define TKV_DEVICE_CUDA_CODEC_UNPACK_ROW_CUH
 
-#include "device/cuda/codec/levels.cuh"
+#include "device/cuda/base/half.cuh"
+#include "device/cuda/base/levels.cuh"
+#include "device/cuda/base/trellis.cuh"
 #include "device/cuda/codec/pack.cuh"
 
 namespace tkv_cuda
@@ -13,7 +15,7 @@ namespace tkv_cuda
 template <int Type>
 __device__ void read_image(int order, int head_dim, const uint8_t *page, uint32_t *image)
 {
-    typedef type_traits<Type> traits;
+    using traits = type_traits<Type>;
     uint16_t *side = image_side<Type>(order, head_dim, image);
     const uint32_t *words = (const uint32_t *)page;
     for (int p = 0; p < traits::n_planes; p++) {
@@ -74,7 +76,7 @@ __device__ uint32_t plane_code(int order, int head_dim, int slot, int i, const u
 template <int Type>
 __device__ uint32_t read_code(int order, int head_dim, int slot, int i, const uint32_t *image)
 {
-    typedef type_traits<Type> traits;
+    using traits = type_traits<Type>;
     constexpr int bits0 = traits::plane_bits(0);
     uint32_t code = plane_code<bits0>(order, head_dim, slot, i, image);
     if constexpr (traits::n_planes > 1) {
@@ -92,11 +94,11 @@ __device__ uint32_t read_code(int order, int head_dim, int slot, int i, const ui
 /* Level of a scalar type's code. */
 template <int Type> __device__ float level_of(uint32_t code)
 {
-    typedef type_traits<Type> traits;
+    using traits = type_traits<Type>;
     if constexpr (traits::is_uniform) {
         return (float)(int)(int8_t)code;
     } else {
-        return codebook_level<traits::level_bits>(code & ((1u << traits::level_bits) - 1));
+        return level_at<Type>(code & ((1u << traits::level_bits) - 1));
     }
 }
 
@@ -105,20 +107,20 @@ template <int N, int Type>
 __device__ void dequantise_row(const row_shape<N> &shape, int order, int slot,
                                const uint32_t *image, const uint16_t *side, float *y)
 {
-    typedef type_traits<Type> traits;
+    using traits = type_traits<Type>;
     const int d = shape.head_dim;
     const int lane = lane_of_row();
     const uint32_t field = side[slot];
     const float scale = from_half(traits::is_trellis ? field & 0x7fffu : field) / TKV_LEVEL_UNIT;
     if constexpr (traits::is_trellis) {
-        uint32_t path = trellis_start_word((field & 31u) | field >> 15 << 5);
+        uint32_t path = row_path_before(start_bits(field));
 #pragma unroll(row_shape <N>::unroll)
         for (int i = 0; i < shape.n(); i++) {
             const uint32_t code = read_code<Type>(order, d, slot, i, image);
             path |= row_ballot(code >> traits::free_bits) << 16;
             const uint32_t free = code & ((1u << traits::free_bits) - 1);
-            const uint32_t index = 4 * free + trellis_subset(path, lane);
-            y[i] = trellis_level<traits::free_bits>(index) * scale;
+            const uint32_t index = 4 * free + row_subset(path, lane);
+            y[i] = level_at<Type>(index) * scale;
             path >>= 16;
         }
         return;

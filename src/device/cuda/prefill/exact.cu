@@ -2,8 +2,9 @@
  * 64 query rows share each page in shared memory and do what FlashAttention-3 does (Shah et al.
  * 2024, section 3.2): products by wgmma, the scores of a page asked for before the sums of the page
  * before, softmax in registers between. Bound by the tensor cores. */
-#include "device/cuda/prefill/attend_prefill.cuh"
-#include "device/cuda/prefill/hopper.cuh"
+#include "device/cuda/base/head_dim.cuh"
+#include "device/cuda/base/hopper.cuh"
+#include "device/cuda/prefill/job.cuh"
 
 namespace tkv_cuda
 {
@@ -37,13 +38,6 @@ template <int HeadDim> struct __align__(128) page_stage
     uint8_t values[HeadDim / 8 * column_bytes];
 };
 
-__device__ inline void copy16(void *to, const void *from, bool is_there)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
-                 "l"(from), "r"(is_there ? 16 : 0)
-                 : "memory");
-}
-
 /* Rows from n_tokens on, which hold what dropped tokens have left, become zero. */
 template <int HeadDim>
 __device__ void fetch_page(const __half *keys, int n_slots, int n_tokens, page_stage<HeadDim> &to)
@@ -58,8 +52,8 @@ __device__ void fetch_page(const __half *keys, int n_slots, int n_tokens, page_s
         const bool is_there = row < n_slots && row < n_tokens;
         const int from = is_there ? item * 8 : 0;
         const int at = chunk * column_bytes + row * 16;
-        copy16(to.keys + at, keys + from, is_there);
-        copy16(to.values + at, values + from, is_there);
+        copy_chunk_or_zeros(shared_address(to.keys + at), keys + from, is_there);
+        copy_chunk_or_zeros(shared_address(to.values + at), values + from, is_there);
     }
 }
 
@@ -104,7 +98,7 @@ __device__ inline void scale_scores(const prefill_job &job, float (&s)[page_toke
         if (cap > 0.0f) {
 #pragma unroll
             for (int c = 0; c < page_tokens / 2; c++) {
-                s[c] = cap * tanhf(s[c] / cap);
+                s[c] = cap_logit(cap, s[c]);
             }
         }
     }
@@ -134,12 +128,6 @@ __device__ inline void mask_logits(int start, int end, int window, const exact_r
     }
 }
 
-__device__ inline uint32_t pack_halves(float low, float high)
-{
-    const __half2 y = __floats2half2_rn(low, high);
-    return *(const uint32_t *)&y;
-}
-
 /* Weights of a page as operands of the second product; adds up each row's of this thread. */
 __device__ inline void weigh(const float (&s)[page_tokens / 2], const float (&reference)[2],
                              uint32_t (&weights)[page_tokens / 16][4], float (&sums)[2])
@@ -153,7 +141,7 @@ __device__ inline void weigh(const float (&s)[page_tokens / 2], const float (&re
             const int at = 8 * w + 4 * (r >> 1) + 2 * h;
             const float low = exp2_fast(s[at] - reference[h]);
             const float high = exp2_fast(s[at + 1] - reference[h]);
-            weights[w][r] = pack_halves(low, high);
+            weights[w][r] = to_two_halves(low, high);
             sums[h] += low + high;
         }
     }
@@ -166,7 +154,7 @@ __device__ inline float largest_of_row(const float (&s)[page_tokens / 2], int h)
     for (int j = 0; j < page_tokens / 8; j++) {
         largest = fmaxf(largest, fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
     }
-    return max_of_four_lanes(largest);
+    return max_row(largest);
 }
 
 /* Weights below the threshold, relative to the row's largest logit so far, become zero. */
@@ -303,9 +291,7 @@ __device__ void write_part(const prefill_job &job, int unit, int split, int firs
     constexpr int n_columns = stage_shape<HeadDim>::n_columns;
     const int t = threadIdx.x & 3;
     for (int h = 0; h < 2; h++) {
-        float sum = rows.sum[h];
-        sum += __shfl_xor_sync(full_warp, sum, 1);
-        sum += __shfl_xor_sync(full_warp, sum, 2);
+        const float sum = add_row(rows.sum[h]);
         const size_t part = part_index(job, unit, 1, split, first_row + 8 * h);
         if (t == 0) {
             job.part_stats[part] = make_float2(rows.reference[h], sum);
@@ -340,10 +326,11 @@ template <int HeadDim> struct page_queue {
         if (block >= 0) {
             const auto *keys = (const __half *)pages + (size_t)kv_head * n_slots * HeadDim * 2;
             const int end = min(first_position(job, sequence) + job.params.n_queries,
-                                block_start(job.params.layer, block + 1));
-            fetch_page<HeadDim>(keys, n_slots, end - block_start(job.params.layer, block), stage);
+                                tkv_block_place(job.params.layer.n_sinks, block + 1));
+            fetch_page<HeadDim>(keys, n_slots,
+                                end - tkv_block_place(job.params.layer.n_sinks, block), stage);
         }
-        asm volatile("cp.async.commit_group;" ::: "memory");
+        close_copies();
         return block;
     }
 };
@@ -381,7 +368,7 @@ __global__ void __launch_bounds__(n_threads, 1)
     int before = 0;
     bool is_any = false;
     while (blocks[0] >= 0) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(n_ahead - 1) : "memory");
+        wait_copies<n_ahead - 1>();
         fence_async_proxy();
         __syncthreads();
         float s[page_tokens / 2];
@@ -395,8 +382,9 @@ __global__ void __launch_bounds__(n_threads, 1)
         wgmma_wait<is_overlapped ? 1 : 0>();
         wgmma_hold(s);
         scale_scores<IsSpecial>(job, s);
-        mask_logits(block_start(job.params.layer, blocks[0]),
-                    block_start(job.params.layer, blocks[0] + 1), job.params.window, rows, s);
+        mask_logits(tkv_block_place(job.params.layer.n_sinks, blocks[0]),
+                    tkv_block_place(job.params.layer.n_sinks, blocks[0] + 1), job.params.window,
+                    rows, s);
         if constexpr (is_overlapped) {
             wait_for_sums<HeadDim>(sums);
         }
@@ -422,7 +410,7 @@ __global__ void __launch_bounds__(n_threads, 1)
         multiply_values<HeadDim>(weights, stages[before], sums);
         wait_for_sums<HeadDim>(sums);
     }
-    asm volatile("cp.async.wait_all;" ::: "memory");
+    wait_all_copies();
     write_part<HeadDim>(job, unit, split, first_row, rows, sums);
 }
 
@@ -451,11 +439,10 @@ template <int HeadDim> cudaError_t launch(const prefill_job &job, cudaStream_t s
 
 cudaError_t launch_prefill_exact(const prefill_job &job, cudaStream_t stream)
 {
-    switch (job.params.layer.head_dim_k) {
-    case 64: return launch<64>(job, stream);
-    case 128: return launch<128>(job, stream);
-    default: return launch<256>(job, stream);
-    }
+    cudaError_t error = cudaErrorInvalidValue;
+    with_head_dim(job.params.layer.head_dim_k,
+                  [&](auto size) { error = launch<decltype(size)::value>(job, stream); });
+    return error;
 }
 
 } /* namespace tkv_cuda */

@@ -14,19 +14,18 @@
  *            row, transposed by movmatrix; they meet the levels in the tensor cores, and the
  *            integer sums stay in the accumulators from page to page until the maximum moves.
  */
-#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_PAGES_CUH
-#define TKV_DEVICE_CUDA_DECODE_DECODE_PAGES_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_PAGES_CUH
+#define TKV_DEVICE_CUDA_DECODE_PAGES_CUH
 
-#include "device/cuda/decode/decode_layout.cuh"
-#include "device/cuda/decode/decode_rows.cuh"
+#include "device/cuda/base/half.cuh"
+#include "device/cuda/decode/layout.cuh"
+#include "device/cuda/decode/rows.cuh"
 
-#include <cuda_fp16.h>
 #include <math_constants.h>
 
 namespace tkv_cuda
 {
 
-constexpr float no_maximum = -1e30f;
 /* 2^23 + n has n in its low bits: a fused multiply-add also rounds to an integer. */
 constexpr float integer_base = 8388608.0f;
 constexpr uint32_t integer_base_high = 0x4b00u;
@@ -35,19 +34,15 @@ constexpr float weight_bits = 15.0f;
 /* A token without a value may weigh 2^70 times more than those with one. */
 constexpr float valueless_bits = 70.0f;
 constexpr float sum_limit = 1e30f;
-constexpr float logit_limit = 1e30f;
 
 template <int KeyType, int ValueType, int HeadDim, int RowTiles> struct decode_shape {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
     static constexpr int n_rows = 4 * RowTiles;
     static constexpr int n_steps = HeadDim / 32; /* of the score product */
     static constexpr int fragment_words = n_steps * 2 * 32;
-    /* One CTA a multiprocessor: 12 warps have the registers that the loop wants, 168, and more
-     * would only queue for the memory. */
-    static constexpr int most_warps = HeadDim * RowTiles > 256 ? 8 : 12;
-    static constexpr int shared_limit = 224 * 1024;
+    static constexpr int most_warps = most_decode_warps(HeadDim, RowTiles);
     static constexpr int query_bytes = RowTiles * fragment_words * 4 + n_rows * 16;
-    static constexpr int fitting = (shared_limit - query_bytes) / (2 * layout::bytes);
+    static constexpr int fitting = (decode_shared_limit - query_bytes) / (2 * layout::bytes);
     static constexpr int n_warps = fitting < most_warps ? fitting : most_warps;
     static constexpr int warp_bytes = 2 * layout::bytes; /* one page pair is worked on, one comes */
     static constexpr int shared_bytes = query_bytes + n_warps * warp_bytes;
@@ -57,13 +52,13 @@ template <int KeyType, int ValueType, int HeadDim, int RowTiles> struct decode_s
  * movmatrix brings together is a quad of the values' type (unpack.cuh). */
 template <int ValueType> __device__ __forceinline__ int first_slot(int g)
 {
-    return coding<ValueType>::is_bytes ? 32 * (g >> 2) + 16 * (g >> 1 & 1) + 2 * (g & 1)
-                                       : 32 * (g >> 2) + 2 * (g >> 1 & 1) + 8 * (g & 1);
+    return type_traits<ValueType>::is_bytes ? 32 * (g >> 2) + 16 * (g >> 1 & 1) + 2 * (g & 1)
+                                            : 32 * (g >> 2) + 2 * (g >> 1 & 1) + 8 * (g & 1);
 }
 
 template <int ValueType> __device__ __forceinline__ constexpr int pair_offset(int p)
 {
-    return coding<ValueType>::is_bytes ? 4 * p : 4 * (p & 1) + 16 * (p >> 1);
+    return type_traits<ValueType>::is_bytes ? 4 * p : 4 * (p & 1) + 16 * (p >> 1);
 }
 
 __device__ __forceinline__ void multiply_queries(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
@@ -89,35 +84,6 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t x)
     uint32_t y;
     asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
     return y;
-}
-
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ __forceinline__ float log2_fast(float x)
-{
-    float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ __forceinline__ void copy_chunk(uint32_t to, const uint8_t *from)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void close_copies()
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <int Left> __device__ __forceinline__ void wait_copies()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
 }
 
 /* Asks for the codes of one page, 16 bytes a lane and instruction. */
@@ -158,8 +124,8 @@ template <typename Layout>
 __device__ __forceinline__ void place_key_starts(uint8_t *stage, const uint32_t (&fields)[2])
 {
     uint32_t *row = (uint32_t *)(stage + Layout::keys::plane_offset(1));
-    row[threadIdx.x % 32] = trellis_word_before(fields[0]);
-    row[threadIdx.x % 32 + 32] = trellis_word_before(fields[1]);
+    row[threadIdx.x % 32] = path_before(start_bits(fields[0]));
+    row[threadIdx.x % 32 + 32] = path_before(start_bits(fields[1]));
 }
 
 /* Those of values, a word of 32 tokens for each place before the first coordinate. */
@@ -293,7 +259,7 @@ __device__ __forceinline__ level_tables<Type> read_tables(const volatile level_t
 {
     level_tables<Type> tables;
 #pragma unroll
-    for (int i = 0; i < 2 * coding<Type>::n_tables; i++) {
+    for (int i = 0; i < 2 * type_traits<Type>::n_tables; i++) {
         tables.half[i / 2][i % 2] = hidden.half[i / 2][i % 2];
     }
     tables.minus_one = hidden.minus_one;
@@ -370,7 +336,7 @@ compute_scores(const uint8_t *stage, const lane_constants<KeyType, ValueType> &l
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
     using side = typename layout::keys;
-    constexpr int n_tables = coding<KeyType>::n_tables;
+    constexpr int n_tables = type_traits<KeyType>::n_tables;
     constexpr int n_blocks = side::is_shared ? 1 : HeadDim / 128;
     constexpr int n_quads = side::is_shared ? 4 : 8;
 #pragma unroll
@@ -459,7 +425,7 @@ add_values(const uint8_t *stage, const lane_constants<KeyType, ValueType> &lane,
            const uint32_t (&weights)[RowTiles][4], int (&sums)[RowTiles][HeadDim / 16][4])
 {
     using layout = pair_layout<KeyType, ValueType, HeadDim>;
-    constexpr int n_tables = coding<ValueType>::n_tables;
+    constexpr int n_tables = type_traits<ValueType>::n_tables;
 #pragma unroll
     for (int block = 0; block < HeadDim / 32; block++) {
         uint32_t words[4][8];

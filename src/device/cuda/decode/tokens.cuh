@@ -1,14 +1,14 @@
 /* Attention token by token in plain float arithmetic: f16 pages beside coded ones, and whatever
- * attend_decode_kernel.cuh has no products for. A half-warp takes a token: its row of keys against
+ * kernel.cuh has no products for. A half-warp takes a token: its row of keys against
  * up to 4 queries, a softmax of its own, and its row of values into sums in registers. The
  * half-warps of a CTA share a block and are joined in the end.
  *
  * Bound: f16 pages by memory; coded pages by the instructions of their decoding. */
-#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_TOKENS_CUH
-#define TKV_DEVICE_CUDA_DECODE_DECODE_TOKENS_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_TOKENS_CUH
+#define TKV_DEVICE_CUDA_DECODE_TOKENS_CUH
 
 #include "device/cuda/codec/row.cuh"
-#include "device/cuda/decode/decode_merge.cuh"
+#include "device/cuda/decode/merge.cuh"
 
 namespace tkv_cuda
 {
@@ -127,7 +127,7 @@ __device__ __forceinline__ void weigh_tokens(const row_shape<N> &shape, const de
     for (int u = 0; u < Tokens; u++) {
         float logit = score[u] * job.params.scale * log2_e;
         logit = fmaxf(-logit_limit, fminf(logit, logit_limit));
-        logit = cap > 0.0f ? cap * tanhf(logit / cap) : logit;
+        logit = cap > 0.0f ? cap_logit(cap, logit) : logit;
         const bool is_seen = slot[u] >= span.seen.first && slot[u] < span.seen.end;
         score[u] = is_seen ? logit : -CUDART_INF_F;
         top = fmaxf(top, score[u]);
@@ -200,8 +200,8 @@ __device__ __forceinline__ exact_pages find_exact_pages(const decode_job &job,
     const size_t key_size = (size_t)entry.n_slots * layer.head_dim_k;
     const size_t value_size = (size_t)entry.n_slots * layer.head_dim_v;
     const __half *keys = (const __half *)entry.pages + work.kv_head * (key_size + value_size);
-    const int start = block_start(layer, block);
-    const int n_tokens = min(block_start(layer, block + 1), work.some_end) - start;
+    const int start = tkv_block_place(layer.n_sinks, block);
+    const int n_tokens = min(tkv_block_place(layer.n_sinks, block + 1), work.some_end) - start;
     return {keys, keys + key_size, first_of_block(work, start), min(n_tokens, entry.n_slots)};
 }
 
@@ -223,7 +223,7 @@ template <int N> struct half_run {
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
             const uint32_t two = i % 2 ? four[i / 2].y : four[i / 2].x;
-            const float2 both = __half22float2(*(const __half2 *)&two);
+            const float2 both = from_two_halves(two);
             y[2 * i] = both.x;
             y[2 * i + 1] = both.y;
         }

@@ -1,9 +1,9 @@
-/* The decode attention kernel around the products of decode_pages.cuh: which blocks, softmax, and
+/* The decode attention kernel around the products of pages.cuh: which blocks, softmax, and
  * how the parts come together. */
-#ifndef TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_CUH
-#define TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_WORK_CUH
+#define TKV_DEVICE_CUDA_DECODE_WORK_CUH
 
-#include "device/cuda/decode/decode_pages.cuh"
+#include "device/cuda/decode/pages.cuh"
 
 namespace tkv_cuda
 {
@@ -64,12 +64,14 @@ __device__ __forceinline__ void plan_work(const decode_job &job, int blocks_a_sp
     const int last_seen = min(last_query, all_end - 1);
     work.some_begin = max(p.window ? first_query + 1 - p.window : 0, p.begin);
     work.some_end = last_seen + 1;
-    work.begin = block_of(p.layer, work.some_begin);
-    work.end = last_seen < work.some_begin ? work.begin : block_of(p.layer, last_seen) + 1;
+    work.begin = tkv_block_of_place(p.layer.n_sinks, work.some_begin);
+    work.end = last_seen < work.some_begin ? work.begin
+                                           : tkv_block_of_place(p.layer.n_sinks, last_seen) + 1;
     const int newest_begin = max(p.window ? last_query + 1 - p.window : 0, p.begin);
-    work.first_whole = max(block_of(p.layer, newest_begin + page_tokens - 1), sink_blocks(p.layer));
+    work.first_whole = max(tkv_block_of_place(p.layer.n_sinks, newest_begin + page_tokens - 1),
+                           tkv_head_blocks(p.layer.n_sinks));
     const int whole_end = max(min(first_query + 1, all_end), 0);
-    work.n_whole = max(block_of(p.layer, whole_end) - work.first_whole, 0);
+    work.n_whole = max(tkv_block_of_place(p.layer.n_sinks, whole_end) - work.first_whole, 0);
     work.n_active =
         max(1, min(job.n_splits, (work.end - work.begin + blocks_a_split - 1) / blocks_a_split));
 }
@@ -114,14 +116,14 @@ __device__ __forceinline__ void prepare_query(const decode_job &job, const decod
     float bias = 0.0f;
     if (work.sequence.mean_k) {
         float mean[n];
-        load_row((const float *)work.sequence.mean_k + work.kv_head * HeadDim, mean);
+        load_runs((const float *)work.sequence.mean_k + work.kv_head * HeadDim, mean);
 #pragma unroll
         for (int j = 0; j < n; j++) {
             bias = fmaf(x[j], mean[j], bias);
         }
     }
     bias = add_lanes(bias);
-    rotate_lanes(x);
+    rotate_runs(x);
     float largest = 0.0f;
 #pragma unroll
     for (int j = 0; j < n; j++) {
@@ -139,12 +141,12 @@ __device__ __forceinline__ void prepare_query(const decode_job &job, const decod
         sums[0] += high;
         sums[1] += low;
         /* The place of coordinate 32 * group + code: unpack.cuh has the order of a group's codes,
-         * decode_layout.cuh that of the groups over the lanes. */
+         * layout.cuh that of the groups over the lanes. */
         const int coordinate = lane * n + j;
         const int group = coordinate / 32;
         const int code = coordinate % 32;
-        const int quad = coding<KeyType>::is_bytes ? code >> 2 : 2 * (code & 3) + (code >> 4);
-        const int byte = coding<KeyType>::is_bytes ? code & 3 : code >> 2 & 3;
+        const int quad = type_traits<KeyType>::is_bytes ? code >> 2 : 2 * (code & 3) + (code >> 4);
+        const int byte = type_traits<KeyType>::is_bytes ? code & 3 : code >> 2 & 3;
         const int t = is_shared ? 2 * group + (quad >> 2) : group & 3;
         const int word = is_shared ? quad & 3 : 8 * (group >> 2) + quad;
         uint8_t *place = columns + word * 128 + t * 4 + byte;
@@ -175,13 +177,8 @@ template <int ValueType, int HeadDim, int RowTiles>
 __device__ __forceinline__ void flush_sums(int i, float factor, row_state<HeadDim, RowTiles> &state)
 {
     float offset = 0.0f;
-    if constexpr (coding<ValueType>::n_tables == 2) {
-        float sum = (float)(int)state.weight_sum[i];
-#pragma unroll
-        for (int mask = 4; mask < 32; mask *= 2) {
-            sum += __shfl_xor_sync(full_warp, sum, mask);
-        }
-        offset = sum;
+    if constexpr (type_traits<ValueType>::n_tables == 2) {
+        offset = add_column((float)(int)state.weight_sum[i]);
         state.weight_sum[i] = 0;
     }
 #pragma unroll
@@ -205,10 +202,11 @@ __device__ __forceinline__ row_span span_of_row(const decode_job &job, const dec
                                                 int row, int block)
 {
     const tkv_device_layer &layer = job.params.layer;
-    const int start = block_start(layer, block);
+    const int start = tkv_block_place(layer.n_sinks, block);
     const int query = (work.first_row + min(row, work.n_rows - 1)) / work.group;
     const int end = work.position + query + 1 - start;
-    const int all_end = min(end_of_tokens(job.params), block_start(layer, block + 1)) - start;
+    const int all_end =
+        min(end_of_tokens(job.params), tkv_block_place(layer.n_sinks, block + 1)) - start;
     return {max(job.params.window ? end - job.params.window : 0, job.params.begin - start),
             min(end, all_end)};
 }
@@ -255,11 +253,7 @@ __device__ __forceinline__ float find_maximum(float maximum, float (&logit)[8],
         logit[k] = is_seen ? limited : logit[k];
         top = is_seen ? fmaxf(top, value) : top;
     }
-#pragma unroll
-    for (int mask = 4; mask < 32; mask *= 2) {
-        top = fmaxf(top, __shfl_xor_sync(full_warp, top, mask));
-    }
-    return fmaxf(maximum, top - weight_bits);
+    return fmaxf(maximum, max_column(top) - weight_bits);
 }
 
 /* An integer in the order of floats. */
@@ -313,8 +307,8 @@ __device__ __forceinline__ void load_scales(const uint8_t *mine, float (&scale)[
 #pragma unroll
     for (int p = 0; p < 4; p++) {
         uint32_t two = *(const uint32_t *)(mine + 2 * pair_offset<ValueType>(p));
-        two = coding<Type>::is_trellis ? two & 0x7fff7fffu : two;
-        const float2 both = __half22float2(*(const __half2 *)&two);
+        two = type_traits<Type>::is_trellis ? two & 0x7fff7fffu : two;
+        const float2 both = from_two_halves(two);
         scale[2 * p] = both.x;
         scale[2 * p + 1] = both.y;
     }
@@ -347,10 +341,7 @@ __device__ __forceinline__ void drop_small_weights(float threshold, const float 
     for (int k = 0; k < 8; k++) {
         largest = fmaxf(largest, logit[k]);
     }
-#pragma unroll
-    for (int mask = 4; mask < 32; mask *= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(full_warp, largest, mask));
-    }
+    largest = max_column(largest);
     sparse.largest = largest;
 #pragma unroll
     for (int k = 0; k < 8; k++) {
@@ -371,8 +362,8 @@ __device__ __forceinline__ void pack_weights(const float (&integer)[8], uint32_t
 {
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        const int a = coding<ValueType>::is_bytes ? 2 * k : 4 * (k & 1) + (k >> 1);
-        const int b = coding<ValueType>::is_bytes ? a + 1 : a + 2;
+        const int a = type_traits<ValueType>::is_bytes ? 2 * k : 4 * (k & 1) + (k >> 1);
+        const int b = type_traits<ValueType>::is_bytes ? a + 1 : a + 2;
         columns[k] = transpose_8x8(
             permute_bytes(__float_as_uint(integer[a]), __float_as_uint(integer[b]), 0x4051));
     }

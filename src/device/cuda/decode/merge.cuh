@@ -1,9 +1,9 @@
 /* The splits of a unit come together: flash decoding's second step, by the CTA that is done last,
  * so that there is no second kernel to wait for. */
-#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_MERGE_CUH
-#define TKV_DEVICE_CUDA_DECODE_DECODE_MERGE_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_MERGE_CUH
+#define TKV_DEVICE_CUDA_DECODE_MERGE_CUH
 
-#include "device/cuda/decode/attend_decode.cuh"
+#include "device/cuda/decode/work.cuh"
 
 namespace tkv_cuda
 {
@@ -82,7 +82,7 @@ __device__ __forceinline__ void weigh_parts(const decode_job &job, const decode_
             const int row = work.first_row + r;
             const size_t query = (size_t)blockIdx.z * job.params.n_queries + row / work.group;
             ((float *)job.params.log_sums)[query * job.params.n_heads + head] =
-                (maximum + log2f(factors.total[r])) / log2_e;
+                log_sum(maximum, factors.total[r]);
         }
     }
 }
@@ -140,13 +140,13 @@ __device__ __forceinline__ void merge_parts(const decode_job &job, const decode_
 #pragma unroll
         for (int s = 0; s < shares; s++) {
             float part[n];
-            load_row(shared + (s * n_rows + r) * HeadDim, part);
+            load_runs(shared + (s * n_rows + r) * HeadDim, part);
 #pragma unroll
             for (int j = 0; j < n; j++) {
                 x[j] += part[j];
             }
         }
-        unrotate_lanes(x);
+        unrotate_runs(x);
         float *out = output_of_row(job, work, r) + lane * n;
         const float *mean = (const float *)work.sequence.mean_v + work.kv_head * HeadDim + lane * n;
         const float inverse = factors.total[r] != 0.0f ? 1.0f / factors.total[r] : 0.0f;

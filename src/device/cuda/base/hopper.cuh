@@ -1,17 +1,12 @@
 /* Hopper's asynchronous instructions: bulk copies that complete on a barrier in shared memory, and
  * matrix products of a warpgroup on bytes or halves (PTX ISA, "wgmma.mma_async"). */
-#ifndef TKV_DEVICE_CUDA_PREFILL_HOPPER_CUH
-#define TKV_DEVICE_CUDA_PREFILL_HOPPER_CUH
+#ifndef TKV_DEVICE_CUDA_BASE_HOPPER_CUH
+#define TKV_DEVICE_CUDA_BASE_HOPPER_CUH
 
-#include <cuda_runtime.h>
+#include "device/cuda/base/copy.cuh"
 
 namespace tkv_cuda
 {
-
-__device__ inline uint32_t shared_address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
 
 /* A barrier in shared memory with the parity of the phase that its user waits for next. */
 struct shared_barrier {

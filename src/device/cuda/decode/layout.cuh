@@ -6,31 +6,32 @@
  * group t (mod 4); of values, four neighbouring coordinates that g chooses, in the rows of token
  * group t/2, half t%2. Where there are only two groups of keys (head_dim 64), they are shared
  * likewise. */
-#ifndef TKV_DEVICE_CUDA_DECODE_DECODE_LAYOUT_CUH
-#define TKV_DEVICE_CUDA_DECODE_DECODE_LAYOUT_CUH
+#ifndef TKV_DEVICE_CUDA_DECODE_LAYOUT_CUH
+#define TKV_DEVICE_CUDA_DECODE_LAYOUT_CUH
 
-#include "device/cuda/codec/codec.cuh"
-#include "device/cuda/decode/unpack.cuh"
+#include "device/cuda/base/copy.cuh"
+#include "device/cuda/base/page.cuh"
+#include "device/cuda/base/unpack.cuh"
 
 namespace tkv_cuda
 {
 
-constexpr int chunk_bytes = 16;              /* of an asynchronous copy */
 constexpr int copy_bytes = 32 * chunk_bytes; /* by a warp */
 constexpr int side_bytes = page_tokens * 2;  /* one side field of a page */
 
 /* One side (keys or values) of a page pair with codes of this type. */
 template <int Type, int HeadDim, bool IsValue> struct side_layout {
-    using c = coding<Type>;
+    using c = type_traits<Type>;
     static constexpr bool is_shared = IsValue || HeadDim == 64; /* two groups for four lanes */
     static constexpr int n_groups = IsValue ? 2 : HeadDim / 32;
     static constexpr int row_bytes = (IsValue ? HeadDim : page_tokens) * 4;
-    static constexpr int code_bytes = HeadDim * page_tokens * c::bits / 8;
-    static constexpr int page_bytes = code_bytes + side_bytes;
+    static_assert(c::n_side_fields == 1, "a scale and no more");
+    static constexpr int page_bytes = page_tokens * tkv_type_row_bytes(Type, HeadDim);
+    static constexpr int code_bytes = page_bytes - side_bytes;
 
     TKV_HOST_DEVICE static constexpr int plane_bits(int plane)
     {
-        return plane == 0 ? c::bits0 : c::bits1;
+        return c::plane_bits(plane);
     }
 
     TKV_HOST_DEVICE static constexpr bool is_path(int plane)

@@ -1,11 +1,11 @@
 /* The producers of prefill over coded pages: pages, fetched by the copy engine, become tiles of
  * int8 levels in shared memory, laid out for wgmma. */
-#ifndef TKV_DEVICE_CUDA_PREFILL_ATTEND_PREFILL_TILES_CUH
-#define TKV_DEVICE_CUDA_PREFILL_ATTEND_PREFILL_TILES_CUH
+#ifndef TKV_DEVICE_CUDA_PREFILL_TILES_CUH
+#define TKV_DEVICE_CUDA_PREFILL_TILES_CUH
 
-#include "device/cuda/prefill/attend_prefill.cuh"
-#include "device/cuda/prefill/hopper.cuh"
-#include "device/cuda/prefill/unpack_codes.cuh"
+#include "device/cuda/base/hopper.cuh"
+#include "device/cuda/base/unpack.cuh"
+#include "device/cuda/prefill/job.cuh"
 
 namespace tkv_cuda
 {
@@ -95,59 +95,34 @@ __device__ inline int scale_place(int token, bool natural)
 }
 
 /* Half of the 32 unpacked codes as 16 bytes. */
-template <int Type> __device__ inline uint4 chunk_of(const uint32_t (&out)[8], int half)
+template <int Type> __device__ inline uint4 chunk_of(const uint32_t (&levels)[8], int half)
 {
-    return is_natural(Type)
-               ? make_uint4(out[4 * half], out[4 * half + 1], out[4 * half + 2], out[4 * half + 3])
-               : make_uint4(out[half], out[2 + half], out[4 + half], out[6 + half]);
+    return type_traits<Type>::is_bytes
+               ? make_uint4(levels[4 * half], levels[4 * half + 1], levels[4 * half + 2],
+                            levels[4 * half + 3])
+               : make_uint4(levels[half], levels[2 + half], levels[4 + half], levels[6 + half]);
 }
 
-__host__ __device__ constexpr bool is_trellis(int type)
-{
-    return type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
-}
-
-/* The words of 32 codes, `stride` apart, and of the one-bit plane; `z` only where the type is a
- * trellis code. */
+/* Levels of 32 codes, from words `stride` apart and that of the second plane; `z` only where the
+ * type is a trellis code. */
 template <int Type>
-__device__ inline void unpack_group(const uint32_t *first, int stride, uint32_t bit_word,
-                                    subset_bits z, uint32_t (&out)[8])
+__device__ inline void read_group(const uint32_t *first, int stride, uint32_t second,
+                                  trellis_bits z, uint32_t (&levels)[8])
 {
-    if constexpr (Type == TKV_TYPE_TURBO8) {
+    using traits = type_traits<Type>;
+    static_assert(traits::n_planes <= 2, "one plane behind the first");
+    uint32_t words[traits::bits0 + 1];
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            out[i] = first[i * stride];
-        }
-    } else if constexpr (Type == TKV_TYPE_TURBO4) {
-        const uint32_t w[4] = {first[0], first[stride], first[2 * stride], first[3 * stride]};
-        unpack_turbo4(w, out);
-    } else if constexpr (Type == TKV_TYPE_TRELLIS2) {
-        unpack_trellis2(first[0], z, out);
-    } else {
-        const uint32_t w[2] = {first[0], first[stride]};
-        if constexpr (Type == TKV_TYPE_TURBO3) {
-            unpack_turbo3(w, bit_word, out);
-        } else if constexpr (Type == TKV_TYPE_TURBO2) {
-            unpack_turbo2(w, out);
-        } else {
-            unpack_trellis3(w, z, out);
-        }
+    for (int w = 0; w < traits::bits0; w++) {
+        words[w] = first[w * stride];
     }
+    words[traits::bits0] = second;
+    unpack_levels<Type>(words, trellis_pair_up(z), levels);
 }
-
-/* Bits a code in the first plane, and whether a plane of one bit follows it. */
-template <int Type> struct planes_of {
-    static constexpr int bits0 = Type == TKV_TYPE_TURBO8     ? 8
-                                 : Type == TKV_TYPE_TURBO4   ? 4
-                                 : Type == TKV_TYPE_TRELLIS2 ? 1
-                                                             : 2;
-    static constexpr bool has_second = Type == TKV_TYPE_TURBO3 || is_trellis(Type);
-};
 
 __device__ inline float scale_of(int type, uint32_t field)
 {
-    const uint16_t bits = (uint16_t)(is_trellis(type) ? field & 0x7fffu : field);
-    return __half2float(__ushort_as_half(bits)) * (1.0f / TKV_LEVEL_UNIT);
+    return from_half(is_trellis(type) ? field & 0x7fffu : field) * (1.0f / TKV_LEVEL_UNIT);
 }
 
 /* Side fields of a page. */
@@ -161,30 +136,31 @@ template <int HeadDim, int Type>
 __device__ void unpack_keys(const uint8_t *raw, int page_bytes, int p, bool natural,
                             level_tile<HeadDim> &tile)
 {
+    using traits = type_traits<Type>;
     constexpr int n_tokens = tile_shape<HeadDim>::n_tokens;
-    constexpr int bits0 = planes_of<Type>::bits0;
     constexpr int groups_a_step = warpgroup / page_tokens;
     const int slot = threadIdx.x % page_tokens;
     const int group = threadIdx.x % warpgroup / page_tokens;
-    const uint32_t *first = (const uint32_t *)raw + group * bits0 * page_tokens + slot;
+    const uint32_t *first = (const uint32_t *)raw + group * traits::bits0 * page_tokens + slot;
     const uint32_t *second =
-        (const uint32_t *)raw + bits0 * HeadDim * page_tokens / 32 + group * page_tokens + slot;
+        (const uint32_t *)raw + plane_words(traits::bits0, HeadDim) + group * page_tokens + slot;
     uint4 *to =
         (uint4 *)tile.keys + 2 * group * n_tokens + key_row(p * page_tokens + slot, natural);
 #pragma unroll
     for (int i = 0; i < HeadDim / 32 / groups_a_step; i++) {
         const int b = i * groups_a_step; /* beyond the thread's first group */
-        const uint32_t bits = planes_of<Type>::has_second ? second[b * page_tokens] : 0;
-        subset_bits z = {};
-        if constexpr (is_trellis(Type)) {
-            z = subsets_along_row(bits, b + group
-                                            ? second[(b - 1) * page_tokens]
-                                            : path_before_row(fields_of(raw, page_bytes)[slot]));
+        const uint32_t bits = traits::n_planes > 1 ? second[b * page_tokens] : 0;
+        trellis_bits z = {};
+        if constexpr (traits::is_trellis) {
+            z = trellis_key_bits(b + group
+                                     ? second[(b - 1) * page_tokens]
+                                     : path_before(start_bits(fields_of(raw, page_bytes)[slot])),
+                                 bits);
         }
-        uint32_t out[8];
-        unpack_group<Type>(first + b * bits0 * page_tokens, page_tokens, bits, z, out);
-        to[2 * b * n_tokens] = chunk_of<Type>(out, 0);
-        to[(2 * b + 1) * n_tokens] = chunk_of<Type>(out, 1);
+        uint32_t levels[8];
+        read_group<Type>(first + b * traits::bits0 * page_tokens, page_tokens, bits, z, levels);
+        to[2 * b * n_tokens] = chunk_of<Type>(levels, 0);
+        to[(2 * b + 1) * n_tokens] = chunk_of<Type>(levels, 1);
     }
 }
 
@@ -195,71 +171,57 @@ __device__ void unpack_values(const uint8_t *raw, int p,
                               const uint32_t (*starts)[TKV_TRELLIS_START_BITS],
                               level_tile<HeadDim> &tile)
 {
-    constexpr int bits0 = planes_of<Type>::bits0;
+    using traits = type_traits<Type>;
     constexpr int n_items = HeadDim * (page_tokens / 32);
     const int thread = threadIdx.x % warpgroup;
     const uint32_t *words = (const uint32_t *)raw;
-    const uint32_t *second = words + bits0 * HeadDim * page_tokens / 32;
+    const uint32_t *second = words + plane_words(traits::bits0, HeadDim);
 #pragma unroll
     for (int i = 0; i < n_items / warpgroup; i++) {
         const int j = (thread + i * warpgroup) % HeadDim;
         const int b = (thread + i * warpgroup) / HeadDim;
-        const uint32_t bits = planes_of<Type>::has_second ? second[b * HeadDim + j] : 0;
-        subset_bits z = {};
-        if constexpr (is_trellis(Type)) {
+        const uint32_t bits = traits::n_planes > 1 ? second[b * HeadDim + j] : 0;
+        trellis_bits z = {};
+        if constexpr (traits::is_trellis) {
             const auto path = [&](int back) {
                 const int k = j - back;
                 return k >= 0                         ? second[b * HeadDim + k]
                        : k >= -TKV_TRELLIS_START_BITS ? starts[b][-1 - k]
                                                       : 0u;
             };
-            z = {bits ^ path(3) ^ path(6) ^ path(8), path(1) ^ path(2) ^ path(7)};
+            z = trellis_taps(bits, path(1), path(2), path(3), path(6), path(7), path(8));
         }
-        uint32_t out[8];
-        unpack_group<Type>(words + b * bits0 * HeadDim + j, HeadDim, bits, z, out);
+        uint32_t levels[8];
+        read_group<Type>(words + b * traits::bits0 * HeadDim + j, HeadDim, bits, z, levels);
         uint4 *to = (uint4 *)tile.values + (p * (page_tokens / 16) + 2 * b) * HeadDim + j;
-        to[0] = chunk_of<Type>(out, 0);
-        to[HeadDim] = chunk_of<Type>(out, 1);
+        to[0] = chunk_of<Type>(levels, 0);
+        to[HeadDim] = chunk_of<Type>(levels, 1);
     }
 }
 
-/* Calls f<type>() for the types that prefill reads. */
-template <typename F> __device__ inline void with_type(int type, F f)
+/* Pages of a type that is known at run time. */
+template <int HeadDim>
+__device__ void unpack_keys_of(int type, const uint8_t *raw, int page_bytes, int p, bool natural,
+                               level_tile<HeadDim> &tile)
 {
-    switch (type) {
-    case TKV_TYPE_TURBO8: f.template operator()<TKV_TYPE_TURBO8>(); break;
-    case TKV_TYPE_TURBO4: f.template operator()<TKV_TYPE_TURBO4>(); break;
-    case TKV_TYPE_TURBO3: f.template operator()<TKV_TYPE_TURBO3>(); break;
-    case TKV_TYPE_TURBO2: f.template operator()<TKV_TYPE_TURBO2>(); break;
-    case TKV_TYPE_TRELLIS3: f.template operator()<TKV_TYPE_TRELLIS3>(); break;
-    default: f.template operator()<TKV_TYPE_TRELLIS2>();
-    }
+    with_coded_type(type, [&](auto coded) {
+        if constexpr (has_byte_products(decltype(coded)::value)) {
+            unpack_keys<HeadDim, decltype(coded)::value>(raw, page_bytes, p, natural, tile);
+        }
+    });
 }
 
-template <int HeadDim> struct key_unpack {
-    const uint8_t *raw;
-    int page_bytes;
-    int p;
-    bool natural;
-    level_tile<HeadDim> *tile;
-
-    template <int Type> __device__ void operator()() const
-    {
-        unpack_keys<HeadDim, Type>(raw, page_bytes, p, natural, *tile);
-    }
-};
-
-template <int HeadDim> struct value_unpack {
-    const uint8_t *raw;
-    int p;
-    const uint32_t (*starts)[TKV_TRELLIS_START_BITS];
-    level_tile<HeadDim> *tile;
-
-    template <int Type> __device__ void operator()() const
-    {
-        unpack_values<HeadDim, Type>(raw, p, starts, *tile);
-    }
-};
+template <int HeadDim>
+__device__ void unpack_values_of(int type, const uint8_t *raw, int p,
+                                 const uint32_t (*starts)[TKV_TRELLIS_START_BITS],
+                                 level_tile<HeadDim> &tile)
+{
+    with_coded_type(type, [&](auto coded) {
+        if constexpr (has_byte_products(decltype(coded)::value)) {
+            unpack_values<HeadDim, decltype(coded)::value>(raw, p, starts, tile);
+        }
+    });
+}
 
 /* Fetches pages into the ring, in order; called by one warp. */
 template <int HeadDim> struct page_fetch {
@@ -276,7 +238,8 @@ template <int HeadDim> struct page_fetch {
         if (threadIdx.x == 0) {
             const uint32_t bytes = ring.key_bytes + ring.value_bytes;
             shared_barrier &full = shared.raw_full[cursor.place];
-            shared.raw_starts[cursor.place] = block < 0 ? unseen : block_start(*layer, block);
+            shared.raw_starts[cursor.place] =
+                block < 0 ? unseen : tkv_block_place(layer->n_sinks, block);
             if (block < 0) {
                 full.arrive();
             } else {
@@ -357,8 +320,7 @@ __device__ void produce_keys(const prefill_job &job, const tkv_device_sequence &
                 tile.starts[p] = progress.starts[p];
             }
             if (is_there) {
-                with_type(layer.type_k,
-                          key_unpack<HeadDim>{raw, ring.key_bytes, p, natural, &tile});
+                unpack_keys_of(layer.type_k, raw, ring.key_bytes, p, natural, tile);
             }
         }
         progress.release(shared);
@@ -385,13 +347,9 @@ __device__ void scale_values(const tkv_device_layer &layer, int end, const page_
         }
     }
     const float scale = scale_of(layer.type_v, field);
-    float largest = scale;
-#pragma unroll
-    for (int i = 16; i > 0; i /= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(full_warp, largest, i));
-    }
+    float largest = max_lanes(scale);
     if (is_trellis(layer.type_v) && p < n_pages) {
-        const uint32_t start = (field & 31u) | field >> 15 << 5;
+        const uint32_t start = start_bits(field);
 #pragma unroll
         for (int i = 0; i < TKV_TRELLIS_START_BITS; i++) {
             const uint32_t bits = __ballot_sync(full_warp, start >> i & 1u);
@@ -432,9 +390,8 @@ __device__ void produce_values(const prefill_job &job, const tkv_device_sequence
 #pragma unroll
         for (int p = 0; p < tile_shape<HeadDim>::n_pages; p++) {
             if (progress.starts[p] != unseen) {
-                with_type(layer.type_v, value_unpack<HeadDim>{ring.values(progress.places[p]), p,
-                                                              shared.starts_v + 2 * p,
-                                                              &shared.tiles[progress.tile.place]});
+                unpack_values_of(layer.type_v, ring.values(progress.places[p]), p,
+                                 shared.starts_v + 2 * p, shared.tiles[progress.tile.place]);
             }
         }
         progress.release(shared);

@@ -5,7 +5,8 @@
  *
  * What bounds it: per 128 x 128 tile the products take 980 clocks of the tensor cores, softmax and
  * conversions some 1400 issue slots of each scheduler; the pages are read from L2 and hide. */
-#include "device/cuda/prefill/attend_prefill_tiles.cuh"
+#include "device/cuda/base/head_dim.cuh"
+#include "device/cuda/prefill/tiles.cuh"
 
 namespace tkv_cuda
 {
@@ -58,7 +59,7 @@ __device__ inline void scale_scores(const prefill_job &job, const float *key_sca
 #pragma unroll
         for (int c = 0; c < Tokens / 2 && cap > 0.0f; c++) {
             const int h = c >> 1 & 1;
-            s[c] = cap * tanhf((s[c] * rows.scale[h] + rows.bias[h]) / cap);
+            s[c] = cap_logit(cap, s[c] * rows.scale[h] + rows.bias[h]);
         }
     }
 }
@@ -101,14 +102,13 @@ template <int Tokens> __device__ inline float largest_of_row(const float *s, int
         }
     }
     /* Scores are scaled by a number that is not negative, so that their order is that of logits. */
-    return max_of_four_lanes(largest) * factor;
+    return max_row(largest) * factor;
 }
 
 /* Two weights 2^x as halves: eleven bits are enough for what becomes a byte. */
 __device__ inline uint32_t exp2_of_two(float low, float high)
 {
-    const __half2 y = __floats2half2_rn(exp2_fast(low), exp2_fast(high));
-    return *(const uint32_t *)&y;
+    return to_two_halves(exp2_fast(low), exp2_fast(high));
 }
 
 /* Weights times scales as integers up to 255: 1024 + n has the integer in its low byte. */
@@ -369,10 +369,9 @@ __global__ void __launch_bounds__(n_threads, 1)
     const int unit = blockIdx.y;
     const int split = blockIdx.z;
     const unit_place u = unit_of(job, unit);
-    const tkv_device_layer &layer = job.params.layer;
     const tkv_device_sequence &sequence = sequence_of(job, u.sequence);
-    const page_ring ring = {memory + shared_bytes<HeadDim>(), n_raw,
-                            page_bytes(layer.type_k, HeadDim), page_bytes(layer.type_v, HeadDim)};
+    const page_ring ring = {memory + shared_bytes<HeadDim>(), n_raw, job.key_bytes,
+                            job.value_bytes};
     if (threadIdx.x == 0) {
         for (int i = 0; i < n_raw; i++) {
             shared.raw_full[i].init(1);
@@ -404,8 +403,7 @@ template <int HeadDim, bool IsSpecial>
 cudaError_t launch(const prefill_job &job, cudaStream_t stream)
 {
     constexpr int limit = 227 * 1024; /* of a Hopper CTA */
-    const int raw =
-        page_bytes(job.params.layer.type_k, HeadDim) + page_bytes(job.params.layer.type_v, HeadDim);
+    const int raw = job.key_bytes + job.value_bytes;
     const int fits = (limit - shared_bytes<HeadDim>()) / raw;
     const int n_raw = fits < max_raw ? fits : max_raw;
     const int bytes = shared_bytes<HeadDim>() + n_raw * raw;
@@ -430,11 +428,10 @@ template <int HeadDim> cudaError_t launch(const prefill_job &job, cudaStream_t s
 
 cudaError_t launch_prefill_coded(const prefill_job &job, cudaStream_t stream)
 {
-    switch (job.params.layer.head_dim_k) {
-    case 64: return launch<64>(job, stream);
-    case 128: return launch<128>(job, stream);
-    default: return launch<256>(job, stream);
-    }
+    cudaError_t error = cudaErrorInvalidValue;
+    with_head_dim(job.params.layer.head_dim_k,
+                  [&](auto size) { error = launch<decltype(size)::value>(job, stream); });
+    return error;
 }
 
 } /* namespace tkv_cuda */

@@ -1,9 +1,11 @@
 /* Prefill attention: planning, the queries' preparation and the merge of partial results. The work
- * itself is in attend_prefill_coded.cu and attend_prefill_exact.cu. */
-#include "device/cuda/prefill/attend_prefill.cuh"
+ * itself is in coded.cu and exact.cu. */
+#include "device/cuda/prefill/job.cuh"
 
+#include "device/cuda/base/head_dim.cuh"
+#include "device/cuda/base/transform.cuh"
+#include "device/cuda/heuristics.h"
 #include "device/cuda/kernels_cuda.h"
-#include "format/constants.h"
 
 #include <string.h>
 
@@ -20,62 +22,6 @@ constexpr bool has_page_kernels = true;
 constexpr bool has_page_kernels =
     false; /* nor are there launch_prefill_coded and launch_prefill_exact */
 #endif
-
-__constant__ uint32_t rotation_signs[2][32] = {TKV_ROTATION_SIGNS_0, TKV_ROTATION_SIGNS_1};
-
-/* Orthonormal Walsh-Hadamard transform of a row: a lane holds coordinates 32 i + lane. */
-template <int HeadDim> __device__ inline void transform(float (&x)[HeadDim / 32])
-{
-    const int lane = threadIdx.x & 31;
-#pragma unroll
-    for (int half = 1; half < 32; half *= 2) {
-#pragma unroll
-        for (int i = 0; i < HeadDim / 32; i++) {
-            const float other = __shfl_xor_sync(full_warp, x[i], half);
-            x[i] = lane & half ? other - x[i] : x[i] + other;
-        }
-    }
-#pragma unroll
-    for (int half = 1; half < HeadDim / 32; half *= 2) {
-#pragma unroll
-        for (int i = 0; i < HeadDim / 32; i++) {
-            if ((i & half) == 0) {
-                const float a = x[i];
-                const float b = x[i + half];
-                x[i] = a + b;
-                x[i + half] = a - b;
-            }
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < HeadDim / 32; i++) {
-        x[i] *= HeadDim == 64 ? 0.125f : HeadDim == 128 ? 0.08838834764831845f : 0.0625f;
-    }
-}
-
-template <int HeadDim> __device__ inline void flip_signs(int round, float (&x)[HeadDim / 32])
-{
-#pragma unroll
-    for (int i = 0; i < HeadDim / 32; i++) {
-        x[i] = rotation_signs[round][i] >> (threadIdx.x & 31) & 1u ? -x[i] : x[i];
-    }
-}
-
-__device__ inline float warp_max(float x)
-{
-    for (int i = 16; i > 0; i /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(full_warp, x, i));
-    }
-    return x;
-}
-
-__device__ inline float warp_sum(float x)
-{
-    for (int i = 16; i > 0; i /= 2) {
-        x += __shfl_xor_sync(full_warp, x, i);
-    }
-    return x;
-}
 
 /* Where coordinate j of an int8 query lies, so that it meets the keys' unpacked order. */
 __device__ inline int place_of(int j, bool natural)
@@ -104,7 +50,7 @@ __global__ void __launch_bounds__(row_warps * 32) prepare(const __grid_constant_
         x[i] = is_real ? q[32 * i + lane] : 0.0f;
         if (job.has_exact) {
             job.q16[at * HeadDim + 32 * i + lane] =
-                __float2half_rn(fminf(fmaxf(x[i], -65504.0f), 65504.0f));
+                __float2half_rn(fminf(fmaxf(x[i], -half_max), half_max));
         }
     }
     if (!job.has_coded) {
@@ -118,18 +64,15 @@ __global__ void __launch_bounds__(row_warps * 32) prepare(const __grid_constant_
         for (int i = 0; i < N; i++) {
             bias += x[i] * mean[32 * i + lane];
         }
-        bias = warp_sum(bias) * to_logits;
+        bias = add_lanes(bias) * to_logits;
     }
-    for (int round = 0; round < 2; round++) {
-        flip_signs<HeadDim>(round, x);
-        transform<HeadDim>(x);
-    }
+    rotate_strided(x);
     float largest = 0.0f;
 #pragma unroll
     for (int i = 0; i < N; i++) {
         largest = fmaxf(largest, fabsf(x[i]));
     }
-    largest = warp_max(largest);
+    largest = max_lanes(largest);
     const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
     const bool natural = is_natural(job.params.layer.type_k);
 #pragma unroll
@@ -201,10 +144,7 @@ __global__ void __launch_bounds__(row_warps * 32) finish(const __grid_constant__
     if (job.has_coded) {
         const float coded = merge_kind<HeadDim>(job, unit, 0, row, largest, x);
         total += coded;
-        for (int round = 1; round >= 0; round--) {
-            transform<HeadDim>(x);
-            flip_signs<HeadDim>(round, x);
-        }
+        unrotate_strided(x);
         if (sequence.mean_v) {
             const float *mean = (const float *)sequence.mean_v + u.kv_head * HeadDim;
 #pragma unroll
@@ -217,8 +157,7 @@ __global__ void __launch_bounds__(row_warps * 32) finish(const __grid_constant__
         total += merge_kind<HeadDim>(job, unit, 1, row, largest, x);
     }
     if (job.params.log_sums && lane == 0) {
-        ((float *)job.params.log_sums)[query * job.params.n_heads + head] =
-            (largest + log2f(total)) / log2_e;
+        ((float *)job.params.log_sums)[query * job.params.n_heads + head] = log_sum(largest, total);
     }
     float *out = (float *)job.params.out + (query * job.params.n_heads + head) * HeadDim;
 #pragma unroll
@@ -249,20 +188,6 @@ template <int HeadDim> cudaError_t launch(const prefill_job &job, cudaStream_t s
     return error;
 }
 
-/* Splits the context where there are fewer row tiles than the multiprocessors can hold. */
-int count_splits(const prefill_job &job, int n_ctas_that_fit)
-{
-    const int64_t n_ctas =
-        (int64_t)job.n_row_tiles * job.params.n_sequences * job.params.layer.n_kv_heads;
-    const int n_blocks = job.params.max_tokens / page_tokens;
-    const int wanted = (int)(n_ctas_that_fit / (n_ctas > 0 ? n_ctas : 1));
-    const int most = n_blocks / 8; /* eight pages are worth a CTA */
-    const int n = wanted < most ? wanted : most;
-    return n < 1 ? 1 : n;
-}
-
-constexpr size_t alignment = 256;
-
 /* All of a plan but the addresses of the call. */
 prefill_job make_plan(const tkv_device_attend &a, int n_multiprocessors)
 {
@@ -271,10 +196,13 @@ prefill_job make_plan(const tkv_device_attend &a, int n_multiprocessors)
     job.group = a.n_heads / a.layer.n_kv_heads;
     job.n_rows = a.n_queries * job.group;
     job.n_row_tiles = (job.n_rows + cta_rows - 1) / cta_rows;
-    job.n_splits[0] = count_splits(job, n_multiprocessors);
-    job.n_splits[1] = count_splits(job, n_multiprocessors);
+    const int64_t n_ctas = (int64_t)job.n_row_tiles * a.n_sequences * a.layer.n_kv_heads;
+    job.n_splits[0] = choose_prefill_splits(n_ctas, a.max_tokens / page_tokens, n_multiprocessors);
+    job.n_splits[1] = job.n_splits[0];
     job.has_coded = a.layer.type_k != TKV_TYPE_F16;
     job.has_exact = 1; /* only the device knows */
+    job.key_bytes = (int)page_bytes(a.layer.type_k, a.layer.head_dim_k, page_tokens);
+    job.value_bytes = (int)page_bytes(a.layer.type_v, a.layer.head_dim_v, page_tokens);
     return job;
 }
 
@@ -294,7 +222,7 @@ size_t place_buffers(uint64_t base, prefill_job *job)
                             parts * sizeof(float2)};
     uint64_t at[7] = {base};
     for (int i = 0; i < 6; i++) {
-        at[i + 1] = at[i] + (sizes[i] + alignment - 1) / alignment * alignment;
+        at[i + 1] = at[i] + align_buffer(sizes[i]);
     }
     job->q8 = (int8_t *)at[0];
     job->q_scale = (float *)at[1];
@@ -305,28 +233,24 @@ size_t place_buffers(uint64_t base, prefill_job *job)
     return at[6] - base;
 }
 
-bool is_coded_type(int type)
-{
-    return type != TKV_TYPE_F16 && type != TKV_TYPE_TURBO4Q && type != TKV_TYPE_TURBO3Q;
-}
-
 } /* namespace */
 } /* namespace tkv_cuda */
 
 using namespace tkv_cuda;
 
-bool tkv_cuda_can_prefill(const tkv_device_attend *params, int compute_major)
+bool tkv_cuda_prefills(const tkv_device_attend *params, int compute_major)
 {
     const tkv_device_layer &layer = params->layer;
-    const bool has_types = (is_coded_type(layer.type_k) && is_coded_type(layer.type_v)) ||
+    const bool has_types = (has_byte_products(layer.type_k) && has_byte_products(layer.type_v)) ||
                            (layer.type_k == TKV_TYPE_F16 && layer.type_v == TKV_TYPE_F16);
     const int d = layer.head_dim_k;
-    return has_page_kernels && compute_major == 9 && has_types && layer.head_dim_v == d &&
-           (d == 64 || d == 128 || d == 256) && params->scale >= 0.0f && !params->stats &&
-           params->begin == 0 && params->end == 0;
+    const int n_rows = params->n_queries * (params->n_heads / layer.n_kv_heads);
+    return has_page_kernels && n_rows >= min_prefill_rows && compute_major == 9 && has_types &&
+           layer.head_dim_v == d && with_head_dim(d, [](auto) {}) && params->scale >= 0.0f &&
+           !params->stats && params->begin == 0 && params->end == 0;
 }
 
-static_assert(sizeof(prefill_job) <= sizeof(tkv_attend_plan::own));
+static_assert(sizeof(prefill_job) <= sizeof(tkv_attend_plan::own), "it fits");
 
 void tkv_cuda_plan_prefill(tkv_attend_plan *plan, int n_multiprocessors)
 {
@@ -342,9 +266,8 @@ cudaError_t tkv_cuda_attend_prefill(const tkv_attend_plan *plan, uint64_t worksp
     memcpy(&own, plan->own, sizeof own);
     own.params = plan->params;
     place_buffers(workspace, &own);
-    switch (own.params.layer.head_dim_k) {
-    case 64: return launch<64>(own, stream);
-    case 128: return launch<128>(own, stream);
-    default: return launch<256>(own, stream);
-    }
+    cudaError_t error = cudaErrorInvalidValue;
+    with_head_dim(own.params.layer.head_dim_k,
+                  [&](auto size) { error = launch<decltype(size)::value>(own, stream); });
+    return error;
 }

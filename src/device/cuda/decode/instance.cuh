@@ -1,9 +1,9 @@
-/* One instance of the kernel of attend_decode_kernel.cuh, and its launch. */
-#ifndef TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_INSTANCE_CUH
-#define TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_INSTANCE_CUH
+/* One instance of the kernel of kernel.cuh, and its launch. */
+#ifndef TKV_DEVICE_CUDA_DECODE_INSTANCE_CUH
+#define TKV_DEVICE_CUDA_DECODE_INSTANCE_CUH
 
-#include "device/cuda/decode/attend_decode_kernel.cuh"
-#include "device/cuda/decode/attend_decode_launch.cuh"
+#include "device/cuda/decode/kernel.cuh"
+#include "device/cuda/decode/launch.cuh"
 
 namespace tkv_cuda
 {

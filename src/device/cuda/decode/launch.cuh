@@ -1,8 +1,8 @@
-/* What attend_decode.cu knows of the decode kernels in the other files. */
-#ifndef TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_LAUNCH_CUH
-#define TKV_DEVICE_CUDA_DECODE_ATTEND_DECODE_LAUNCH_CUH
+/* What decode.cu knows of the decode kernels in the other files. */
+#ifndef TKV_DEVICE_CUDA_DECODE_LAUNCH_CUH
+#define TKV_DEVICE_CUDA_DECODE_LAUNCH_CUH
 
-#include "device/cuda/decode/decode_rows.cuh"
+#include "device/cuda/decode/rows.cuh"
 
 namespace tkv_cuda
 {

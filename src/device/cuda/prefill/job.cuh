@@ -2,25 +2,20 @@
  * layer. Rows are (query, head of the group), query-major; 128 of them share a CTA.
  *
  *   prepare   queries -> int8 rows with a scale (rotated), and f16 rows (not rotated)
- *   coded     coded pages through int8 wgmma (attend_prefill_coded.cu)
- *   exact     f16 pages through f16 wgmma (attend_prefill_exact.cu)
+ *   coded     coded pages through int8 wgmma (coded.cu)
+ *   exact     f16 pages through f16 wgmma (exact.cu)
  *   finish    partial results -> out: merge, inverse rotation, means */
-#ifndef TKV_DEVICE_CUDA_PREFILL_ATTEND_PREFILL_CUH
-#define TKV_DEVICE_CUDA_PREFILL_ATTEND_PREFILL_CUH
+#ifndef TKV_DEVICE_CUDA_PREFILL_JOB_CUH
+#define TKV_DEVICE_CUDA_PREFILL_JOB_CUH
 
-#include "device/device_layout.h"
-#include "turbokv.h"
-
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
+#include "device/cuda/base/half.cuh"
+#include "device/cuda/base/page.cuh"
+#include "device/cuda/base/softmax.cuh"
 
 namespace tkv_cuda
 {
 
-constexpr uint32_t full_warp = 0xffffffffu;
-constexpr int page_tokens = TKV_PAGE_TOKENS;
 constexpr int cta_rows = 128;
-constexpr float log2_e = 1.4426950408889634f;
 
 /* One launch: shapes, splits and where its buffers lie in the workspace. */
 struct prefill_job {
@@ -31,6 +26,8 @@ struct prefill_job {
     int n_splits[2]; /* of coded and of exact pages */
     int has_coded;   /* which kernels run */
     int has_exact;
+    int key_bytes; /* of a coded page */
+    int value_bytes;
     int8_t *q8;         /* [unit][n_row_tiles * cta_rows][head_dim], in the order of place_of() */
     float *q_scale;     /* [unit][row] logits (base 2) a unit of score */
     float *q_bias;      /* [unit][row] q . mean_k, base 2 */
@@ -72,23 +69,6 @@ __device__ inline size_t part_index(const prefill_job &job, int unit, int kind, 
     return part * padded_rows(job) + row;
 }
 
-__device__ inline int sink_blocks(const tkv_device_layer &layer)
-{
-    return (layer.n_sinks + page_tokens - 1) / page_tokens;
-}
-
-__device__ inline int block_start(const tkv_device_layer &layer, int block)
-{
-    const int n = sink_blocks(layer);
-    return block < n ? block * page_tokens : layer.n_sinks + (block - n) * page_tokens;
-}
-
-__device__ inline int block_of(const tkv_device_layer &layer, int position)
-{
-    return position < layer.n_sinks ? position / page_tokens
-                                    : sink_blocks(layer) + (position - layer.n_sinks) / page_tokens;
-}
-
 /* The blocks that a row tile's split of n_splits reads. */
 struct block_range {
     int begin;
@@ -105,8 +85,10 @@ __device__ inline block_range range_of_split(const prefill_job &job,
     const int last_seen = first + last_row / job.group;
     const int oldest =
         job.params.window > 0 ? max(first + first_row / job.group + 1 - job.params.window, 0) : 0;
-    const int first_block = block_of(job.params.layer, oldest);
-    const int n = min(block_of(job.params.layer, last_seen) + 1, sequence.n_blocks) - first_block;
+    const int first_block = tkv_block_of_place(job.params.layer.n_sinks, oldest);
+    const int n =
+        min(tkv_block_of_place(job.params.layer.n_sinks, last_seen) + 1, sequence.n_blocks) -
+        first_block;
     return {first_block + (int)((int64_t)n * split / n_splits),
             first_block + (int)((int64_t)n * (split + 1) / n_splits)};
 }
@@ -171,35 +153,10 @@ struct block_walk {
     }
 };
 
-/* Bytes of one page of a type that prefill reads. */
-__host__ __device__ inline int page_bytes(int type, int head_dim)
+/* Whether 16 codes come out of unpack_levels in natural order (r = 4n + i) or as i + 4n. */
+__host__ __device__ inline bool is_natural(int type)
 {
-    const int bits = type == TKV_TYPE_TURBO8                                ? 8
-                     : type == TKV_TYPE_TURBO4                              ? 4
-                     : type == TKV_TYPE_TURBO3 || type == TKV_TYPE_TRELLIS3 ? 3
-                                                                            : 2;
-    return head_dim * bits * page_tokens / 8 + page_tokens * 2;
-}
-
-/* Whether 16 codes come out of unpack_codes in natural order (r = 4n + i) or as i + 4n. */
-__host__ __device__ constexpr bool is_natural(int type)
-{
-    return type == TKV_TYPE_TURBO8;
-}
-
-/* 2^x; the hardware's approximation, its relative error below 2^-22. */
-__device__ inline float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-/* The four lanes that share a row of a product's result. */
-__device__ inline float max_of_four_lanes(float x)
-{
-    x = fmaxf(x, __shfl_xor_sync(full_warp, x, 1));
-    return fmaxf(x, __shfl_xor_sync(full_warp, x, 2));
+    return is_bytes(type);
 }
 
 cudaError_t launch_prefill_coded(const prefill_job &job, cudaStream_t stream);

@@ -1,11 +1,11 @@
 /* Decode attention for every type and head_dim, a token a half-warp in plain float arithmetic:
  * layers of f16, the sketched types, types that differ, head_dims without kernels of their own.
- * Bound by instructions but for f16 (decode_tokens.cuh). */
+ * Bound by instructions but for f16 (tokens.cuh). */
+#include "device/cuda/base/copy.cuh"
+#include "device/cuda/base/head_dim.cuh"
 #include "device/cuda/codec/unpack_row.cuh"
-#include "device/cuda/decode/attend_decode_launch.cuh"
-#include "device/cuda/decode/decode_tokens.cuh"
-
-#include <type_traits>
+#include "device/cuda/decode/launch.cuh"
+#include "device/cuda/decode/tokens.cuh"
 
 namespace tkv_cuda
 {
@@ -13,22 +13,6 @@ namespace
 {
 
 constexpr int any_warps = 8;
-
-/* Calls f with a coded type as a compile-time constant. Returns whether it is one. */
-template <typename F> __device__ __forceinline__ bool with_type(int type, F f)
-{
-    switch (type) {
-    case TKV_TYPE_TURBO8: f(std::integral_constant<int, TKV_TYPE_TURBO8>{}); return true;
-    case TKV_TYPE_TURBO4: f(std::integral_constant<int, TKV_TYPE_TURBO4>{}); return true;
-    case TKV_TYPE_TURBO3: f(std::integral_constant<int, TKV_TYPE_TURBO3>{}); return true;
-    case TKV_TYPE_TURBO2: f(std::integral_constant<int, TKV_TYPE_TURBO2>{}); return true;
-    case TKV_TYPE_TRELLIS3: f(std::integral_constant<int, TKV_TYPE_TRELLIS3>{}); return true;
-    case TKV_TYPE_TRELLIS2: f(std::integral_constant<int, TKV_TYPE_TRELLIS2>{}); return true;
-    case TKV_TYPE_TURBO4Q: f(std::integral_constant<int, TKV_TYPE_TURBO4Q>{}); return true;
-    case TKV_TYPE_TURBO3Q: f(std::integral_constant<int, TKV_TYPE_TURBO3Q>{}); return true;
-    default: return false;
-    }
-}
 
 /* One side of a block: where the page is, and its image if it is coded. */
 struct side_pages {
@@ -40,7 +24,7 @@ struct side_pages {
 
 __device__ void read_side(const side_pages &side, int head_dim)
 {
-    with_type(side.type, [&](auto type) {
+    with_coded_type(side.type, [&](auto type) {
         read_image<decltype(type)::value>(side.order, head_dim, side.page, side.image);
     });
 }
@@ -49,7 +33,7 @@ __device__ void read_side(const side_pages &side, int head_dim)
 template <int N>
 __device__ void decode_row(const row_shape<N> &shape, const side_pages &side, int slot, float *y)
 {
-    const bool is_coded = with_type(side.type, [&](auto type) {
+    const bool is_coded = with_coded_type(side.type, [&](auto type) {
         constexpr int coded_type = decltype(type)::value;
         const uint16_t *fields = image_side<coded_type>(side.order, shape.head_dim, side.image);
         dequantise_row<N, coded_type>(shape, side.order, slot, side.image, fields, y);
@@ -84,7 +68,7 @@ attend_block(const row_shape<N> &keys, const row_shape<N> &values, const decode_
     read_side(key, keys.head_dim);
     read_side(value, values.head_dim);
     __syncthreads();
-    const int first = first_of_block(work, block_start(job.params.layer, block));
+    const int first = first_of_block(work, tkv_block_place(job.params.layer.n_sinks, block));
     for (int base = first + threadIdx.x / 32 * 2; base < n_tokens; base += 2 * any_warps) {
         const int at = base + threadIdx.x / half_warp % 2;
         const int read = min(at, n_tokens - 1);
@@ -118,7 +102,7 @@ __device__ void load_queries(const row_shape<N> &shape, const decode_job &job,
         rows[r * shape.head_dim + j] = x[i];
         sum += mean ? x[i] * mean[j] : 0.0f;
     }
-    bias[r] = fold_lanes(sum);
+    bias[r] = add_lanes<half_warp>(sum);
     rotate_row(shape, x);
     for (int i = 0; i < shape.n(); i++) {
         rows[(token_rows + r) * shape.head_dim + coordinate<N, false>(i)] = x[i];
@@ -201,20 +185,15 @@ __global__ void __launch_bounds__(any_warps * 32)
     clear_tokens(values, state);
     for (int block = work.begin + work.split; block < work.end; block += work.n_active) {
         const tkv_device_block entry = ((const tkv_device_block *)work.sequence.blocks)[block];
-        const int type_k = entry.is_exact ? TKV_TYPE_F16 : layer.type_k;
-        const int type_v = entry.is_exact ? TKV_TYPE_F16 : layer.type_v;
-        const int n_slots = entry.is_exact ? entry.n_slots : page_tokens;
-        const int n_seen =
-            min(block_start(layer, block + 1), work.some_end) - block_start(layer, block);
-        const size_t key_bytes = page_bytes(type_k, layer.head_dim_k, n_slots);
-        const size_t value_bytes = page_bytes(type_v, layer.head_dim_v, n_slots);
-        const uint8_t *pages =
-            (const uint8_t *)entry.pages + work.kv_head * (key_bytes + value_bytes);
-        const side_pages key = {type_k, TKV_ORDER_KEY, pages, (uint32_t *)(shared + at.key_image)};
-        const side_pages value = {type_v, TKV_ORDER_VALUE, pages + key_bytes,
+        const head_pages pages = find_pages(layer, entry, work.kv_head);
+        const int start = tkv_block_place(layer.n_sinks, block);
+        const int n_seen = min(tkv_block_place(layer.n_sinks, block + 1), work.some_end) - start;
+        const side_pages key = {pages.type_k, TKV_ORDER_KEY, pages.keys,
+                                (uint32_t *)(shared + at.key_image)};
+        const side_pages value = {pages.type_v, TKV_ORDER_VALUE, pages.values,
                                   (uint32_t *)(shared + at.value_image)};
-        attend_block(keys, values, job, work, queries, block, min(n_seen, n_slots), key, value,
-                     state);
+        attend_block(keys, values, job, work, queries, block, min(n_seen, pages.n_slots), key,
+                     value, state);
     }
     __syncthreads();
     float *sums = (float *)(shared + at.sums);
@@ -305,12 +284,9 @@ decode_kernel find_any_kernel(const tkv_device_layer &layer)
     const bool is_exact = layer.type_k == TKV_TYPE_F16 && layer.type_v == TKV_TYPE_F16;
     kernel.launch = is_square && layer.head_dim_k == 128 ? launch_any<8> : launch_any<0>;
     if (is_square && is_exact) {
-        switch (layer.head_dim_k) {
-        case 64: kernel.launch = launch_exact<4>; break;
-        case 128: kernel.launch = launch_exact<8>; break;
-        case 256: kernel.launch = launch_exact<16>; break;
-        default: break;
-        }
+        with_head_dim(layer.head_dim_k, [&](auto size) {
+            kernel.launch = launch_exact<decltype(size)::value / half_warp>;
+        });
     }
     return kernel;
 }

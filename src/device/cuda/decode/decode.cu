@@ -1,24 +1,23 @@
-/* Launches of decode attention: which kernel, how many splits, where the workspace lies. */
-#include "device/cuda/decode/attend_decode_launch.cuh"
-#include "device/cuda/decode/decode_merge.cuh"
+/* Plans and launches of decode attention: which kernel, how many splits, where the workspace lies.
+ */
+#include "device/cuda/base/page.cuh"
+#include "device/cuda/decode/launch.cuh"
+#include "device/cuda/decode/merge.cuh"
+#include "device/cuda/heuristics.h"
 #include "device/cuda/kernels_cuda.h"
 
 #include <string.h>
 
 namespace tkv_cuda
 {
+namespace
+{
 
-constexpr size_t alignment = 256;
 /* Of a kernel, beside what it asks for at its launch: no more than this. */
 constexpr int static_shared_bytes = 1024;
 
-static size_t align_up(size_t bytes)
-{
-    return (bytes + alignment - 1) / alignment * alignment;
-}
-
 /* Whether the device has the shared memory; sm_86 and its like have less than half of Hopper's. */
-static bool fits(const decode_kernel &kernel)
+bool fits(const decode_kernel &kernel)
 {
     int device = 0;
     int bytes = 0;
@@ -28,7 +27,7 @@ static bool fits(const decode_kernel &kernel)
            kernel.shared_bytes + static_shared_bytes <= bytes;
 }
 
-static decode_kernel find_kernel(const tkv_device_attend &params)
+decode_kernel find_kernel(const tkv_device_attend &params)
 {
     const tkv_device_layer &layer = params.layer;
     const int n_rows = params.n_queries * (params.n_heads / layer.n_kv_heads);
@@ -39,29 +38,10 @@ static decode_kernel find_kernel(const tkv_device_attend &params)
 
 /* Hopper and newer can launch a kernel before the one before it has ended. Only code for them waits
  * for that one (await_launch): they may be running Ampere's. */
-static bool has_early_launches()
+bool has_early_launches()
 {
     int version = 0;
     return tkv_cuda_code_version(&version) == cudaSuccess && version >= 90;
-}
-
-/* Splits cost a beginning and an end each, worth some pages a warp; whole waves of CTAs count. */
-static int choose_splits(int n_units, int n_blocks, int n_warps, int n_slots)
-{
-    const int overhead = 3;
-    int best = 1;
-    double best_cost = 1e300;
-    for (int splits = 1;
-         splits <= max_splits && (splits == 1 || splits * n_warps < n_blocks + n_warps); splits++) {
-        const double waves = ((double)n_units * splits + n_slots - 1) / n_slots;
-        const int pages = (n_blocks + splits * n_warps - 1) / (splits * n_warps);
-        const double cost = (double)(int)waves * (pages + overhead) + 0.02 * splits;
-        if (cost < best_cost) {
-            best_cost = cost;
-            best = splits;
-        }
-    }
-    return best;
 }
 
 /* A plan's own part. */
@@ -71,8 +51,10 @@ struct decode_plan {
     size_t sums_at; /* in the workspace */
 };
 
-static decode_plan plan_job(const tkv_device_attend &params, const decode_kernel &kernel,
-                            int n_multiprocessors, size_t *bytes)
+static_assert(sizeof(decode_plan) <= sizeof(tkv_attend_plan::own), "it fits");
+
+decode_plan plan_job(const tkv_device_attend &params, const decode_kernel &kernel,
+                     int n_multiprocessors, size_t *bytes)
 {
     const tkv_device_layer &layer = params.layer;
     const int group = params.n_heads / layer.n_kv_heads;
@@ -85,21 +67,20 @@ static decode_plan plan_job(const tkv_device_attend &params, const decode_kernel
     const int n_units = params.n_sequences * layer.n_kv_heads * job.n_tiles;
     const int n_blocks = (params.max_tokens + page_tokens - 1) / page_tokens + 1;
     job.n_splits =
-        choose_splits(n_units, n_blocks, kernel.n_warps, kernel.n_ctas * n_multiprocessors);
+        choose_decode_splits(n_units, n_blocks, kernel.n_warps, kernel.n_ctas * n_multiprocessors);
     if ((size_t)n_units * sizeof(unit_counters) > TKV_CUDA_ATTEND_COUNTER_BYTES) {
         job.n_splits = 1; /* so many units fill the device, and need no counters */
     }
     const size_t n_parts = (size_t)n_units * job.n_splits * kernel.n_rows;
-    const size_t sums_at = align_up(n_parts * sizeof(row_sums));
-    *bytes = sums_at + align_up(n_parts * layer.head_dim_v * sizeof(float));
+    const size_t sums_at = align_buffer(n_parts * sizeof(row_sums));
+    *bytes = sums_at + align_buffer(n_parts * layer.head_dim_v * sizeof(float));
     return {kernel, job, sums_at};
 }
 
+} /* namespace */
 } /* namespace tkv_cuda */
 
-using tkv_cuda::decode_plan;
-
-static_assert(sizeof(decode_plan) <= sizeof(tkv_attend_plan::own));
+using namespace tkv_cuda;
 
 void tkv_cuda_plan_decode(tkv_attend_plan *plan, int n_multiprocessors)
 {
@@ -107,8 +88,8 @@ void tkv_cuda_plan_decode(tkv_attend_plan *plan, int n_multiprocessors)
     if (params.scale == 0.0f) {
         params.scale = 1.0f / sqrtf((float)params.layer.head_dim_k);
     }
-    const decode_plan own = tkv_cuda::plan_job(params, tkv_cuda::find_kernel(params),
-                                               n_multiprocessors, &plan->workspace_bytes);
+    const decode_plan own =
+        plan_job(params, find_kernel(params), n_multiprocessors, &plan->workspace_bytes);
     memcpy(plan->own, &own, sizeof own);
 }
 
@@ -117,11 +98,11 @@ cudaError_t tkv_cuda_attend_decode(const tkv_attend_plan *plan, uint64_t workspa
 {
     decode_plan own;
     memcpy(&own, plan->own, sizeof own);
-    tkv_cuda::decode_job &job = own.job;
+    decode_job &job = own.job;
     job.params = plan->params;
     job.stats = (float *)workspace;
     job.sums = (float *)(workspace + own.sums_at);
-    job.counters = (tkv_cuda::unit_counters *)counters;
+    job.counters = (unit_counters *)counters;
     /* Neighbours among CTAs get the same share of the memory, some 20 % more or less than others:
      * so they are of different units, and each unit has some of all. */
     const dim3 grid(job.params.layer.n_kv_heads * job.n_tiles, job.n_splits,
