@@ -1,6 +1,8 @@
 /* Lists that the benchmarks take. */
 #include "cli/bench.h"
 
+#include "common/try.h"
+
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,10 +28,7 @@ tkv_status bench_parse_types(const char *text, tkv_type types[TKV_TYPE_COUNT], i
             return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT, "--types: more than the %d there are",
                             TKV_TYPE_COUNT);
         }
-        const tkv_status status = tkv_type_from_name(name, &types[(*n_types)++], error);
-        if (status != TKV_OK) {
-            return status;
-        }
+        TKV_TRY(tkv_type_from_name(name, &types[(*n_types)++], error));
         text += length;
     } while (*text++);
     return TKV_OK;

@@ -53,10 +53,7 @@ static tkv_status describe(const loaded_model *loaded, const eval_plan *plan, cJ
                            tkv_error *error)
 {
     uint64_t model_hash = 0;
-    const tkv_status status = hash_file(tkv_gguf_path(loaded->gguf), &model_hash, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(hash_file(tkv_gguf_path(loaded->gguf), &model_hash, error));
     *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(*json, "state_version", STATE_VERSION);
     cJSON_AddStringToObject(*json, "turbokv", tkv_version());
@@ -85,10 +82,7 @@ static tkv_status read_state(const char *path, cJSON **json, tkv_error *error)
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
                         "%s is a device: expected a file that steps can be kept in", path);
     }
-    const tkv_status status = command_read_text(path, &text, &length, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(command_read_text(path, &text, &length, error));
     *json = cJSON_Parse(text);
     const char *found = *json ? "other JSON" : "something else";
     free(text);

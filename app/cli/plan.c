@@ -164,38 +164,34 @@ static tkv_status fill_params(plan *p, tkv_error *error)
     return TKV_OK;
 }
 
+static tkv_status compute_row(plan *p, int index, tkv_error *error)
+{
+    plan_row *row = &p->rows[index];
+    const tkv_policy *policy = &p->policies.policy[index];
+    row->name = p->policies.name[index];
+    TKV_TRY(tkv_plan_series(&p->params, policy, p->n_contexts, p->contexts, row->bytes, error));
+    TKV_TRY(tkv_plan_longest(&p->params, policy, &row->longest, error));
+    return tkv_plan_batch_bytes(&p->params, policy, p->contexts[p->n_contexts - 1],
+                                TKV_DEFAULT_BATCH, &row->batch_bytes, error);
+}
+
 static tkv_status compute(plan *p, tkv_error *error)
 {
     const plan_options *o = p->options;
     char everything[LIST_SIZE];
     list_everything(everything);
-    tkv_status status = read_geometry(p, error);
-    if (status == TKV_OK) {
-        status = fill_params(p, error);
-    }
-    if (status == TKV_OK && o->contexts) {
-        status = parse_contexts(o->contexts, p, error);
-    } else if (status == TKV_OK) {
+    TKV_TRY(read_geometry(p, error));
+    TKV_TRY(fill_params(p, error));
+    if (o->contexts) {
+        TKV_TRY(parse_contexts(o->contexts, p, error));
+    } else {
         default_contexts(p);
     }
-    if (status == TKV_OK) {
-        status = policy_list_parse(o->policies ? o->policies : everything, &p->policies, error);
+    TKV_TRY(policy_list_parse(o->policies ? o->policies : everything, &p->policies, error));
+    for (int i = 0; i < p->policies.n; i++) {
+        TKV_TRY(compute_row(p, i, error));
     }
-    for (int i = 0; i < p->policies.n && status == TKV_OK; i++) {
-        plan_row *row = &p->rows[i];
-        row->name = p->policies.name[i];
-        status = tkv_plan_series(&p->params, &p->policies.policy[i], p->n_contexts, p->contexts,
-                                 row->bytes, error);
-        if (status == TKV_OK) {
-            status = tkv_plan_longest(&p->params, &p->policies.policy[i], &row->longest, error);
-        }
-        if (status == TKV_OK) {
-            status = tkv_plan_batch_bytes(&p->params, &p->policies.policy[i],
-                                          p->contexts[p->n_contexts - 1], TKV_DEFAULT_BATCH,
-                                          &row->batch_bytes, error);
-        }
-    }
-    return status == TKV_OK ? tkv_plan_choose(&p->params, p->n_wanted, &p->choice, error) : status;
+    return tkv_plan_choose(&p->params, p->n_wanted, &p->choice, error);
 }
 
 void plan_format_tokens(int n_tokens, char text[16])

@@ -2,6 +2,7 @@
 #include "cli/page.h"
 #include "cli/plan.h"
 #include "cli/plot.h"
+#include "common/try.h"
 #include "model/session.h"
 
 #include <math.h>
@@ -163,10 +164,7 @@ static void write_plot(FILE *file, const plan *p)
 tkv_status plan_write_report(const char *path, const plan *p, tkv_error *error)
 {
     FILE *file = NULL;
-    const tkv_status status = page_open(path, "TurboKV plan", &file, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(page_open(path, "TurboKV plan", &file, error));
     write_facts(file, p);
     write_plot(file, p);
     write_table(file, p);

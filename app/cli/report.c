@@ -2,6 +2,7 @@
 
 #include "cli/page.h"
 #include "cli/plot.h"
+#include "common/try.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -152,10 +153,7 @@ tkv_status report_write(const char *path, const loaded_model *loaded, const eval
                         eval_results *results, tkv_error *error)
 {
     FILE *file = NULL;
-    const tkv_status status = page_open(path, "TurboKV evaluation", &file, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(page_open(path, "TurboKV evaluation", &file, error));
     write_facts(file, loaded, plan);
     if (plan->text.n_chunks > 0) {
         write_divergence(file, plan, results);

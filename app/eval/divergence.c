@@ -1,5 +1,7 @@
 #include "eval/divergence.h"
 
+#include "common/try.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -58,10 +60,7 @@ tkv_status tkv_divergence_add(tkv_divergence *divergence, const float *reference
                         "the divergence at scored position %zu is %g: a logit is not finite",
                         divergence->n, kl);
     }
-    const tkv_status status = reserve(divergence, 1, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(reserve(divergence, 1, error));
     /* Rounding can leave equal distributions a hair below zero. */
     divergence->kl[divergence->n++] = kl > 0.0 ? kl : 0.0;
     divergence->nll += log_tested - (double)tested[next_token];
@@ -73,10 +72,7 @@ tkv_status tkv_divergence_add(tkv_divergence *divergence, const float *reference
 tkv_status tkv_divergence_append(tkv_divergence *divergence, const tkv_divergence *other,
                                  tkv_error *error)
 {
-    const tkv_status status = reserve(divergence, other->n, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(reserve(divergence, other->n, error));
     for (size_t i = 0; i < other->n; i++) {
         divergence->kl[divergence->n++] = other->kl[i];
     }

@@ -186,31 +186,38 @@ static bool is_right(const char *answer, int number)
 }
 
 /* Answers one question on a fork of the session. */
-static tkv_status answer(const haystack *h, const tkv_session *asked, int index, float *logits,
-                         int n_vocabulary, tkv_needles_result *result, tkv_error *error)
+/* Asks one question and reads the answer, which ends where there is no more room. */
+static tkv_status read_answer(const haystack *h, tkv_session *session, int index, float *logits,
+                              int n_vocabulary, char text[TEXT_SIZE], tkv_error *error)
 {
-    tkv_session *session = NULL;
-    char text[TEXT_SIZE] = "";
-    size_t used = 0;
     const tkv_eval_params eval = {.logits_mode = TKV_LOGITS_LAST, .logits = logits};
-    tkv_status status = tkv_session_fork(asked, tkv_session_length(asked), &session, error);
-    if (status == TKV_OK) {
-        status = tkv_session_eval(session, h->questions[index].ids, (int)h->questions[index].n,
-                                  &eval, error);
-    }
-    for (int i = 0; i < ANSWER_TOKENS && status == TKV_OK; i++) {
+    const tkv_tokens *question = &h->questions[index];
+    size_t used = 0;
+    TKV_TRY(tkv_session_eval(session, question->ids, (int)question->n, &eval, error));
+    for (int i = 0; i < ANSWER_TOKENS; i++) {
         const int32_t token = most_likely(logits, n_vocabulary);
         const tkv_gguf_text bytes = tkv_tokenizer_decode(h->tokenizer, token);
-        if (tkv_tokenizer_is_end(h->tokenizer, token) || used + bytes.length >= sizeof text) {
+        if (tkv_tokenizer_is_end(h->tokenizer, token) || used + bytes.length >= TEXT_SIZE) {
             break;
         }
         memcpy(text + used, bytes.data, bytes.length);
         used += bytes.length;
         text[used] = '\0';
-        status = tkv_session_eval(session, &token, 1, &eval, error);
+        TKV_TRY(tkv_session_eval(session, &token, 1, &eval, error));
     }
+    return TKV_OK;
+}
+
+/* Answers one question on a fork of the session. */
+static tkv_status answer(const haystack *h, const tkv_session *asked, int index, float *logits,
+                         int n_vocabulary, tkv_needles_result *result, tkv_error *error)
+{
+    tkv_session *session = NULL;
+    char text[TEXT_SIZE] = "";
+    TKV_TRY(tkv_session_fork(asked, tkv_session_length(asked), &session, error));
+    const tkv_status status = read_answer(h, session, index, logits, n_vocabulary, text, error);
     result->is_found[index] = status == TKV_OK && is_right(text, h->facts[index].number);
-    if (status == TKV_OK && index == 0) {
+    if (index == 0) {
         result->kv_bytes = tkv_cache_bytes(tkv_session_cache(session));
         result->n_cached = tkv_session_length(session);
     }

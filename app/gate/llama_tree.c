@@ -352,22 +352,16 @@ tkv_status tkv_llama_tree_read(const tkv_llama_params *params, tkv_llama_tree *t
     if (!S_ISDIR(info.st_mode)) {
         return tkv_fail(error, TKV_ERR_IO, "%.200s is not a directory", params->path);
     }
-    tkv_status status = tkv_llama_find_repository(params->path, &is_repository, &is_bare, error);
-    if (status == TKV_OK && !is_repository && params->ref) {
-        status = tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                          "%.200s is not a git repository: a revision can only be had of one",
-                          params->path);
-    }
-    if (status != TKV_OK) {
-        return status;
+    TKV_TRY(tkv_llama_find_repository(params->path, &is_repository, &is_bare, error));
+    if (!is_repository && params->ref) {
+        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
+                        "%.200s is not a git repository: a revision can only be had of one",
+                        params->path);
     }
     tree->kind = is_repository ? is_bare ? TKV_LLAMA_BARE_REPOSITORY : TKV_LLAMA_REPOSITORY
                  : is_source_tree(params->path) ? TKV_LLAMA_SOURCES
                                                 : TKV_LLAMA_INSTALLATION;
-    status = find_words(params, tree, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(find_words(params, tree, error));
     return is_repository
                ? read_repository(params, tree, error)
                : add_directory(params, tree,

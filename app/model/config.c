@@ -1,5 +1,7 @@
 #include "model/config.h"
 
+#include "common/try.h"
+
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
@@ -126,10 +128,7 @@ static tkv_status find_architecture(const tkv_gguf *gguf, const architecture **f
                                     tkv_error *error)
 {
     tkv_gguf_text text = {0};
-    tkv_status status = tkv_gguf_get_text(gguf, "general.architecture", true, &text, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_gguf_get_text(gguf, "general.architecture", true, &text, error));
     for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
         if (strlen(architectures[i].name) == text.length &&
             memcmp(architectures[i].name, text.data, text.length) == 0) {

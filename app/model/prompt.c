@@ -1,5 +1,7 @@
 #include "model/prompt.h"
 
+#include "common/try.h"
+
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,10 +80,7 @@ tkv_status tkv_chat_find(const tkv_gguf *gguf, const tkv_tokenizer *tokenizer, t
                          tkv_error *error)
 {
     tkv_gguf_text template = {"", 0};
-    const tkv_status status = tkv_gguf_get_text(gguf, TEMPLATE_KEY, false, &template, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_gguf_get_text(gguf, TEMPLATE_KEY, false, &template, error));
     for (int i = 0; i < N_FORMS; i++) {
         const chat_syntax *f = &forms[i];
         const bool is_foreign = f->foreign && contains(template, f->foreign);

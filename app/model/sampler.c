@@ -1,6 +1,7 @@
 #include "model/sampler.h"
 
 #include "common/random.h"
+#include "common/try.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -38,10 +39,7 @@ static tkv_status check_params(const tkv_sampler_params *params, int n_tokens, t
 tkv_status tkv_sampler_create(const tkv_sampler_params *params, int n_tokens, tkv_sampler **sampler,
                               tkv_error *error)
 {
-    const tkv_status status = check_params(params, n_tokens, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(check_params(params, n_tokens, error));
     tkv_sampler *created = malloc(sizeof *created);
     choice *choices = malloc((size_t)n_tokens * sizeof *choices);
     if (!created || !choices) {
@@ -158,10 +156,7 @@ tkv_status tkv_sampler_draw(tkv_sampler *sampler, const float *logits, int32_t *
 {
     const tkv_sampler_params *params = &sampler->params;
     choice *choices = sampler->choices;
-    const tkv_status status = fill_choices(sampler, logits, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(fill_choices(sampler, logits, error));
     if (params->temperature <= 0.0f) {
         *token = most_likely(sampler);
         return TKV_OK;

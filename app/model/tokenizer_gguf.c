@@ -248,10 +248,7 @@ static tkv_status create_with_warnings(const vocabulary *v, const tkv_tokenizer_
                                        tkv_tokenizer **tokenizer, tkv_error *error)
 {
     tkv_tokenizer *created;
-    const tkv_status status = tkv_tokenizer_create(params, &created, error);
-    if (status != TKV_OK) {
-        return status;
-    }
+    TKV_TRY(tkv_tokenizer_create(params, &created, error));
     created->warnings = malloc((size_t)v->n_warnings * sizeof *created->warnings + 1);
     if (!created->warnings) {
         tkv_tokenizer_free(created);
