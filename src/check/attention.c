@@ -65,9 +65,11 @@ static int end_seen(const tkv_attention_case *c, int position)
 }
 
 /* Adds the values that a row sees, and those that sparse V may leave out, to sums [2][dim_v];
- * returns the sum of weights. */
+ * returns the sum of weights. What is left out of coded values is what they are beside their mean
+ * (NULL: none), which is added back for all. */
 static double add_values(const tkv_attention_case *c, int position, int head, const float *v_rows,
-                         double maximum, double largest, double *sums, attention_data *data)
+                         const float *mean, double maximum, double largest, double *sums,
+                         attention_data *data)
 {
     const size_t dim_v = (size_t)c->data.layer.head_dim_v;
     double total = 0.0;
@@ -79,9 +81,10 @@ static double add_values(const tkv_attention_case *c, int position, int head, co
         data->n_weights += 1.0;
         data->n_small += is_small;
         for (size_t j = 0; j < dim_v; j++) {
-            const double part = weight * (double)v_rows[at * dim_v + j];
-            sums[j] += part;
-            sums[dim_v + j] += is_small ? fabs(part) : 0.0;
+            const double value = (double)v_rows[at * dim_v + j];
+            const double beside = mean ? fabs(value - (double)mean[j]) : 0.0;
+            sums[j] += weight * value;
+            sums[dim_v + j] += is_small ? weight * fmax(fabs(value), beside) : 0.0;
         }
     }
     return total;
@@ -89,7 +92,7 @@ static double add_values(const tkv_attention_case *c, int position, int head, co
 
 /* One output row. */
 static void attend_row(const tkv_attention_case *c, int position, int head, const float *k_rows,
-                       const float *v_rows, size_t row, attention_data *data)
+                       const float *v_rows, const float *mean, size_t row, attention_data *data)
 {
     const size_t dim_k = (size_t)c->data.layer.head_dim_k;
     const size_t dim_v = (size_t)c->data.layer.head_dim_v;
@@ -103,7 +106,7 @@ static void attend_row(const tkv_attention_case *c, int position, int head, cons
     const double sink = c->has_sinks ? (double)data->sinks[head] : -INFINITY;
     const double maximum = fmax(sink, largest);
     const double total = (c->has_sinks ? exp(sink - maximum) : 0.0) +
-                         add_values(c, position, head, v_rows, maximum, largest, sums, data);
+                         add_values(c, position, head, v_rows, mean, maximum, largest, sums, data);
     for (size_t j = 0; j < dim_v; j++) {
         data->expected[row * dim_v + j] = (float)(sums[j] / total);
         data->slack[row * dim_v + j] = (float)(sums[dim_v + j] / total);
@@ -118,10 +121,13 @@ static void attend_by_definition(const tkv_attention_case *c, const tkv_trial_la
     for (int s = 0; s < c->data.n_sequences; s++) {
         const float *k = decode_sequence(l, s, TKV_ORDER_KEY);
         const float *v = decode_sequence(l, s, TKV_ORDER_VALUE);
+        const float *means = l->sequences[s].means[TKV_ORDER_VALUE];
         const int first =
             c->first_position >= 0 ? c->first_position : c->data.n_tokens[s] - c->n_queries;
         for (int i = 0; tkv_trial_is_on(l->trial) && i < c->n_queries * n_heads; i++) {
-            attend_row(c, first + i / n_heads, i % n_heads, k, v,
+            const float *mean =
+                means ? means + i % n_heads / c->group * c->data.layer.head_dim_v : NULL;
+            attend_row(c, first + i / n_heads, i % n_heads, k, v, mean,
                        (size_t)(s * c->n_queries * n_heads + i), data);
         }
     }
