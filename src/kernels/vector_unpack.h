@@ -83,7 +83,9 @@ static inline page_view view_page(const tkv_page_read *read, tkv_page_order orde
                       .has_tail = is_key && head_dim % 32 != 0,
                       .ahead = pages_ahead(read)};
     const uint32_t *words = read->page;
-    for (int p = 0; p < tkv_type_n_planes(read->type); p++) {
+    /* Planes that a type lacks have no words. Ending at the last one that it has makes GCC 13.2
+     * (Ubuntu 24.04) place the pages of turbo8 and turbo4 wrongly. */
+    for (int p = 0; p < TKV_MAX_PLANES; p++) {
         view.planes[p] = words;
         words +=
             (size_t)head_dim * (size_t)tkv_type_plane_bits(read->type, p) * TKV_PAGE_TOKENS / 32;

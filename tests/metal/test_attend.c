@@ -1,8 +1,8 @@
 /* The attention kernels of the Metal back end against attention in double precision over the rows
  * that the device itself decodes (tests/conformance holds those to the reference, to the bit). */
 #include "base/half.h"
-#include "conformance/device_case.h"
 #include "device/metal/metal.h"
+#include "metal/device_case.h"
 
 #include <float.h>
 
