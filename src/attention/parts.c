@@ -344,6 +344,6 @@ tkv_status tkv_attend_plain_batch(const tkv_cache *const *caches, int n_caches, 
     }
     TKV_TRY(tkv_gather_sequences(caches, n_caches, layer, &attend.sequences, error));
     const tkv_status status = run_alone(&call, &attend, error);
-    tkv_context_give_back(call.cache->context, attend.sequences);
+    tkv_give_back_sequences(call.cache->context, n_caches, attend.sequences);
     return status;
 }

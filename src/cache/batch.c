@@ -78,6 +78,9 @@ static tkv_status find_descriptors(const tkv_cache *const *caches, int n_caches,
 tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, int layer,
                                 uint64_t *sequences, tkv_error *error)
 {
+    if (n_caches == 1) { /* lies side by side as it is */
+        return find_descriptors(caches, n_caches, layer, sequences, error);
+    }
     tkv_context *context = caches[0]->context;
     const size_t bytes = (size_t)n_caches * sizeof(tkv_device_sequence);
     uint64_t *from = tkv_allocate(&context->allocator, (size_t)n_caches * sizeof *from);
@@ -98,6 +101,13 @@ tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, in
     }
     *sequences = to;
     return TKV_OK;
+}
+
+void tkv_give_back_sequences(tkv_context *context, int n_caches, uint64_t sequences)
+{
+    if (n_caches > 1) {
+        tkv_context_give_back(context, sequences);
+    }
 }
 
 static tkv_status append_one_by_one(tkv_cache *const *caches, int n_caches, int layer, int n_tokens,
@@ -147,6 +157,6 @@ tkv_status tkv_cache_append_batch(tkv_cache *const *caches, int n_caches, int la
     TKV_TRY(tkv_gather_sequences(batch, n_caches, layer, &sequences, error));
     status = device->table->store(device, &described, sequences, n_caches, -1, n_tokens,
                                   (uint64_t)(uintptr_t)k, (uint64_t)(uintptr_t)v, error);
-    tkv_context_give_back(cache->context, sequences);
+    tkv_give_back_sequences(cache->context, n_caches, sequences);
     return status;
 }

@@ -36,6 +36,7 @@ tkv_status tkv_cache_publish_descriptors(const tkv_cache *cache, int n_more, tkv
  * be given back to the context. */
 tkv_status tkv_gather_sequences(const tkv_cache *const *caches, int n_caches, int layer,
                                 uint64_t *sequences, tkv_error *error);
+void tkv_give_back_sequences(tkv_context *context, int n_caches, uint64_t sequences);
 
 /* Whether caches can be one batch: checked for both functions of turbokv.h. */
 tkv_status tkv_check_batch(const tkv_cache *const *caches, int n_caches, int layer,
