@@ -100,7 +100,7 @@ sanitize: dependencies
 	cd "$(BUILD)-sanitize" && $(RUN_TESTS)
 
 # The tests that use several threads, under ThreadSanitizer.
-THREAD_TESTS = threads attend concurrent cache model_dequantise model_forward model_session
+THREAD_TESTS = threads attend concurrent store_concurrent cache model_dequantise model_forward model_session
 sanitize-threads: dependencies
 	cmake -S . -B "$(BUILD)-threads" -DTKV_SANITIZE=thread $(CMAKE_FLAGS)
 	cmake --build "$(BUILD)-threads" --parallel $(JOBS) --target $(THREAD_TESTS:%=test_%)

@@ -518,6 +518,147 @@ TKV_API tkv_status tkv_cache_commit(tkv_cache *cache, tkv_error *error);
  * tkv_cache_reserve. 0 if cache is NULL. */
 TKV_API int64_t tkv_cache_generation(const tkv_cache *cache);
 
+/* ---- Store: pages addressed by slot ------------------------------------------------------- */
+
+/* Keys and values of one layer in slots that the caller numbers, for engines with a table of their
+ * own of which token lies where (cells, block tables). A store knows no positions and no sequences:
+ * a slot holds a row of keys and a row of values of all KV heads, or nothing; slots lie in pages of
+ * 64, which take memory when they are written. A row is exact (f16), or coded in the store's types
+ * at once or when it ages. Rows are not centred.
+ *
+ * Stores need a context on the CPU: others are TKV_ERR_UNSUPPORTED. Arrays are the host's. Several
+ * threads may read a store and attend to it at a time, while none changes it. */
+typedef struct tkv_store tkv_store;
+
+typedef struct tkv_store_params {
+    int64_t n_slots;
+    int64_t n_regions; /* 0: one; equal runs of slots, for example of streams, each with exact rows
+                          of its own; several have a multiple of 64 slots each */
+    int n_kv_heads;
+    int head_dim_k;
+    int head_dim_v; /* 0: keys only, as in tkv_layer_shape */
+    tkv_type type_k;
+    tkv_type type_v;
+    int64_t n_exact;       /* rows written to a region last that are exact; a page's exact rows are
+                              coded when all of them are older. 0: rows are coded as they come */
+    int64_t n_exact_first; /* first slots of a region whose rows are exact for good */
+    const tkv_rope *rope;  /* NULL, or how keys carry positions, for tkv_store_shift; copied */
+    uint64_t reserved[8];
+} tkv_store_params;
+
+/* Creates an empty store. The context must outlive it. */
+TKV_API tkv_status tkv_store_create(tkv_context *context, const tkv_store_params *params,
+                                    tkv_store **store, tkv_error *error);
+TKV_API void tkv_store_free(tkv_store *store);
+
+/* Numbers in the caller's arrays. */
+typedef enum tkv_element {
+    TKV_ELEMENT_F32 = 0,
+    TKV_ELEMENT_F16,
+    TKV_ELEMENT_BF16,
+    TKV_ELEMENT_COUNT
+} tkv_element;
+
+/* Where rows lie in an array: how many elements further the next stream, row (slot, query) and head
+ * begin. 0: where they would if all followed each other as in [stream][row][head][coordinate]. */
+typedef struct tkv_layout {
+    tkv_element element;
+    size_t stream_stride;
+    size_t row_stride;
+    size_t head_stride;
+} tkv_layout;
+
+/* Writes row i of k and of v into slot slots[i], whatever that holds; of a slot that is named more
+ * than once the last row counts. One of k and v may be NULL (v must be where keys only are kept): a
+ * slot is seen by attention once it holds both. Layouts NULL: floats, one after the other. On any
+ * error (NaN or infinity, out of memory) slots hold what they held. */
+TKV_API tkv_status tkv_store_write(tkv_store *store, int64_t n_rows, const int64_t *slots,
+                                   const void *k, const tkv_layout *layout_k, const void *v,
+                                   const tkv_layout *layout_v, tkv_error *error);
+
+/* Reads what slots hold, zeros of those that hold nothing; k or v may be NULL. */
+TKV_API tkv_status tkv_store_read(const tkv_store *store, int64_t n_rows, const int64_t *slots,
+                                  void *k, const tkv_layout *layout_k, void *v,
+                                  const tkv_layout *layout_v, tkv_error *error);
+
+/* Slots first .. first+n_slots-1 hold nothing any more. Memory of pages that hold nothing is given
+ * back. */
+TKV_API tkv_status tkv_store_clear(tkv_store *store, int64_t first, int64_t n_slots,
+                                   tkv_error *error);
+
+/* Codes exact rows of these slots, those of n_exact_first excepted. */
+TKV_API tkv_status tkv_store_age(tkv_store *store, int64_t first, int64_t n_slots,
+                                 tkv_error *error);
+
+/* What n_slots slots of `from` hold from from_first on, nothing included, is in `to` from to_first
+ * on as well: bit for bit, coded rows as codes, exact ones as the newest of their new region. Both
+ * are stores of one context with the same shape and types, or one; ranges that overlap are as if
+ * copied at once. Whole pages that do not overlap share memory until one of both is written. On
+ * error slots hold what they held. */
+TKV_API tkv_status tkv_store_copy(tkv_store *to, int64_t to_first, const tkv_store *from,
+                                  int64_t from_first, int64_t n_slots, tkv_error *error);
+
+/* Moves the keys of slots first .. first+n_slots-1 by deltas[0] .. positions, as if they had been
+ * made there, where the slot holds a key; needs the store's rope. Nothing is coded again, however
+ * often: the store notes the distance, and queries are turned by it. */
+TKV_API tkv_status tkv_store_shift(tkv_store *store, int64_t first, int64_t n_slots,
+                                   const int32_t *deltas, tkv_error *error);
+
+/* Bytes that the store holds, and of these, those of pages that it shares. */
+TKV_API size_t tkv_store_bytes(const tkv_store *store);
+TKV_API size_t tkv_store_shared_bytes(const tkv_store *store);
+
+/* Slots first .. end-1. */
+typedef struct tkv_slot_range {
+    int64_t first;
+    int64_t end;
+} tkv_slot_range;
+
+/* What a query sees: the slots of n_ranges ranges from first_range on, in their order. */
+typedef struct tkv_slot_view {
+    int64_t first_range;
+    int64_t n_ranges; /* 0: it sees nothing */
+    int64_t n_seen;   /* 0: all of these slots; n: only the first n */
+} tkv_slot_view;
+
+typedef struct tkv_store_attend_params {
+    int n_streams; /* 0: one; each with n_queries queries */
+    int n_queries;
+    int n_heads;
+    float scale; /* as in tkv_attend_params, like the following */
+    float logit_softcap;
+    const float *sinks;
+    float sparse_v;
+    tkv_attend_stats *stats;
+    int n_value_dims;
+    float *log_sums; /* [n_streams][n_queries][n_heads] */
+
+    /* What is seen, of slots that hold something. Either by ranges: */
+    const tkv_slot_view *views;   /* [n_streams][n_queries] */
+    const tkv_slot_range *ranges; /* [n_ranges], that views may share */
+    int64_t n_ranges;
+    int64_t window; /* 0: none; w: of these slots a query sees the last w */
+
+    /* or by a mask that is added to the logits, 0, a number, or minus infinity: not seen. */
+    const void *mask; /* [n_streams][n_queries][n_mask_slots]; NULL: views */
+    tkv_element mask_element;
+    int64_t n_mask_slots;
+    size_t mask_stream_stride; /* elements; 0: one after the other */
+    size_t mask_row_stride;
+    const int64_t *mask_first; /* NULL: all 0, or [n_streams] slots of the mask's first column */
+    const float *mask_slopes;  /* NULL, or [n_heads] factors of the mask (ALiBi) */
+
+    tkv_layout q;
+    tkv_layout out;
+    uint64_t reserved[8];
+} tkv_store_attend_params;
+
+/* Attention of queries q [n_streams][n_queries][n_heads][head_dim_k] over the slots that they see:
+ * out [n_streams][n_queries][n_heads][head_dim_v]. A query that sees nothing has the output 0 and
+ * the log-sum minus infinity (with a sink, that of the sink). */
+TKV_API tkv_status tkv_attend_store(const tkv_store *store, const tkv_store_attend_params *params,
+                                    const void *q, void *out, tkv_error *error);
+
 /* ---- Codec: rows and pages (docs/FORMAT.md) ----------------------------------------------- */
 
 /* Which way the code words of a page run: along the coordinates of a token (for keys: scores
