@@ -33,7 +33,8 @@ static void join_row(const tkv_device_join *join, size_t i, float *out, float *l
     double maximum = -INFINITY;
     double sum = 0.0;
     for (size_t p = 0; p < (size_t)join->n_parts; p++) {
-        maximum = fmax(maximum, (double)log_sums[p * join->n_rows + i]);
+        const double log_sum = (double)log_sums[p * join->n_rows + i];
+        maximum = log_sum > maximum ? log_sum : maximum; /* fmax breaks GCC 12 for ARM64 */
     }
     for (size_t p = 0; p < (size_t)join->n_parts; p++) {
         const size_t index = p * join->n_rows + i;
