@@ -592,8 +592,8 @@ TKV_API tkv_status tkv_store_age(tkv_store *store, int64_t first, int64_t n_slot
 
 /* What n_slots slots of `from` hold from from_first on, nothing included, is in `to` from to_first
  * on as well: bit for bit, coded rows as codes, exact ones as the newest of their new region. Both
- * are stores of one context with the same shape and types, or one; ranges that overlap are as if
- * copied at once. Whole pages that do not overlap share memory until one of both is written. On
+ * are stores of one context with the same shape, types and rope, or one; ranges that overlap are as
+ * if copied at once. Whole pages that do not overlap share memory until one of both is written. On
  * error slots hold what they held. */
 TKV_API tkv_status tkv_store_copy(tkv_store *to, int64_t to_first, const tkv_store *from,
                                   int64_t from_first, int64_t n_slots, tkv_error *error);

@@ -1,8 +1,10 @@
 /* The section "Store" of turbokv.h: checks, then one call. */
 #include "store/store.h"
 #include "base/error.h"
+#include "base/rope.h"
 
 #include <math.h>
+#include <string.h>
 
 #define MAX_KV_HEADS 4096
 #define MAX_SLOTS ((int64_t)1 << 40)
@@ -34,18 +36,6 @@ static tkv_status check_counts(const tkv_store_params *params, tkv_error *error)
     return TKV_OK;
 }
 
-static tkv_status check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
-{
-    if (rope && (!rope->frequencies || rope->n_rotated < 0 || rope->n_rotated % 2 != 0 ||
-                 rope->n_rotated > head_dim)) {
-        return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "RoPE over %d coordinates: expected frequencies and an even number up to "
-                        "%d",
-                        rope->n_rotated, head_dim);
-    }
-    return TKV_OK;
-}
-
 tkv_status tkv_store_create(tkv_context *context, const tkv_store_params *params, tkv_store **store,
                             tkv_error *error)
 {
@@ -64,7 +54,7 @@ tkv_status tkv_store_create(tkv_context *context, const tkv_store_params *params
         status = tkv_check_head_dim(params->type_v, params->head_dim_v, error);
     }
     if (status == TKV_OK) {
-        status = check_rope(params->rope, params->head_dim_k, error);
+        status = tkv_check_rope(params->rope, params->head_dim_k, error);
     }
     if (status == TKV_OK && tkv_context_device_kind(context) != TKV_DEVICE_CPU) {
         status =
@@ -225,6 +215,14 @@ static bool is_alike(const tkv_store *a, const tkv_store *b)
     return is_same;
 }
 
+static bool is_same_rope(const tkv_rope *a, const tkv_rope *b)
+{
+    return a->frequencies && b->frequencies && a->n_rotated == b->n_rotated &&
+           a->is_interleaved == b->is_interleaved &&
+           memcmp(a->frequencies, b->frequencies,
+                  (size_t)(a->n_rotated / 2) * sizeof *a->frequencies) == 0;
+}
+
 tkv_status tkv_store_copy(tkv_store *to, int64_t to_first, const tkv_store *from,
                           int64_t from_first, int64_t n_slots, tkv_error *error)
 {
@@ -236,10 +234,10 @@ tkv_status tkv_store_copy(tkv_store *to, int64_t to_first, const tkv_store *from
                         "copy between stores that differ: expected one context, and the same heads "
                         "and types");
     }
-    if (from != to && from->sides[TKV_ORDER_KEY].entries && from->rope.frequencies &&
-        !to->rope.frequencies) {
+    if (from->rope.frequencies && !is_same_rope(&to->rope, &from->rope)) {
         return tkv_fail(error, TKV_ERR_INVALID_ARGUMENT,
-                        "copy of keys with a rope to a store without one");
+                        "copy of keys with a rope to a store with another or without: expected "
+                        "the same coordinates and frequencies");
     }
     tkv_status status = check_slots(to, to_first, n_slots, error);
     if (status == TKV_OK) {

@@ -1,4 +1,4 @@
-/* Keys and the angles of rotary position embedding. */
+/* Rotary position embedding: keys and their angles (Su et al., arXiv 2104.09864). */
 #ifndef TKV_BASE_ROPE_H
 #define TKV_BASE_ROPE_H
 
@@ -18,5 +18,11 @@ static inline void tkv_turn_key(const tkv_rope *rope, const float *turns, bool b
         *b = x * sine + y * turns[i];
     }
 }
+
+/* Checks a description of RoPE; NULL is right. */
+tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error);
+
+/* Cosines, then sines, [n_rotated / 2] each, of a distance of so many positions. */
+void tkv_rope_turns(const tkv_rope *rope, int64_t distance, float *turns);
 
 #endif

@@ -8,7 +8,6 @@
 #include "cache/code.h"
 #include "cache/layer.h"
 #include "cache/publish.h"
-#include "cache/rope.h"
 #include "cache/rows.h"
 #include "cache/segment.h"
 #include "cache/settle.h"

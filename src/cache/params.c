@@ -1,5 +1,6 @@
 /* What a cache is asked to be: checked, and brought into layers. */
 #include "base/error.h"
+#include "base/rope.h"
 #include "cache/cache.h"
 
 #include <stdlib.h>

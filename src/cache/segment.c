@@ -3,9 +3,9 @@
 #include "cache/segment.h"
 #include "base/allocate.h"
 #include "base/error.h"
+#include "base/rope.h"
 #include "cache/block.h"
 #include "cache/publish.h"
-#include "cache/rope.h"
 
 #include <string.h>
 
@@ -126,6 +126,17 @@ static bool is_open_block_coded(const tkv_cache_layer *layer)
            !layer->blocks[last->first_block + index]->is_exact;
 }
 
+/* The angles of keys that are `turn` positions ahead; NULL without memory. */
+static float *make_turns(const tkv_cache_layer *layer, int64_t turn)
+{
+    float *turns = tkv_allocate(&layer->context->allocator,
+                                2 * (size_t)(layer->rope.n_rotated / 2) * sizeof *turns);
+    if (turns) {
+        tkv_rope_turns(&layer->rope, turn, turns);
+    }
+    return turns;
+}
+
 /* A segment that goes on in the middle of the last one's last block, in an exact block of its own
  * until its tokens are coded into that one (settle.c). */
 static tkv_status go_on_exactly(tkv_cache_layer *layer, tkv_error *error)
@@ -138,8 +149,7 @@ static tkv_status go_on_exactly(tkv_cache_layer *layer, tkv_error *error)
                         .end = slot,
                         .first_block = layer->n_blocks,
                         .turn = last->turn};
-    if (last->turns &&
-        !(next.turns = tkv_make_turns(&layer->context->allocator, &layer->rope, last->turn))) {
+    if (last->turns && !(next.turns = make_turns(layer, last->turn))) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the angles of a segment");
     }
     layer->segments[layer->n_segments++] = next;
@@ -298,8 +308,7 @@ static tkv_status add_part(const tkv_cache_layer *layer, const tkv_segment *segm
                         .turn = turn};
     part.n_settled = segment->n_settled > first ? segment->n_settled - first : 0;
     part.n_settled = part.n_settled < n_blocks ? part.n_settled : n_blocks;
-    if (turn != 0 &&
-        !(part.turns = tkv_make_turns(&layer->context->allocator, &layer->rope, turn))) {
+    if (turn != 0 && !(part.turns = make_turns(layer, turn))) {
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the angles of a shift");
     }
     for (int b = 0; b < n_blocks; b++) {

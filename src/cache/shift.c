@@ -4,6 +4,7 @@
 #include "base/allocate.h"
 #include "base/assert.h"
 #include "base/error.h"
+#include "base/rope.h"
 #include "cache/consistent.h"
 
 #include <string.h>

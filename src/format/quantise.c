@@ -40,7 +40,18 @@ float tkv_dot16(int n, const float *a, const float *b)
 
 size_t tkv_find_non_finite(size_t n, const float *values)
 {
-    for (size_t i = 0; i < n; i++) {
+    enum { BLOCK = 64 };
+    size_t i = 0;
+    /* Whole blocks without a branch in them: an exponent of all ones carries into the sign. */
+    for (uint32_t carried = 0; i + BLOCK <= n; i += BLOCK) {
+        for (size_t j = i; j < i + BLOCK; j++) {
+            carried |= (tkv_float_bits(values[j]) & 0x7f800000u) + 0x00800000u;
+        }
+        if (carried & 0x80000000u) {
+            break;
+        }
+    }
+    for (; i < n; i++) {
         if ((tkv_float_bits(values[i]) & 0x7f800000u) == 0x7f800000u) {
             return i;
         }

@@ -112,8 +112,8 @@ static tkv_status find_turns(store_job *job, tkv_error *error)
         return tkv_fail(error, TKV_ERR_OUT_OF_MEMORY, "no memory for the angles of shifted keys");
     }
     for (int i = 0; i < job->n_turns; i++) {
-        tkv_store_angles(&job->store->rope, job->turns[i],
-                         job->angles + (size_t)i * (size_t)job->store->rope.n_rotated);
+        tkv_rope_turns(&job->store->rope, job->turns[i],
+                       job->angles + (size_t)i * (size_t)job->store->rope.n_rotated);
     }
     return TKV_OK;
 }

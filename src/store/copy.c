@@ -3,7 +3,6 @@
 #include "base/error.h"
 #include "store/store.h"
 
-#include <math.h>
 #include <string.h>
 
 /* Slots of one page that go to one page. */
@@ -221,16 +220,6 @@ tkv_status tkv_store_copy_rows(tkv_store *to, int64_t to_first, const tkv_store 
 }
 
 /* ---- Positions ---- */
-
-void tkv_store_angles(const tkv_rope *rope, int64_t distance, float *turns)
-{
-    const int n_pairs = rope->n_rotated / 2;
-    for (int i = 0; i < n_pairs; i++) {
-        const double angle = (double)distance * (double)rope->frequencies[i];
-        turns[i] = (float)cos(angle);
-        turns[n_pairs + i] = (float)sin(angle);
-    }
-}
 
 tkv_status tkv_store_shift_keys(tkv_store *store, int64_t first, int64_t n_slots,
                                 const int32_t *deltas, tkv_error *error)

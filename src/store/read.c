@@ -26,7 +26,7 @@ static void read_row(const tkv_store *store, const tkv_store_side *side, int64_t
     store->context->kernels->decode(&span, page, row, (size_t)side->padded_dim);
     if (entry->turns && entry->turns[t]) {
         float turns[TKV_MAX_HEAD_DIM];
-        tkv_store_angles(&store->rope, entry->turns[t], turns);
+        tkv_rope_turns(&store->rope, entry->turns[t], turns);
         tkv_turn_key(&store->rope, turns, false, row);
     }
 }

@@ -178,7 +178,4 @@ tkv_status tkv_store_shift_keys(tkv_store *store, int64_t first, int64_t n_slots
 tkv_status tkv_store_attend(const tkv_store *store, const tkv_store_attend_params *params,
                             const void *q, void *out, tkv_error *error);
 
-/* Cosines, then sines, of a distance [n_rotated]. */
-void tkv_store_angles(const tkv_rope *rope, int64_t distance, float *turns);
-
 #endif

@@ -422,6 +422,37 @@ static tkv_status attend_some(tkv_store *store, tkv_error *error)
     return tkv_attend_store(store, &params, some_rows, out, error);
 }
 
+/* Distances mean turns of the store's own rope, so that only the same one takes them over. */
+static void ropes_are_not_mixed(void **state)
+{
+    (void)state;
+    const float one[DIM / 2] = {1.0f};
+    const float other[DIM / 2] = {0.5f};
+    const tkv_rope ropes[] = {
+        {false, DIM, one}, {false, DIM, other}, {true, DIM, one}, {false, DIM - 2, one}};
+    tkv_context *context = NULL;
+    assert_ok(tkv_context_create(NULL, &context, &error));
+    tkv_store *stores[4];
+    for (int i = 0; i < 4; i++) {
+        store_shape s = base_shape(TKV_TYPE_TURBO3);
+        s.rope = &ropes[i];
+        stores[i] = create_store(context, &s);
+        if (i == 0) {
+            write_slots(stores[i], &s, 1, 0, 64);
+            tkv_store *twin = create_store(context, &s);
+            assert_ok(tkv_store_copy(twin, 64, stores[0], 0, 64, &error));
+            tkv_store_free(twin);
+        } else {
+            assert_fails(tkv_store_copy(stores[i], 0, stores[0], 0, 64, &error),
+                         TKV_ERR_INVALID_ARGUMENT, "rope");
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        tkv_store_free(stores[i]);
+    }
+    tkv_context_free(context);
+}
+
 static void failures_lose_nothing(void **state)
 {
     (void)state;
@@ -578,6 +609,7 @@ int main(void)
         cmocka_unit_test(pages_are_shared),
         cmocka_unit_test(shifts),
         cmocka_unit_test(bytes_are_true),
+        cmocka_unit_test(ropes_are_not_mixed),
         cmocka_unit_test(failures_lose_nothing),
         cmocka_unit_test(what_is_refused),
     };

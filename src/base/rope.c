@@ -1,6 +1,4 @@
-/* How keys carry positions. */
-#include "cache/rope.h"
-#include "base/allocate.h"
+#include "base/rope.h"
 #include "base/error.h"
 
 #include <math.h>
@@ -17,14 +15,12 @@ tkv_status tkv_check_rope(const tkv_rope *rope, int head_dim, tkv_error *error)
     return TKV_OK;
 }
 
-float *tkv_make_turns(const tkv_allocator *allocator, const tkv_rope *rope, int64_t turn)
+void tkv_rope_turns(const tkv_rope *rope, int64_t distance, float *turns)
 {
     const int n_pairs = rope->n_rotated / 2;
-    float *turns = tkv_allocate(allocator, 2 * (size_t)n_pairs * sizeof *turns);
-    for (int i = 0; turns && i < n_pairs; i++) {
-        const double angle = (double)turn * (double)rope->frequencies[i];
+    for (int i = 0; i < n_pairs; i++) {
+        const double angle = (double)distance * (double)rope->frequencies[i];
         turns[i] = (float)cos(angle);
         turns[n_pairs + i] = (float)sin(angle);
     }
-    return turns;
 }
