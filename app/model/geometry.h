@@ -25,7 +25,7 @@ typedef struct tkv_geometry_layer {
 
 typedef struct tkv_geometry {
     char architecture[64];
-    bool is_hosted; /* src/model runs it */
+    bool is_hosted; /* app/model runs it */
     int n_layers;
     tkv_geometry_layer *layers; /* [n_layers] */
     int context_length;         /* that the model was trained for; 0: unknown */

@@ -41,7 +41,7 @@ _Static_assert(sizeof(attend_plan) <= sizeof(((tkv_attend_plan *)0)->own), "room
 
 static bool is_sketch(int32_t type)
 {
-    return type == TKV_TYPE_TURBO4Q || type == TKV_TYPE_TURBO3Q;
+    return tkv_type_kind(type) == TKV_CODE_SKETCH;
 }
 
 /* Threadgroup memory of the decode kernel for a tile of rows (attend_decode.metal, decode_memory).

@@ -1,4 +1,4 @@
-// What the attention kernels have in common (src/attention/attend.c is the specification). Work is
+// What the attention kernels have in common (src/device/host/attend.c is the specification). Work is
 // cut into units (a KV head of a sequence), tiles of query rows and splits of the context; an item
 // is one of each, and has an online softmax for coded blocks and one for exact ones, because they
 // lie in different domains. The merge joins the softmaxes of all splits.
@@ -216,7 +216,7 @@ tkv_prepare_queries(constant tkv_metal_attend &p [[buffer(0)]],
     device const tkv_device_sequence *sequence =
         at_address<const tkv_device_sequence>(p.attend.sequences) + unit / n_kv_heads;
     float bias = 0.0f;
-    if (sequence->mean_k != 0 && key_type != type_f16) {
+    if (sequence->mean_k != 0 && !is_half(key_type)) {
         device const float *mean =
             at_address<const float>(sequence->mean_k) + ulong(unit % n_kv_heads) * ulong(key_dim);
         for (int i = 0; i < registers_of(key_dim); i++) {
@@ -228,7 +228,7 @@ tkv_prepare_queries(constant tkv_metal_attend &p [[buffer(0)]],
     if (lane == 0) {
         at_address<float>(p.bias)[index] = bias;
     }
-    if (key_type != type_f16) {
+    if (!is_half(key_type)) {
         rotate_row(key_dim, x, lane);
     }
     store_row(key_dim, at_address<float>(p.q_coded) + index * ulong(key_dim), x, lane);

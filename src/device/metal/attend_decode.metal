@@ -273,7 +273,7 @@ inline void share_weights(device const uint *page, uint lane, thread float (*wei
 {
     for (int h = 0; h < 2; h++) {
         const int slot = int(lane) + 32 * h;
-        const bool is_coded = value_type != type_f16;
+        const bool is_coded = !is_half(value_type);
         const float scale = is_coded ? slot_scale(value_type, value_dim, page, slot) : 1.0f;
         const float step = is_sketch(value_type)
                                ? half_to_float(side_field(value_type, value_dim, page, 1, slot))
@@ -335,7 +335,7 @@ inline void attend_block(constant tkv_metal_attend &p, thread const attend_work 
         weights[r][0] = 0.0f;
         weights[r][1] = 0.0f;
     }
-    if (key_type == type_f16) {
+    if (is_half(key_type)) {
         score_halves(at_address<const half>(keys), readable.end, memory.queries, memory.weights, lane,
                      weights);
     } else {
@@ -360,7 +360,7 @@ inline void attend_block(constant tkv_metal_attend &p, thread const attend_work 
     }
     share_weights(at_address<const uint>(values), lane, weights, memory.weights,
                   memory.sign_weights);
-    if (value_type == type_f16) {
+    if (is_half(value_type)) {
         accumulate_halves(at_address<const half>(values), readable, memory.weights, lane, sums);
     } else {
         accumulate_coded(at_address<const uint>(values), readable.end, memory.weights,

@@ -74,7 +74,7 @@ tkv_merge_rows(constant tkv_metal_attend &p [[buffer(0)]],
     }
     device const tkv_device_sequence *sequence =
         at_address<const tkv_device_sequence>(p.attend.sequences) + unit / n_kv_heads;
-    if (value_type != type_f16) {
+    if (!is_half(value_type)) {
         unrotate_row(value_dim, out, lane);
         const ulong mean = sequence->mean_v;
         for (int i = 0; mean != 0 && i < registers_of(value_dim); i++) {

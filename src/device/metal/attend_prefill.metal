@@ -105,7 +105,7 @@ inline void score_page(constant tkv_metal_attend &p, thread const attend_work &w
     for (int g = 0; g < registers_of(key_dim); g++) {
         for (int part = 0; part < (is_sketch(key_type) ? 2 : 1); part++) {
             threadgroup_barrier(mem_flags::mem_threadgroup);
-            if (key_type == type_f16) {
+            if (is_half(key_type)) {
                 stage_half_keys(at_address<const half>(page), n_tokens, g, memory.stage, at);
             } else {
                 stage_coded_keys(at_address<const uint>(page), g, part == 1, memory.stage, at);
@@ -271,7 +271,7 @@ inline void accumulate_page(ulong page, slot_range readable, bool is_sketch_part
 #pragma unroll
     for (int chunk = 0; chunk < sum_columns(); chunk++) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        if (value_type == type_f16) {
+        if (is_half(value_type)) {
             stage_half_values(at_address<const half>(page), readable, chunk, memory.stage, at);
         } else {
             stage_coded_values(at_address<const uint>(page), readable, chunk, is_sketch_part,
@@ -314,7 +314,7 @@ inline void attend_page(constant tkv_metal_attend &p, thread const attend_work &
     const slot_range readable = readable_slots(p, work, block, index);
     const ulong values = page_address(p.attend.layer, block, work.kv_head, order_value);
     score_page(p, work, page_address(p.attend.layer, block, work.kv_head, 0), readable.end, memory, at);
-    if (value_type != type_f16) {
+    if (!is_half(value_type)) {
         stage_scales(at_address<const uint>(values), memory.scales, at);
     }
     weigh_page(p, work, index, readable, memory, at, softmax);

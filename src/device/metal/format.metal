@@ -1,86 +1,54 @@
 // Where codes lie in pages, and which levels they mean (docs/FORMAT.md, sections 2, 5 and 6).
 
-// Types have the numbers of the format.
+// The numbers of the types, as turbokv.h has them.
 enum : int {
-    type_f16,
-    type_turbo8,
-    type_turbo4,
-    type_turbo3,
-    type_turbo2,
-    type_trellis3,
-    type_trellis2,
-    type_turbo4q,
-    type_turbo3q,
+#define NUMBER(id, name, number, ...) TKV_TYPE_##id = number,
+    TKV_TYPES(NUMBER)
+#undef NUMBER
 };
 
 enum : int { order_key, order_value };
 
+// What a type is made of: src/format/type_table.h.
+inline bool is_half(int type)
+{
+    return tkv_type_kind(type) == TKV_CODE_HALF;
+}
+
+inline bool is_uniform(int type)
+{
+    return tkv_type_kind(type) == TKV_CODE_UNIFORM;
+}
+
 inline bool is_trellis(int type)
 {
-    return type == type_trellis3 || type == type_trellis2;
+    return tkv_type_kind(type) == TKV_CODE_TRELLIS;
 }
 
 inline bool is_sketch(int type)
 {
-    return type == type_turbo4q || type == type_turbo3q;
-}
-
-// Bits a code in plane 0, 1 or 2; 0: there is no such plane.
-inline int plane_bits(int type, int plane)
-{
-    switch (type) {
-    case type_turbo8: return plane == 0 ? 8 : 0;
-    case type_turbo4: return plane == 0 ? 4 : 0;
-    case type_turbo3: return plane == 0 ? 2 : plane == 1 ? 1 : 0;
-    case type_turbo2: return plane == 0 ? 2 : 0;
-    case type_trellis3: return plane == 0 ? 2 : plane == 1 ? 1 : 0;
-    case type_trellis2: return plane < 2 ? 1 : 0;
-    case type_turbo4q: return plane == 0 ? 2 : 1;
-    case type_turbo3q: return plane == 0 ? 2 : plane == 1 ? 1 : 0;
-    default: return 0;
-    }
-}
-
-inline int code_bits(int type)
-{
-    return plane_bits(type, 0) + plane_bits(type, 1) + plane_bits(type, 2);
-}
-
-// log2 of the levels of the codebook or trellis.
-inline int level_bits(int type)
-{
-    switch (type) {
-    case type_turbo4:
-    case type_trellis3: return 4;
-    case type_turbo3:
-    case type_trellis2:
-    case type_turbo4q: return 3;
-    default: return 2;
-    }
+    return tkv_type_kind(type) == TKV_CODE_SKETCH;
 }
 
 // Free bits of a trellis code.
 inline int free_bits(int type)
 {
-    return type == type_trellis3 ? 2 : 1;
+    return tkv_type_plane_bits(type, 0);
 }
 
-inline int side_fields(int type)
-{
-    return is_sketch(type) ? 2 : type == type_f16 ? 0 : 1;
-}
+// What is read here: codes of at most eight bits, levels in bytes or in tables of 4, 8 or 16.
+#define CHECK_TYPE(id, name, number, kind, plane0, plane1, plane2, level_bits, ...)               \
+    static_assert(plane0 + plane1 + plane2 <= 8 && (TKV_CODE_##kind == TKV_CODE_UNIFORM           \
+                                                        ? plane0 == 8                             \
+                                                        : level_bits >= 2 && level_bits <= 4),    \
+                  "codes of " name);
+TKV_CODED_TYPES(CHECK_TYPE)
+#undef CHECK_TYPE
 
 // 32-bit words of all planes of a page.
 inline int page_code_words(int type, int dim)
 {
-    return dim * code_bits(type) * page_tokens / 32;
-}
-
-inline uint page_bytes(int type, int dim)
-{
-    return type == type_f16
-               ? uint(page_tokens * dim * 2)
-               : uint(page_code_words(type, dim) * 4 + side_fields(type) * page_tokens * 2);
+    return dim * tkv_type_code_bits(type) * page_tokens / 32;
 }
 
 // Entry `index` of a sequence's page table, which the caller knows to be there.
@@ -99,14 +67,13 @@ inline tkv_device_block load_block(device const tkv_device_sequence *sequence, i
 inline ulong page_address(constant tkv_device_layer &layer, tkv_device_block block, int head,
                           int order)
 {
-    uint key_bytes = uint(block.n_slots * layer.head_dim_k * 2);
-    uint value_bytes = uint(block.n_slots * layer.head_dim_v * 2);
-    if (!block.is_exact) {
-        key_bytes = page_bytes(layer.type_k, layer.head_dim_k);
-        value_bytes = page_bytes(layer.type_v, layer.head_dim_v);
-    }
-    return block.pages + ulong(head) * ulong(key_bytes + value_bytes) +
-           ulong(order == order_value ? key_bytes : 0u);
+    const int key_type = block.is_exact ? int(TKV_TYPE_F16) : layer.type_k;
+    const int value_type = block.is_exact ? int(TKV_TYPE_F16) : layer.type_v;
+    const int n_slots = block.is_exact ? block.n_slots : page_tokens;
+    return block.pages +
+           tkv_page_offset(head, order == order_value,
+                           tkv_stored_page_bytes(key_type, layer.head_dim_k, n_slots),
+                           tkv_stored_page_bytes(value_type, layer.head_dim_v, n_slots));
 }
 
 // Side field `field` of a slot.
@@ -146,7 +113,7 @@ inline uint read_code(int type, int dim, int order, device const uint *page, int
     uint code = 0;
     int low_bit = 0;
     for (int plane = 0; plane < 3; plane++) {
-        const int bits = plane_bits(type, plane);
+        const int bits = tkv_type_plane_bits(type, plane);
         if (bits == 0) {
             break;
         }
@@ -178,11 +145,6 @@ struct code_group {
     uint z0;
 };
 
-inline int group_words(int type)
-{
-    return code_bits(type);
-}
-
 // Group `group` of a slot of a key page. Half groups are brought into the form of whole ones.
 inline void load_key_group(int type, int dim, device const uint *page, int group, int slot,
                            thread code_group &to)
@@ -190,7 +152,7 @@ inline void load_key_group(int type, int dim, device const uint *page, int group
     const bool is_half = group == dim / 32;
     int n = 0;
     for (int plane = 0; plane < 3; plane++) {
-        const int bits = plane_bits(type, plane);
+        const int bits = tkv_type_plane_bits(type, plane);
         device const uint *words = page + group * bits * page_tokens;
         for (int i = 0; i < bits; i++, n++) {
             if (!is_half) {
@@ -213,7 +175,7 @@ inline void load_value_group(int type, int dim, device const uint *page, int gro
 {
     int n = 0;
     for (int plane = 0; plane < 3; plane++) {
-        const int bits = plane_bits(type, plane);
+        const int bits = tkv_type_plane_bits(type, plane);
         for (int i = 0; i < bits; i++, n++) {
             to.words[n] = page[(group * bits + i) * dim + j];
         }
@@ -254,30 +216,36 @@ inline uint path_before(uint start)
     return reverse_bits(start);
 }
 
-constant char levels_2[4] = TKV_CODEBOOK_LEVELS_2;
-constant char levels_3[8] = TKV_CODEBOOK_LEVELS_3;
-constant char levels_4[16] = TKV_CODEBOOK_LEVELS_4;
-constant char trellis_levels_8[8] = TKV_TRELLIS_LEVELS_8;
-constant char trellis_levels_16[16] = TKV_TRELLIS_LEVELS_16;
+#define LEVELS(bits) constant char levels_##bits[1 << bits] = TKV_CODEBOOK_LEVELS_##bits;
+TKV_CODEBOOKS(LEVELS)
+#undef LEVELS
+#define LEVELS(bits, n) constant char trellis_levels_##n[n] = TKV_TRELLIS_LEVELS_##n;
+TKV_TRELLISES(LEVELS)
+#undef LEVELS
 
 // Level `index` of a type's table, by lookup.
 inline float table_level(int type, uint index)
 {
-    switch (type) {
-    case type_trellis3: return float(trellis_levels_16[index]);
-    case type_trellis2: return float(trellis_levels_8[index]);
-    case type_turbo4: return float(levels_4[index]);
-    case type_turbo3:
-    case type_turbo4q: return float(levels_3[index]);
-    default: return float(levels_2[index]);
+#define LEVEL(bits, n) case bits: return float(trellis_levels_##n[index]);
+    if (is_trellis(type)) {
+        switch (tkv_type_level_bits(type)) {
+            TKV_TRELLISES(LEVEL)
+        }
     }
+#undef LEVEL
+#define LEVEL(bits) case bits: return float(levels_##bits[index]);
+    switch (tkv_type_level_bits(type)) {
+        TKV_CODEBOOKS(LEVEL)
+    }
+#undef LEVEL
+    return 0.0f; // types have the tables that they name (types.c)
 }
 
 // The magnitude of number `index` of four from the one that is `first` in the upper half of the
 // table: constants and selects, no memory.
 inline float magnitude_of_four(int type, int first, uint index)
 {
-    const int upper = (1 << level_bits(type)) / 2 + first;
+    const int upper = (1 << tkv_type_level_bits(type)) / 2 + first;
     const float even =
         (index & 2u) != 0 ? table_level(type, uint(upper + 2)) : table_level(type, uint(upper));
     const float odd =
@@ -292,7 +260,7 @@ inline float level_of(int type, uint index)
     if (wide_table != 0) {
         return table_level(type, index);
     }
-    const int bits = level_bits(type);
+    const int bits = tkv_type_level_bits(type);
     const uint top = 1u << (bits - 1);
     const bool is_positive = (index & top) != 0;
     const uint rank = (is_positive ? index : ~index) & (top - 1u);
@@ -311,15 +279,15 @@ inline float level_of(int type, uint index)
 // Level of code 4n + r of a group; r is a constant where this is inlined.
 inline float group_level(int type, thread const code_group &group, int n, int r)
 {
-    if (type == type_turbo8) {
+    if (is_uniform(type)) {
         return float(as_type<char>(uchar((group.words[n] >> (8 * r)) & 0xffu)));
     }
     uint index = 0;
     int low_bit = 0;
     int first_word = 0;
-    const int wanted = is_trellis(type) ? free_bits(type) : level_bits(type);
+    const int wanted = is_trellis(type) ? free_bits(type) : tkv_type_level_bits(type);
     for (int plane = 0; plane < 2; plane++) {
-        const int bits = plane_bits(type, plane);
+        const int bits = tkv_type_plane_bits(type, plane);
         if (low_bit < wanted) {
             const uint word = group.words[first_word + r * bits / 4];
             index |= ((word >> (4 * n + r * bits % 4)) & ((1u << bits) - 1u)) << low_bit;
@@ -337,7 +305,7 @@ inline float group_level(int type, thread const code_group &group, int n, int r)
 // Signs of the sketch of a group, one a code: bit set = negative.
 inline uint group_signs(int type, thread const code_group &group)
 {
-    return group.words[code_bits(type) - 1];
+    return group.words[tkv_type_code_bits(type) - 1];
 }
 
 inline float4 four_levels(int type, thread const code_group &group, int n)

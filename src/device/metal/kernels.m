@@ -118,7 +118,7 @@ static tkv_status encode_rows(tkv_metal_device *device, const tkv_metal_rows *pa
 {
     const int32_t type =
         params->order == TKV_ORDER_VALUE ? params->layer.type_v : params->layer.type_k;
-    const bool is_trellis = type == TKV_TYPE_TRELLIS3 || type == TKV_TYPE_TRELLIS2;
+    const bool is_trellis = tkv_type_kind(type) == TKV_CODE_TRELLIS;
     tkv_metal_launch launch =
         launch_rows(is_trellis ? "tkv_encode_trellis_rows" : "tkv_encode_rows", params,
                     is_trellis ? 1 : TKV_METAL_SIMDGROUPS);

@@ -11,7 +11,7 @@ inline void unpack_row(int type, int dim, int order, device const uint *page, in
         const int j = 32 * i + int(lane);
         const uint code = j < dim ? read_code(type, dim, order, page, slot, j) : 0u;
         float level = 0.0f;
-        if (type == type_turbo8) {
+        if (is_uniform(type)) {
             level = float(as_type<char>(uchar(code)));
         } else if (is_trellis(type)) {
             const int free = free_bits(type);
@@ -21,7 +21,7 @@ inline void unpack_row(int type, int dim, int order, device const uint *page, in
             level = level_of(type, (code & ((1u << free) - 1u)) << 2 | z1 << 1 | z0);
             before = path;
         } else {
-            level = level_of(type, code & ((1u << level_bits(type)) - 1u));
+            level = level_of(type, code & ((1u << tkv_type_level_bits(type)) - 1u));
         }
         y[i] = j < dim ? level * scale : 0.0f;
     }
@@ -36,7 +36,7 @@ inline void add_residual(int type, int dim, int order, device const uint *page, 
     for (int i = 0; i < registers_of(dim); i++) {
         const int j = 32 * i + int(lane);
         const uint code = j < dim ? read_code(type, dim, order, page, slot, j) : 0u;
-        const bool is_negative = ((code >> level_bits(type)) & 1u) != 0;
+        const bool is_negative = ((code >> tkv_type_level_bits(type)) & 1u) != 0;
         residual[i] = j >= dim ? 0.0f : is_negative ? -step : step;
     }
     unmix_round(sketch_round, dim, residual, lane);
@@ -59,7 +59,7 @@ tkv_decode_rows(constant tkv_metal_rows &p [[buffer(0)]],
     }
     const ulong page = page_address(p.layer, place.block, place.head, p.order);
     float y[max_registers];
-    if (place.block.is_exact || key_type == type_f16) {
+    if (place.block.is_exact || is_half(key_type)) {
         device const ushort *row =
             at_address<const ushort>(page) + ulong(place.slot) * ulong(key_dim);
         for (int i = 0; i < registers_of(key_dim); i++) {

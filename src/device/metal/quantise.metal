@@ -1,9 +1,10 @@
 // The reference encoder (docs/FORMAT.md, section 9) on a row in the registers of a simdgroup, all
 // but the trellis search. Every float operation is the reference's, in its order.
 
-constant float thresholds_2[3] = TKV_CODEBOOK_THRESHOLDS_2;
-constant float thresholds_3[7] = TKV_CODEBOOK_THRESHOLDS_3;
-constant float thresholds_4[15] = TKV_CODEBOOK_THRESHOLDS_4;
+#define THRESHOLDS(bits)                                                                           \
+    constant float thresholds_##bits[(1 << bits) - 1] = TKV_CODEBOOK_THRESHOLDS_##bits;
+TKV_CODEBOOKS(THRESHOLDS)
+#undef THRESHOLDS
 
 constant float tiny_row = 9.094947017729282379150390625e-13f;                   // 2^-40
 constant float huge_row = 1099511627776.0f;                                     // 2^40
@@ -79,13 +80,18 @@ inline void quantise_uniform(int dim, thread row_state &state, uint lane)
 
 inline float threshold_of(int bits, int k)
 {
-    return bits == 4 ? thresholds_4[k] : bits == 3 ? thresholds_3[k] : thresholds_2[k];
+#define THRESHOLD(n) case n: return thresholds_##n[k];
+    switch (bits) {
+        TKV_CODEBOOKS(THRESHOLD)
+    }
+#undef THRESHOLD
+    return 0.0f;
 }
 
 // Codes and levels of the nearest codebook entries: how many thresholds lie below.
 inline void choose_codes(int type, int dim, thread row_state &state)
 {
-    const int bits = level_bits(type);
+    const int bits = tkv_type_level_bits(type);
     for (int i = 0; i < registers_of(dim); i++) {
         uint code = 0;
         for (int k = 0; k < (1 << bits) - 1; k++) {
@@ -119,7 +125,7 @@ inline void quantise_sketch(int type, int dim, thread row_state &state, uint lan
     const float norm2 = dot16(dim, residual, residual, lane);
     mix_round(sketch_round, dim, residual, lane);
     for (int i = 0; i < registers_of(dim); i++) {
-        state.codes[i] |= residual[i] < 0.0f ? 1u << level_bits(type) : 0u;
+        state.codes[i] |= residual[i] < 0.0f ? 1u << tkv_type_level_bits(type) : 0u;
     }
     const float step = sqrt(norm2 / float(dim)) * (1.25331414f * (1.0f - 0.25f / float(dim)));
     state.side[1] = float_to_half(fmin(step, half_max));

@@ -67,7 +67,7 @@ inline bool begin_row(constant tkv_metal_rows &p, thread const row_place &place,
         return false;
     }
     load_row(key_dim, at_address<const float>(p.x) + place.row * ulong(key_dim), state.y, lane);
-    if (place.block.is_exact || key_type == type_f16) {
+    if (place.block.is_exact || is_half(key_type)) {
         const ulong page = page_address(p.layer, place.block, place.head, p.order);
         device ushort *row = at_address<ushort>(page) + ulong(place.slot) * ulong(key_dim);
         write_halves(key_dim, state.y, row, lane);
@@ -114,7 +114,7 @@ tkv_encode_rows(constant tkv_metal_rows &p [[buffer(0)]],
         return;
     }
     prepare_row(key_dim, state, lane);
-    if (key_type == type_turbo8) {
+    if (is_uniform(key_type)) {
         quantise_uniform(key_dim, state, lane);
     } else if (is_sketch(key_type)) {
         quantise_sketch(key_type, key_dim, state, lane);
@@ -157,7 +157,7 @@ inline word_codes locate_word(int type, int dim, int order, int index)
 {
     word_codes at = {0, 0, 0, 0, 0, false};
     for (int plane = 0; plane < 3; plane++) {
-        const int bits = plane_bits(type, plane);
+        const int bits = tkv_type_plane_bits(type, plane);
         const int n_words = dim * bits * page_tokens / 32;
         at.plane_bits = bits;
         if (index < n_words) {
@@ -270,7 +270,7 @@ inline void write_side_word(constant tkv_metal_rows &p, device uint *page, int i
 [[max_total_threads_per_threadgroup(128)]] kernel void
 tkv_pack_words(constant tkv_metal_rows &p [[buffer(0)]], uint3 position [[thread_position_in_grid]])
 {
-    const int n_words = int(page_bytes(key_type, key_dim) / 4u);
+    const int n_words = int(tkv_stored_page_bytes(key_type, key_dim, page_tokens) / 4u);
     const int index = int(position.x);
     const int head = int(position.y) % p.layer.n_kv_heads;
     if (index >= n_words || int(position.y) >= p.n_blocks * p.layer.n_kv_heads ||

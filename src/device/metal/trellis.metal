@@ -17,9 +17,20 @@ struct subset_costs {
     uint pairs[2];
 };
 
+// Levels a standard deviation.
+inline float trellis_unit(int type)
+{
+#define UNIT(bits, n) case bits: return TKV_TRELLIS_UNIT_##n;
+    switch (tkv_type_level_bits(type)) {
+        TKV_TRELLISES(UNIT)
+    }
+#undef UNIT
+    return 0.0f;
+}
+
 inline int trellis_target(int type, float gain, float z)
 {
-    const float unit = type == type_trellis3 ? TKV_TRELLIS_UNIT_16 : TKV_TRELLIS_UNIT_8;
+    const float unit = trellis_unit(type);
     const float target = rint(z * (unit * gain));
     return int(fmax(-float(target_limit), fmin(target, float(target_limit))));
 }
