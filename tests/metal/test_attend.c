@@ -1,16 +1,28 @@
 /* The attention kernels of the Metal back end against attention in double precision over the rows
  * that the device itself decodes (tests/conformance holds those to the reference, to the bit). */
 #include "base/half.h"
+#include "check/trial.h"
 #include "device/metal/metal.h"
-#include "metal/device_case.h"
+#include "support/support.h"
 
 #include <float.h>
+
+/* A run of the harness that reports nothing: cases are compared here. */
+static tkv_error failure;
+static tkv_check run = {.error = &failure};
+
+static void assert_on(const tkv_trial *trial)
+{
+    if (!tkv_trial_is_on(trial)) {
+        fail_msg("%s", failure.message);
+    }
+}
 
 /* Of the largest value of the head: float sums of some hundred terms. */
 #define TOLERANCE 3e-5
 
 typedef struct attend_case {
-    device_case cache;
+    tkv_layer_case cache;
     int group;
     int n_queries;
     int back; /* the queries end so many tokens before the sequence does; 0: first_position is -1 */
@@ -22,9 +34,9 @@ typedef struct attend_case {
 
 /* What one attention reads and writes. */
 typedef struct attend_memory {
-    case_memory cache;
-    float *k[MAX_SEQUENCES]; /* [n_tokens][n_kv_heads][head_dim_k], as decoded */
-    float *v[MAX_SEQUENCES];
+    tkv_trial_layer cache;
+    float *k[TKV_TRIAL_SEQUENCES]; /* [n_tokens][n_kv_heads][head_dim_k], as decoded */
+    float *v[TKV_TRIAL_SEQUENCES];
     float *q;
     float *sinks;
     float *out;
@@ -43,11 +55,11 @@ static int end_of(const attend_case *c, int sequence)
     return c->cache.end ? c->cache.end : c->cache.n_tokens[sequence];
 }
 
-/* Positions without a token keep the random bits that case_create puts there. */
-static void fill_cache(const device_under_test *dut, const attend_case *c, attend_memory *m)
+/* Positions without a token keep the random bits that the harness puts there. */
+static void fill_cache(tkv_trial *trial, const attend_case *c, attend_memory *m)
 {
     const tkv_device_layer *layer = &c->cache.layer;
-    case_create(dut, &c->cache, &m->cache);
+    tkv_trial_create_layer(trial, &c->cache, &m->cache);
     for (int s = 0; s < c->cache.n_sequences; s++) {
         const int n_tokens = c->cache.n_tokens[s];
         const uint64_t sequence = m->cache.address + (uint64_t)s * sizeof(tkv_device_sequence);
@@ -56,20 +68,21 @@ static void fill_cache(const device_under_test *dut, const attend_case *c, atten
         size_t bytes[2];
         for (int order = 0; order < 2; order++) {
             bytes[order] = (size_t)(n_tokens * layer->n_kv_heads) *
-                           (size_t)case_head_dim(layer, order) * sizeof(float);
-            x[order] = device_put(dut, m->cache.sequences[s].rows[order], bytes[order]);
+                           (size_t)tkv_trial_head_dim(layer, order) * sizeof(float);
+            x[order] = tkv_trial_put(trial, m->cache.sequences[s].rows[order], bytes[order]);
         }
         const uint64_t skipped = (uint64_t)(begin_of(c) * layer->n_kv_heads) * sizeof(float);
-        assert_ok(dut->table->store(dut->device, layer, sequence, 1, begin_of(c),
-                                    end_of(c, s) - begin_of(c),
-                                    x[0] + skipped * (uint64_t)layer->head_dim_k,
-                                    x[1] + skipped * (uint64_t)layer->head_dim_v, &error));
-        assert_ok(dut->table->load(dut->device, layer, sequence, 0, n_tokens, x[0], x[1], &error));
+        assert_ok(trial->table->store(trial->device, layer, sequence, 1, begin_of(c),
+                                      end_of(c, s) - begin_of(c),
+                                      x[0] + skipped * (uint64_t)layer->head_dim_k,
+                                      x[1] + skipped * (uint64_t)layer->head_dim_v, &error));
+        assert_ok(
+            trial->table->load(trial->device, layer, sequence, 0, n_tokens, x[0], x[1], &error));
         for (int order = 0; order < 2; order++) {
-            *decoded[order] = allocate(bytes[order]);
-            assert_ok(
-                dut->table->download(dut->device, *decoded[order], x[order], bytes[order], &error));
-            dut->table->release(dut->device, x[order]);
+            *decoded[order] = tkv_trial_host(trial, bytes[order]);
+            assert_on(trial);
+            assert_ok(trial->table->download(trial->device, *decoded[order], x[order], bytes[order],
+                                             &error));
         }
     }
 }
@@ -102,7 +115,7 @@ static tkv_device_attend params_of(const attend_case *c, const attend_memory *m)
 }
 
 /* Runs the device's attention; out lies between guards. */
-static void attend_on_device(const device_under_test *dut, const attend_case *c, attend_memory *m)
+static void attend_on_device(tkv_trial *trial, const attend_case *c, attend_memory *m)
 {
     tkv_device_attend params = params_of(c, m);
     const tkv_device_layer *layer = &c->cache.layer;
@@ -111,34 +124,31 @@ static void attend_on_device(const device_under_test *dut, const attend_case *c,
     const size_t q_floats = rows * (size_t)layer->head_dim_k;
     const size_t out_floats = rows * (size_t)layer->head_dim_v;
     uint64_t seed = c->cache.seed + 1;
-    m->q = allocate(q_floats * sizeof *m->q);
-    m->sinks = allocate((size_t)params.n_heads * sizeof *m->sinks);
-    m->out = allocate(out_floats * sizeof *m->out);
-    m->log_sums = allocate(rows * sizeof *m->log_sums);
+    m->q = tkv_trial_host(trial, q_floats * sizeof *m->q);
+    m->sinks = tkv_trial_host(trial, (size_t)params.n_heads * sizeof *m->sinks);
+    m->out = tkv_trial_host(trial, out_floats * sizeof *m->out);
+    m->log_sums = tkv_trial_host(trial, rows * sizeof *m->log_sums);
+    assert_on(trial);
     fill_gauss(&seed, q_floats, m->q);
     fill_gauss(&seed, (size_t)params.n_heads, m->sinks);
-    params.q = device_put(dut, m->q, q_floats * sizeof *m->q);
-    params.out = device_allocate(dut, out_floats * sizeof *m->out);
-    params.log_sums = device_allocate(dut, rows * sizeof *m->log_sums);
-    params.sinks =
-        c->has_sinks ? device_put(dut, m->sinks, (size_t)params.n_heads * sizeof *m->sinks) : 0;
-    params.stats = c->sparse_v > 0.0f ? device_put(dut, &m->stats, sizeof m->stats) : 0;
+    params.q = tkv_trial_put(trial, m->q, q_floats * sizeof *m->q);
+    params.out = tkv_trial_allocate(trial, out_floats * sizeof *m->out);
+    params.log_sums = tkv_trial_allocate(trial, rows * sizeof *m->log_sums);
+    params.sinks = c->has_sinks
+                       ? tkv_trial_put(trial, m->sinks, (size_t)params.n_heads * sizeof *m->sinks)
+                       : 0;
+    params.stats = c->sparse_v > 0.0f ? tkv_trial_put(trial, &m->stats, sizeof m->stats) : 0;
     tkv_attend_plan plan;
-    assert_ok(dut->table->plan(dut->device, &params, &plan, &error));
-    const uint64_t workspace = device_allocate(dut, plan.workspace_bytes);
-    assert_ok(dut->table->attend(dut->device, &plan, workspace, &error));
-    assert_ok(
-        dut->table->download(dut->device, m->out, params.out, out_floats * sizeof *m->out, &error));
-    assert_ok(dut->table->download(dut->device, m->log_sums, params.log_sums,
-                                   rows * sizeof *m->log_sums, &error));
+    assert_ok(trial->table->plan(trial->device, &params, &plan, &error));
+    const uint64_t workspace = tkv_trial_allocate(trial, plan.workspace_bytes);
+    assert_ok(trial->table->attend(trial->device, &plan, workspace, &error));
+    assert_ok(trial->table->download(trial->device, m->out, params.out, out_floats * sizeof *m->out,
+                                     &error));
+    assert_ok(trial->table->download(trial->device, m->log_sums, params.log_sums,
+                                     rows * sizeof *m->log_sums, &error));
     if (params.stats) {
-        assert_ok(
-            dut->table->download(dut->device, &m->stats, params.stats, sizeof m->stats, &error));
-    }
-    const uint64_t addresses[] = {params.q,     params.out, params.sinks,
-                                  params.stats, workspace,  params.log_sums};
-    for (int i = 0; i < 6; i++) {
-        dut->table->release(dut->device, addresses[i]);
+        assert_ok(trial->table->download(trial->device, &m->stats, params.stats, sizeof m->stats,
+                                         &error));
     }
 }
 
@@ -248,25 +258,18 @@ static int64_t compare_rows(const attend_case *c, const attend_memory *m)
     return n_weights;
 }
 
-static void check_attention(const device_under_test *dut, const attend_case *c)
+static void check_attention(tkv_trial *trial, const attend_case *c)
 {
     attend_memory m = {.stats = {0, 0}};
-    fill_cache(dut, c, &m);
-    attend_on_device(dut, c, &m);
+    fill_cache(trial, c, &m);
+    attend_on_device(trial, c, &m);
     const int64_t n_weights = compare_rows(c, &m);
     if (c->sparse_v > 0.0f) {
         assert_int_equal(m.stats.n_weights, n_weights);
         assert_true(m.stats.n_skipped > 0 && m.stats.n_skipped < n_weights);
     }
-    for (int s = 0; s < c->cache.n_sequences; s++) {
-        free(m.k[s]);
-        free(m.v[s]);
-    }
-    free(m.q);
-    free(m.sinks);
-    free(m.out);
-    free(m.log_sums);
-    case_free(&m.cache);
+    assert_on(trial);
+    tkv_trial_end(trial);
 }
 
 static attend_case make_case(int type_k, int type_v, int head_dim, int n_queries, int group)
@@ -288,14 +291,15 @@ static attend_case make_case(int type_k, int type_v, int head_dim, int n_queries
 }
 
 /* Opens the device with one way or the other of finding levels. */
-static device_under_test open_with(const char *table)
+static tkv_trial open_with(const char *table)
 {
-    device_under_test dut = {.table = &tkv_device_table_metal};
+    tkv_trial trial = {
+        .check = &run, .table = &tkv_device_table_metal, .kernels = &tkv_kernels_scalar};
     setenv("TKV_METAL_TABLE", table, 1);
-    assert_ok(dut.table->open(0, NULL, &dut.device, &error));
-    assert_non_null(strstr(dut.table->description(dut.device),
+    assert_ok(trial.table->open(0, NULL, &trial.device, &error));
+    assert_non_null(strstr(trial.table->description(trial.device),
                            strcmp(table, "full") == 0 ? "full" : "4-magnitude"));
-    return dut;
+    return trial;
 }
 
 /* Every type of keys and of values, with few queries and with many, with both kinds of tables. */
@@ -303,17 +307,17 @@ static void every_type(void **state)
 {
     (void)state;
     for (int wide = 0; wide < 2; wide++) {
-        const device_under_test dut = open_with(wide ? "full" : "4mag");
+        tkv_trial trial = open_with(wide ? "full" : "4mag");
         for (int type = 0; type < TKV_TYPE_COUNT; type++) {
             const int other = (type + 1 + 4 * wide) % TKV_TYPE_COUNT;
             attend_case decode = make_case(type, other, 64, 1, 2);
             attend_case prefill = make_case(type, other, 64, 9, 2);
             decode.cache.is_centred = type % 2;
             prefill.cache.is_centred = !decode.cache.is_centred;
-            check_attention(&dut, &decode);
-            check_attention(&dut, &prefill);
+            check_attention(&trial, &decode);
+            check_attention(&trial, &prefill);
         }
-        dut.table->close(dut.device);
+        trial.table->close(trial.device);
     }
 }
 
@@ -322,15 +326,15 @@ static void every_head_dim(void **state)
 {
     (void)state;
     const int types[][2] = {{3, 5}, {5, 3}, {1, 2}, {7, 6}, {2, 7}, {6, 8}, {4, 1}, {8, 0}, {7, 5}};
-    const device_under_test dut = open_with("4mag");
+    tkv_trial trial = open_with("4mag");
     for (int i = 0; i <= N_HEAD_DIMS; i++) {
         const int head_dim = i < N_HEAD_DIMS ? all_head_dims[i] : 16;
         const attend_case decode = make_case(types[i][0], types[i][1], head_dim, 1, 3);
         const attend_case prefill = make_case(types[i][0], types[i][1], head_dim, 5, 2);
-        check_attention(&dut, &decode);
-        check_attention(&dut, &prefill);
+        check_attention(&trial, &decode);
+        check_attention(&trial, &prefill);
     }
-    dut.table->close(dut.device);
+    trial.table->close(trial.device);
 }
 
 /* Windows, soft caps, sink logits, sparse V, several sequences and heads, more sinks than a block
@@ -338,7 +342,7 @@ static void every_head_dim(void **state)
 static void every_option(void **state)
 {
     (void)state;
-    const device_under_test dut = open_with("4mag");
+    tkv_trial trial = open_with("4mag");
     for (int i = 0; i < 12; i++) {
         attend_case c = make_case(3, 2, 64, i % 2 ? 20 : 1 + i % 3, i % 2 ? 3 : 2);
         c.cache.is_centred = i % 3 == 0;
@@ -354,9 +358,9 @@ static void every_option(void **state)
         c.cache.n_tokens[0] = 330;
         c.cache.n_tokens[1] = 65;
         c.cache.n_tokens[2] = 129;
-        check_attention(&dut, &c);
+        check_attention(&trial, &c);
     }
-    dut.table->close(dut.device);
+    trial.table->close(trial.device);
 }
 
 /* One token, and lengths around the edges of pages. */
@@ -364,15 +368,15 @@ static void every_length(void **state)
 {
     (void)state;
     const int lengths[] = {1, 2, 31, 64, 65, 68, 127, 257};
-    const device_under_test dut = open_with("full");
+    tkv_trial trial = open_with("full");
     for (int i = 0; i < 8; i++) {
         attend_case c = make_case(5, 3, 64, 1, 2);
         c.cache.n_tokens[0] = lengths[i];
-        check_attention(&dut, &c);
+        check_attention(&trial, &c);
         c.n_queries = lengths[i] < 12 ? lengths[i] : 12;
-        check_attention(&dut, &c);
+        check_attention(&trial, &c);
     }
-    dut.table->close(dut.device);
+    trial.table->close(trial.device);
 }
 
 /* A part of a sequence: slots before its first token and behind its last are random bits. Some
@@ -382,7 +386,7 @@ static void every_part(void **state)
     (void)state;
     const int parts[][2] = {{3, 0}, {70, 150}, {0, 61}, {17, 64}, {64, 100}, {1, 2}};
     const int types[][2] = {{0, 0}, {3, 0}, {5, 7}};
-    const device_under_test dut = open_with("4mag");
+    tkv_trial trial = open_with("4mag");
     for (int i = 0; i < 12; i++) {
         attend_case c = make_case(types[i % 3][0], types[i % 3][1], 64, i % 2 ? 1 : 20, 2);
         c.cache.n_tokens[0] = 170;
@@ -391,40 +395,37 @@ static void every_part(void **state)
         c.cache.exact_share = 2;
         c.window = i % 4 == 2 ? 40 : 0;
         c.has_sinks = i % 6 == 5;
-        check_attention(&dut, &c);
+        check_attention(&trial, &c);
     }
-    dut.table->close(dut.device);
+    trial.table->close(trial.device);
 }
 
 /* Rows decoded to halves are the rows decoded to floats, rounded. */
 static void halves_are_rounded_floats(void **state)
 {
     (void)state;
-    const device_under_test dut = open_with("full");
+    tkv_trial trial = open_with("full");
     for (int type = 0; type < TKV_TYPE_COUNT; type++) {
         const attend_case c = make_case(type, (type + 3) % TKV_TYPE_COUNT, 64, 1, 1);
         attend_memory m = {.stats = {0, 0}};
-        fill_cache(&dut, &c, &m);
+        fill_cache(&trial, &c, &m);
         const int n = c.cache.n_tokens[0] * c.cache.layer.head_dim_k;
         uint16_t *halves = allocate((size_t)n * sizeof *halves);
-        const uint64_t address = device_allocate(&dut, (size_t)n * sizeof *halves);
+        const uint64_t address = tkv_trial_allocate(&trial, (size_t)n * sizeof *halves);
         for (int order = 0; order < 2; order++) {
-            assert_ok(dut.table->load_half(dut.device, &c.cache.layer, m.cache.address, 0,
-                                           c.cache.n_tokens[0], order ? 0 : address,
-                                           order ? address : 0, &error));
-            assert_ok(dut.table->download(dut.device, halves, address, (size_t)n * sizeof *halves,
-                                          &error));
+            assert_ok(trial.table->load_half(trial.device, &c.cache.layer, m.cache.address, 0,
+                                             c.cache.n_tokens[0], order ? 0 : address,
+                                             order ? address : 0, &error));
+            assert_ok(trial.table->download(trial.device, halves, address,
+                                            (size_t)n * sizeof *halves, &error));
             for (int i = 0; i < n; i++) {
                 assert_int_equal(halves[i], tkv_float_to_finite_half((order ? m.v[0] : m.k[0])[i]));
             }
         }
-        dut.table->release(dut.device, address);
         free(halves);
-        free(m.k[0]);
-        free(m.v[0]);
-        case_free(&m.cache);
+        tkv_trial_end(&trial);
     }
-    dut.table->close(dut.device);
+    trial.table->close(trial.device);
 }
 
 /* An argument chooses tests by pattern: "every_t*". */
